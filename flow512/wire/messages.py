@@ -1,0 +1,431 @@
+"""
+The messages: what a frame's body means, kind by kind.
+
+A control body is one MessagePack array, whose fields stand in the order of the class below.
+A reader ignores fields after those that it knows, and gives the default for those that an
+older writer left out; so fields are only ever added at the end, with a default.
+Raw bodies (digests, data) are bytes and nothing else.
+
+docs/protocol.rst says the same for people who write another client; the vectors in
+C{tests/vectors/messages.json} hold both to it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from flow512.errors import BadMessage
+from flow512.units import BLOCK, DIGEST, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
+from flow512.wire.frame import Frame, encode_frame
+
+KIB: Final = 1024
+
+MAX_PATH: Final = 4096
+"""Bytes in a path, as UTF-8; paths.py says what else holds for one."""
+
+MAX_LIST: Final = 1000
+"""Entries that one LIST may ask for."""
+
+MAX_READ: Final = 64 * PIECES_PER_BLOCK
+"""Pieces that one READ may ask for (16 MiB)."""
+
+MAX_PEERS: Final = 128
+"""Peers in one SNAPSHOT frame, and changes of each sort in one DELTA."""
+
+
+class Kind(IntEnum):
+    """The first byte of a frame."""
+
+    HELLO = 0x01
+    ERROR = 0x02
+    CANCEL = 0x03
+    PING = 0x04
+    PONG = 0x05
+
+    REGISTER = 0x10
+    REGISTERED = 0x11
+    LEAVE = 0x12
+    RESYNC = 0x13
+    SNAPSHOT = 0x14
+    DELTA = 0x15
+
+    LIST = 0x20
+    LISTING = 0x21
+    STAT = 0x22
+    ENTRY = 0x23
+    PAGE = 0x24
+    DIGESTS = 0x25
+    READ = 0x26
+    DATA = 0x27
+    CHECKSUM = 0x28
+    MD5 = 0x29
+
+
+Name = Annotated[str, Meta(max_length=64)]
+Path = Annotated[str, Meta(max_length=MAX_PATH)]
+Digest = Annotated[bytes, Meta(min_length=DIGEST, max_length=DIGEST)]
+Md5Digest = Annotated[bytes, Meta(min_length=16, max_length=16)]
+NodeId = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Size = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """The root of every message."""
+
+
+class Hello(Message, frozen=True):
+    """
+    The first message of each side; the initiator's comes first.
+
+    @ivar oldest: the oldest version of the protocol that the sender speaks.
+    @ivar newest: the newest one.
+    @ivar conversation: what it is to be about: C{"registry"} or C{"transfer"}.
+    @ivar node: the sender's node id.
+    @ivar name: what its user calls it.
+    @ivar network: the name of the network that it belongs to; empty for the open one.
+    @ivar features: what it can do beyond the version.
+    @ivar agent: which program it is; for logs.
+    """
+
+    oldest: Annotated[int, Meta(ge=1, le=65535)]
+    newest: Annotated[int, Meta(ge=1, le=65535)]
+    conversation: Annotated[str, Meta(max_length=16)]
+    node: NodeId
+    name: Name = ""
+    network: Name = ""
+    features: Annotated[tuple[Annotated[str, Meta(max_length=16)], ...], Meta(max_length=16)] = ()
+    agent: Name = ""
+
+
+class Error(Message, frozen=True):
+    """
+    A request failed; without a request (0), the conversation did, and the sender closes it.
+
+    @ivar code: one of L{flow512.errors.WIRE_CODES}.
+    @ivar sentence: the cause, for a person.
+    @ivar retry_after: seconds after which to try again; 0 if that is no use.
+    """
+
+    code: Annotated[int, Meta(ge=0, le=65535)]
+    sentence: Annotated[str, Meta(max_length=500)]
+    retry_after: Seconds = 0.0
+
+
+class Cancel(Message, frozen=True):
+    """The sender no longer wants the answer to this request. The request still gets its end."""
+
+
+class Ping(Message, frozen=True):
+    """Are you there? At the registry it also keeps the lease."""
+
+
+class Pong(Message, frozen=True):
+    """
+    I am.
+
+    @ivar number: from a registry, the number of its latest delta; else 0.
+    """
+
+    number: Number = 0
+
+
+class Peer(msgspec.Struct, frozen=True, array_like=True):
+    """
+    A node as the registry lists it.
+
+    @ivar node: its node id.
+    @ivar name: what its user calls it; not unique, and proves nothing.
+    @ivar host: the address that the registry sees it at.
+    @ivar port: the TCP port that it serves at.
+    """
+
+    node: NodeId
+    name: Name
+    host: Name
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class Register(Message, frozen=True):
+    """
+    List me; on a conversation that is registered already, list me anew.
+
+    @ivar ticket: random, known to the node and the registry only: whoever holds it may take
+        over the lease of this node id from another connection.
+    @ivar port: where the node serves; 0 to watch without being listed.
+    @ivar name: what its user calls it.
+    """
+
+    ticket: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    port: Port
+    name: Name = ""
+
+
+class Registered(Message, frozen=True):
+    """
+    You are listed. A snapshot follows.
+
+    @ivar lease: seconds that it lasts without a ping.
+    @ivar host: the address that the registry sees the node at.
+    """
+
+    lease: Seconds
+    host: Name
+
+
+class Leave(Message, frozen=True):
+    """Take me off the list; I am about to close."""
+
+
+class Resync(Message, frozen=True):
+    """I missed something: send a snapshot."""
+
+
+class Snapshot(Message, frozen=True):
+    """
+    All who are listed, in one frame or several.
+
+    @ivar number: of the latest delta that is counted in.
+    @ivar peers: some of them.
+    @ivar more: whether another frame of this snapshot follows.
+    """
+
+    number: Number
+    peers: Annotated[tuple[Peer, ...], Meta(max_length=MAX_PEERS)]
+    more: bool = False
+
+
+class Delta(Message, frozen=True):
+    """
+    What changed since the delta before.
+
+    @ivar number: one more than that of the delta before. An empty delta changes nothing and
+        repeats the latest number.
+    """
+
+    number: Number
+    joined: Annotated[tuple[Peer, ...], Meta(max_length=MAX_PEERS)] = ()
+    left: Annotated[tuple[NodeId, ...], Meta(max_length=MAX_PEERS)] = ()
+    changed: Annotated[tuple[Peer, ...], Meta(max_length=MAX_PEERS)] = ()
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """
+    One file in a share.
+
+    @ivar path: relative to the share, with C{/} between its parts.
+    @ivar size: bytes.
+    @ivar mtime: nanoseconds since 1970 (UTC).
+    @ivar root: the content id; L{None} until the file has been hashed.
+    @ivar md5: of the whole file; L{None} until it has been computed.
+    """
+
+    path: Path
+    size: Size
+    mtime: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    root: Digest | None = None
+    md5: Md5Digest | None = None
+
+
+class List(Message, frozen=True):
+    """
+    What do you share?
+
+    @ivar prefix: only paths that begin with this.
+    @ivar after: only paths that sort after this one, by code point; empty from the start.
+    @ivar limit: at most so many entries.
+    """
+
+    prefix: Path = ""
+    after: Path = ""
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = MAX_LIST
+
+
+class Listing(Message, frozen=True):
+    """
+    Some of what is shared, sorted by path.
+
+    @ivar more: whether there are more after the last of these.
+    """
+
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_LIST)]
+    more: bool = False
+
+
+class Stat(Message, frozen=True):
+    """
+    Tell me of one file, by path or by root; exactly one of the two is given.
+
+    The answer waits until the file's root is known.
+    """
+
+    path: Path = ""
+    root: Digest | None = None
+
+
+class Stated(Message, frozen=True):
+    """The answer to STAT (an ENTRY frame); its entry has a root."""
+
+    entry: Entry
+
+
+class PageRequest(Message, frozen=True):
+    """
+    Give me a page of digests (a PAGE frame).
+
+    @ivar level: 0 for the digests of blocks.
+    @ivar index: which page of that level.
+    """
+
+    root: Digest
+    level: Annotated[int, Meta(ge=0, le=5)]
+    index: Annotated[int, Meta(ge=0, le=2**36)]
+
+
+class Read(Message, frozen=True):
+    """
+    Send me pieces.
+
+    @ivar first: the first one's number.
+    @ivar count: how many.
+    @ivar run: at most so many in a data frame.
+    """
+
+    root: Digest
+    first: Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE // PIECE)]
+    count: Annotated[int, Meta(ge=1, le=MAX_READ)]
+    run: Annotated[int, Meta(ge=1, le=PIECES_PER_BLOCK)] = PIECES_PER_BLOCK
+
+
+class Checksum(Message, frozen=True):
+    """What is the MD5 of this content? The answer waits until it has been computed."""
+
+    root: Digest
+
+
+class Md5(Message, frozen=True):
+    """The answer to CHECKSUM."""
+
+    md5: Md5Digest
+
+
+_BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
+    Kind.HELLO: (Hello, 1 * KIB),
+    Kind.ERROR: (Error, 4 * KIB),
+    Kind.CANCEL: (Cancel, 16),
+    Kind.PING: (Ping, 16),
+    Kind.PONG: (Pong, 16),
+    Kind.REGISTER: (Register, 1 * KIB),
+    Kind.REGISTERED: (Registered, 1 * KIB),
+    Kind.LEAVE: (Leave, 16),
+    Kind.RESYNC: (Resync, 16),
+    Kind.SNAPSHOT: (Snapshot, 128 * KIB),
+    Kind.DELTA: (Delta, 256 * KIB),
+    Kind.LIST: (List, 16 * KIB),
+    Kind.LISTING: (Listing, 256 * KIB),
+    Kind.STAT: (Stat, 16 * KIB),
+    Kind.ENTRY: (Stated, 16 * KIB),
+    Kind.PAGE: (PageRequest, 128),
+    Kind.READ: (Read, 128),
+    Kind.CHECKSUM: (Checksum, 128),
+    Kind.MD5: (Md5, 128),
+}
+
+CAPS: Final[dict[int, int]] = {
+    **{kind: cap for kind, (_, cap) in _BODIES.items()},
+    Kind.DIGESTS: PAGE,
+    Kind.DATA: BLOCK,
+}
+"""The most bytes that the body of each kind may have."""
+
+_KINDS: Final = {struct: kind for kind, (struct, _) in _BODIES.items()}
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(struct) for kind, (struct, _) in _BODIES.items()}
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def caps_of(*kinds: Kind) -> dict[int, int]:
+    """
+    Say which kinds may arrive, as L{flow512.wire.frame.FrameReader} wants it.
+    """
+    return {kind: CAPS[kind] for kind in kinds}
+
+
+HELLO_ONLY: Final = caps_of(Kind.HELLO)
+"""What may arrive from somebody who has not said hello."""
+
+HELLO_ANSWER: Final = {Kind.HELLO: CAPS[Kind.HELLO], Kind.ERROR: 1 * KIB}
+"""What may arrive from somebody to whom hello was said."""
+
+REQUESTS: Final = frozenset({Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM})
+"""What a source serves."""
+
+TRANSFER_SERVER: Final = caps_of(*REQUESTS, Kind.CANCEL, Kind.PING, Kind.PONG, Kind.ERROR)
+"""What may arrive at the serving side of a transfer conversation."""
+
+TRANSFER_CLIENT: Final = caps_of(
+    Kind.LISTING, Kind.ENTRY, Kind.DIGESTS, Kind.DATA, Kind.MD5, Kind.ERROR, Kind.PING, Kind.PONG
+)
+"""What may arrive at the fetching side."""
+
+REGISTRY_SERVER: Final = caps_of(
+    Kind.REGISTER, Kind.LEAVE, Kind.RESYNC, Kind.PING, Kind.PONG, Kind.ERROR
+)
+"""What may arrive at the registry."""
+
+REGISTRY_CLIENT: Final = caps_of(
+    Kind.REGISTERED, Kind.SNAPSHOT, Kind.DELTA, Kind.PING, Kind.PONG, Kind.ERROR
+)
+"""What may arrive at a node from its registry."""
+
+
+def encode(message: Message, request: int = 0) -> bytes:
+    """
+    Make the whole frame of a message.
+
+    @param request: the request that it makes or answers; 0 for none.
+    @raise BadMessage: its body is over its kind's cap; whoever made it has to split it.
+    """
+    kind = _KINDS[type(message)]
+    body = _ENCODER.encode(message)
+    if len(body) > CAPS[kind]:
+        raise BadMessage(f"{kind.name} of {len(body)} bytes is over its cap of {CAPS[kind]}.")
+    return encode_frame(kind, request, body)
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def decode(frame: Frame, expected: type[_M]) -> _M:
+    """
+    Read the message in a frame.
+
+    @param expected: the class that the frame's kind stands for.
+    @raise BadMessage: the body is anything else. Nothing in it is to be believed.
+    """
+    kind = _KINDS[expected]
+    if frame.kind != kind:
+        raise BadMessage(f"{kind.name} was expected, and kind {frame.kind:#04x} came.")
+    try:
+        message = _DECODERS[kind].decode(frame.body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadMessage(f"The body of {kind.name} is not as it should be: {error}") from None
+    assert isinstance(message, expected)
+    return message
+
+
+def message_in(frame: Frame) -> Message:
+    """
+    Read the message in a frame of any control kind.
+
+    @raise BadMessage: as L{decode} does, and for a kind whose body is raw.
+    """
+    body = _BODIES.get(Kind(frame.kind))
+    if body is None:
+        raise BadMessage(f"A frame of kind {frame.kind:#04x} carries no message.")
+    return decode(frame, body[0])
