@@ -359,7 +359,7 @@ def caps_of(*kinds: Kind) -> dict[int, int]:
 HELLO_ONLY: Final = caps_of(Kind.HELLO)
 """What may arrive from somebody who has not said hello."""
 
-HELLO_ANSWER: Final = {Kind.HELLO: CAPS[Kind.HELLO], Kind.ERROR: 1 * KIB}
+HELLO_ANSWER: Final[dict[int, int]] = {Kind.HELLO: CAPS[Kind.HELLO], Kind.ERROR: 1 * KIB}
 """What may arrive from somebody to whom hello was said."""
 
 REQUESTS: Final = frozenset({Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM})

@@ -1,0 +1,1 @@
+"""The link: the plumbing of one connection, whatever is said over it."""
