@@ -153,6 +153,7 @@ WIRE_CODES: Final[dict[type[Flow512Error], int]] = {
     TimedOut: 11,
     Misuse: 12,
     StateInUse: 13,
+    Violation: 14,
 }
 """What each error is called on the wire; docs/protocol.rst lists the same numbers."""
 

@@ -1,13 +1,18 @@
 """
-The seams between flow512's rooms, and between flow512 and the application around it.
+How blocking work is run: off the reactor's thread, or, in a simulation, later on.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -15,10 +20,10 @@ _T = TypeVar("_T")
 
 class RunBlocking(Protocol):
     """
-    Runs a function where it may block: on a worker thread, or, in a simulation, later on.
+    Runs a function where it may block.
 
-    C{twisted.internet.threads.deferToThread} is one; so is C{run_blocking} of every host of
-    L{flow512.testing}.
+    C{twisted.internet.threads.deferToThread} is one; so are those of L{Workers}, and
+    C{run_blocking} of every host of L{flow512.testing}.
     """
 
     def __call__(
@@ -29,3 +34,45 @@ class RunBlocking(Protocol):
         @return: a L{Deferred} that fires on the reactor's thread with its result.
         """
         ...
+
+
+class Workers(Service):
+    """
+    A node's own threads: some for what waits for the disk, others for what hashes whole files, so
+    that the first need not wait for the second.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        """
+        @param reactor: where results are delivered.
+        """
+        self._reactor = reactor
+        self._pools = [
+            ThreadPool(0, 8, "flow512-disk"),
+            ThreadPool(0, max(2, os.cpu_count() or 1), "flow512-hash"),
+        ]
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        for pool in self._pools:
+            pool.start()
+
+    def stopService(self) -> None:
+        """
+        End the threads; what is running is waited for.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        for pool in self._pools:
+            pool.stop()
+
+    def run_blocking(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Run what waits for the disk; see L{RunBlocking}.
+        """
+        return deferToThreadPool(self._reactor, self._pools[0], function, *args, **kwargs)
+
+    def run_long(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """
+        Run what hashes whole files; see L{RunBlocking}.
+        """
+        return deferToThreadPool(self._reactor, self._pools[1], function, *args, **kwargs)

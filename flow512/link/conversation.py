@@ -26,8 +26,10 @@ Flow control. Three things can pile up on this side:
     without reading, and nothing more is read from it until it has read what it asked for.
 
 Silence. Every L{Patience.silence} seconds in which nothing was heard a PING is sent; a second
-such time ends the conversation. A time in which we did not listen does not count. A transport
-that stays full for L{Patience.stall} seconds ends it as well: the other side reads nothing.
+such time ends the conversation. A time in which we did not listen does not count; a PING is
+sent in it nevertheless, since the other side hears nothing else from who neither reads nor
+answers. A transport that stays full for L{Patience.stall} seconds ends the conversation as well:
+the other side reads nothing.
 """
 
 from __future__ import annotations
@@ -59,10 +61,9 @@ from flow512.errors import (
     Unreachable,
     Violation,
     from_wire,
-    to_wire,
 )
 from flow512.wire.frame import Frame, FrameReader
-from flow512.wire.handshake import Agreement, agree
+from flow512.wire.handshake import Agreement, agree, choose_conversation
 from flow512.wire.messages import (
     HELLO_ANSWER,
     HELLO_ONLY,
@@ -74,6 +75,7 @@ from flow512.wire.messages import (
     Pong,
     decode,
     encode,
+    error_message,
 )
 
 PROTOCOL_VERSION: Final = 1
@@ -187,7 +189,7 @@ class Conversation(Protocol):
         self._timer: IDelayedCall | None = None
         self._heard = False
         self._pinged = False
-        self._full_for = 0.0
+        self._full_since = 0.0
 
     # What the subclasses fill in
 
@@ -232,6 +234,12 @@ class Conversation(Protocol):
         return self.agreement is not None and not self._is_closed
 
     @property
+    def peer(self) -> tuple[str, int]:
+        """The address and port that the other side is seen from, for logs."""
+        address = self.connection.getPeer()
+        return address_host(address), getattr(address, "port", 0)
+
+    @property
     def peer_host(self) -> str:
         """The address that the other side is seen from."""
         return address_host(self.connection.getPeer())
@@ -260,8 +268,7 @@ class Conversation(Protocol):
         """
         Tell the other side that its request failed; the conversation goes on.
         """
-        code, sentence, retry_after = to_wire(error)
-        self.send(Error(code, sentence[:500], retry_after), request)
+        self.send(error_message(error), request)
 
     # Ending
 
@@ -274,8 +281,9 @@ class Conversation(Protocol):
         if self._is_closed:
             return
         if isinstance(error, Unreachable):
-            self._finish(error)
+            self._finish()
             self.connection.abortConnection()
+            self.conversation_ended(error)
         else:
             self.fail_request(0, error)
             self._close(error)
@@ -288,23 +296,23 @@ class Conversation(Protocol):
             self._close(PeerLost("This side closed the conversation."))
 
     def _close(self, error: Flow512Error) -> None:
-        self._finish(error)
+        self._finish()
         # Somebody who reads nothing must not keep the connection by that.
         self._timer = self.clock.callLater(self.patience.greeting, self._close_at_once)
         self.connection.loseConnection()
+        self.conversation_ended(error)
 
     def _close_at_once(self) -> None:
         self._timer = None
         self.connection.abortConnection()
 
-    def _finish(self, error: Flow512Error) -> None:
+    def _finish(self) -> None:
         self._is_closed = True
         self._disarm()
         self.connection.unregisterProducer()
         # A transport that was told to stop reading would never notice the end.
         self._reading_stopped_by.clear()
         self.connection.resumeProducing()
-        self.conversation_ended(error)
 
     # Receiving
 
@@ -330,6 +338,8 @@ class Conversation(Protocol):
         if not self._reading_stopped_by:
             self._take_frames()
             if not self._reading_stopped_by and not self._is_closed:
+                # Whoever we did not listen to has not been silent.
+                self._heard = True
                 self.connection.resumeProducing()
 
     def _take_frames(self) -> None:
@@ -402,11 +412,13 @@ class Conversation(Protocol):
                 )
             )
             return
-        self._full_for = 0.0 if self.is_writable else self._full_for + self.patience.silence
-        if self._full_for >= self.patience.stall:
+        if not self.is_writable and self.clock.seconds() - self._full_since >= self.patience.stall:
             self.end(TimedOut("The other side stopped reading."))
             return
-        if self._heard or self._reading_stopped_by:
+        if self._reading_stopped_by:
+            self._pinged = False
+            self.send(Ping())
+        elif self._heard:
             self._pinged = False
         elif self._pinged:
             self.end(TimedOut("The other side fell silent."))
@@ -440,21 +452,27 @@ class Conversation(Protocol):
             return
         if isinstance(reason.value, ConnectionDone) and self._reader.is_between_frames:
             sentence = "The other side closed the connection."
+        elif isinstance(reason.value, ConnectionDone):
+            sentence = "The other side closed the connection in the middle of a frame."
         else:
             sentence = f"The connection was lost: {reason.getErrorMessage()}"
-        self._finish(PeerLost(sentence))
+        self._finish()
+        self.conversation_ended(PeerLost(sentence))
 
     # IPushProducer: what the transport tells us of its buffer
 
     def pauseProducing(self) -> None:
-        self.is_writable = False
+        # Twisted's transports say so again at every write while they are full.
+        if self.is_writable:
+            self.is_writable = False
+            self._full_since = self.clock.seconds()
 
     def resumeProducing(self) -> None:
         self.is_writable = True
-        self._full_for = 0.0
         self._unread_answers = 0
         self.resume_reading("unread answers")
-        if self.is_open:
+        # What was read just now may have been answered until the transport was full again.
+        if self.is_open and self.is_writable:
             self.writable_again()
 
     def stopProducing(self) -> None:
@@ -494,6 +512,8 @@ class Answerer(Conversation):
 
     def _greeted(self, frame: Frame) -> Agreement:
         ours = self.introduction.hello(self.conversation)
-        agreement = agree(ours, decode(frame, Hello))
+        theirs = decode(frame, Hello)
+        choose_conversation(theirs, [self.conversation])
+        agreement = agree(ours, theirs)
         self.send(ours)
         return agreement

@@ -19,11 +19,11 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from flow512.errors import Flow512Error, Unsupported, to_wire
+from flow512.errors import Flow512Error, Unsupported
 from flow512.link.conversation import Patience, Transport
 from flow512.wire.frame import FrameReader
 from flow512.wire.handshake import choose_conversation
-from flow512.wire.messages import HELLO_ONLY, Error, Hello, decode, encode
+from flow512.wire.messages import HELLO_ONLY, Hello, decode, encode, error_message
 
 _FULL: Final = Unsupported("The node does not take that connection.")
 
@@ -32,11 +32,13 @@ class SharedPort(Protocol):
     """
     Waits for the hello, then hands the connection to the protocol that it asks for.
 
-    States: C{waiting} (no L{_chosen} yet; the deadline runs, and at most one hello is buffered),
-    then C{handed over} (every call goes to L{_chosen}), or C{closed}.
+    States: C{waiting} (no L{_chosen} yet; the deadline runs, and at most one hello and one chunk
+    of the transport's are buffered), then C{handed over} (every call goes to L{_chosen}), or
+    C{refused} (nothing is read any more; the deadline runs until the connection is gone).
     """
 
     _chosen: IProtocol | None = None
+    _is_refused = False
     _deadline: IDelayedCall | None = None
 
     def __init__(self, factory: SharedPortFactory, address: IAddress) -> None:
@@ -46,6 +48,7 @@ class SharedPort(Protocol):
         self._received = b""
 
     def connectionMade(self) -> None:
+        self.port.waiting.add(self)
         self._deadline = self.port.clock.callLater(self.port.patience.greeting, self._too_late)
 
     def _too_late(self) -> None:
@@ -54,7 +57,7 @@ class SharedPort(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None
-        if self._deadline is None:
+        if self._is_refused or self._deadline is None:
             return
         self._received += data
         self._reader.receive(data)
@@ -68,9 +71,9 @@ class SharedPort(Protocol):
             if chosen is None:
                 raise _FULL
         except Flow512Error as error:
-            self._stop_waiting()
-            code, sentence, retry_after = to_wire(error)
-            self.transport.write(encode(Error(code, sentence[:500], retry_after)))
+            self._is_refused = True
+            self._deadline.reset(self.port.patience.greeting)
+            self.transport.write(encode(error_message(error)))
             self.transport.loseConnection()
             return
         self._stop_waiting()
@@ -82,6 +85,7 @@ class SharedPort(Protocol):
         chosen.dataReceived(received)
 
     def _stop_waiting(self) -> None:
+        self.port.waiting.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -98,6 +102,7 @@ class SharedPortFactory(Factory[SharedPort]):
 
     @ivar conversations: for each conversation that is offered, the factory that answers it.
         Factories may come and go while it listens.
+    @ivar waiting: connections whose hello has not come.
     """
 
     noisy = False
@@ -110,7 +115,15 @@ class SharedPortFactory(Factory[SharedPort]):
         self.clock = clock
         self.patience = patience or Patience()
         self.conversations: dict[str, IProtocolFactory] = {}
+        self.waiting: set[SharedPort] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> SharedPort:
         assert addr is not None
         return SharedPort(self, addr)
+
+    def close_waiting(self) -> None:
+        """
+        Close the connections whose hello has not come.
+        """
+        for waiting in list(self.waiting):
+            cast(Transport, waiting.transport).abortConnection()

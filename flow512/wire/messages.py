@@ -18,20 +18,26 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from flow512.errors import BadMessage
+from flow512.errors import BadMessage, to_wire
 from flow512.units import BLOCK, DIGEST, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
 from flow512.wire.frame import Frame, encode_frame
 
 KIB: Final = 1024
 
 MAX_PATH: Final = 4096
-"""Bytes in a path, as UTF-8; paths.py says what else holds for one."""
+"""Characters in a path; paths.py says what else holds for one, as that it is as many bytes."""
 
 MAX_LIST: Final = 1000
 """Entries that one LIST may ask for."""
 
 MAX_READ: Final = 64 * PIECES_PER_BLOCK
 """Pieces that one READ may ask for (16 MiB)."""
+
+MAX_SENTENCE: Final = 500
+"""Characters in the sentence of an ERROR."""
+
+MAX_SECONDS: Final = 86400
+"""A day; the longest time that a message may speak of."""
 
 MAX_PEERS: Final = 128
 """Peers in one SNAPSHOT frame, and changes of each sort in one DELTA."""
@@ -72,7 +78,7 @@ Md5Digest = Annotated[bytes, Meta(min_length=16, max_length=16)]
 NodeId = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Size = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
-Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -114,7 +120,7 @@ class Error(Message, frozen=True):
     """
 
     code: Annotated[int, Meta(ge=0, le=65535)]
-    sentence: Annotated[str, Meta(max_length=500)]
+    sentence: Annotated[str, Meta(max_length=MAX_SENTENCE)]
     retry_after: Seconds = 0.0
 
 
@@ -345,6 +351,7 @@ CAPS: Final[dict[int, int]] = {
 """The most bytes that the body of each kind may have."""
 
 _KINDS: Final = {struct: kind for kind, (struct, _) in _BODIES.items()}
+_STRUCTS: Final[dict[int, type[Message]]] = {kind: struct for kind, (struct, _) in _BODIES.items()}
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(struct) for kind, (struct, _) in _BODIES.items()}
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -389,13 +396,29 @@ def encode(message: Message, request: int = 0) -> bytes:
     Make the whole frame of a message.
 
     @param request: the request that it makes or answers; 0 for none.
-    @raise BadMessage: its body is over its kind's cap; whoever made it has to split it.
+    @raise BadMessage: its body is over its kind's cap, and whoever made it has to split it; or
+        a text in it cannot be said in UTF-8.
     """
     kind = _KINDS[type(message)]
-    body = _ENCODER.encode(message)
+    try:
+        body = _ENCODER.encode(message)
+    except UnicodeEncodeError as error:
+        raise BadMessage(f"A text in {kind.name} is not UTF-8: {error.reason}.") from None
     if len(body) > CAPS[kind]:
         raise BadMessage(f"{kind.name} of {len(body)} bytes is over its cap of {CAPS[kind]}.")
     return encode_frame(kind, request, body)
+
+
+def error_message(error: BaseException) -> Error:
+    """
+    Say an error as a message that can always be encoded.
+
+    @param error: any; L{flow512.errors.to_wire} says what is told of it. What a sentence cannot
+        hold on the wire (half characters, more than L{MAX_SENTENCE}) is replaced or cut off.
+    """
+    code, sentence, retry_after = to_wire(error)
+    sayable = sentence[:MAX_SENTENCE].encode(errors="replace").decode()
+    return Error(code, sayable, min(max(retry_after, 0.0), MAX_SECONDS))
 
 
 _M = TypeVar("_M", bound=Message)
@@ -425,7 +448,7 @@ def message_in(frame: Frame) -> Message:
 
     @raise BadMessage: as L{decode} does, and for a kind whose body is raw.
     """
-    body = _BODIES.get(Kind(frame.kind))
-    if body is None:
+    expected = _STRUCTS.get(frame.kind)
+    if expected is None:
         raise BadMessage(f"A frame of kind {frame.kind:#04x} carries no message.")
-    return decode(frame, body[0])
+    return decode(frame, expected)

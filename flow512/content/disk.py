@@ -1,0 +1,97 @@
+"""
+The system calls that a download makes, gathered where a test can let any of them fail.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from flow512.errors import from_os_error
+
+
+class Disk:
+    """
+    The calls themselves, as C{os} and C{fcntl} have them.
+
+    A test hands in a subclass that runs out of space, reports a read error, or dies between
+    any two of them.
+    """
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    flock = staticmethod(fcntl.flock)
+    stat = staticmethod(os.stat)
+    fstat = staticmethod(os.fstat)
+    lseek = staticmethod(os.lseek)
+    pread = staticmethod(os.pread)
+    pwrite = staticmethod(os.pwrite)
+    ftruncate = staticmethod(os.ftruncate)
+    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none
+    fsync = staticmethod(os.fsync)
+    fchmod = staticmethod(os.fchmod)
+    utime = staticmethod(os.utime)
+    link = staticmethod(os.link)
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+
+    def listdir(self, folder_fd: int) -> list[str]:
+        """
+        Give the names in a folder.
+        """
+        # One opening has one place in the listing; other threads may be reading by this one.
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder_fd)
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def write_all(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """
+        Write all of it, however many calls that takes.
+
+        @raise OSError: a call failed; what came before it is written.
+        """
+        written = self.pwrite(fd, data, offset)
+        while written < len(data):
+            written += self.pwrite(fd, memoryview(data)[written:], offset + written)
+
+    def stat_in(self, folder_fd: int, name: str) -> os.stat_result | None:
+        """
+        Look at what has a name in a folder, be it a link, without following it.
+
+        @return: L{None} if nothing has.
+        """
+        try:
+            return self.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def remove(self, folder_fd: int, name: str) -> None:
+        """
+        See to it that a folder has no file of that name.
+        """
+        try:
+            self.unlink(name, dir_fd=folder_fd)
+        except FileNotFoundError:
+            pass
+
+
+DISK: Final = Disk()
+"""The real one."""
+
+
+@contextmanager
+def blaming(doing: str) -> Iterator[None]:
+    """
+    Turn an L{OSError} of what is run inside into the error that names its true cause.
+
+    @param doing: as for L{from_os_error}.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing) from error

@@ -1,0 +1,405 @@
+"""
+A download on its way: a hidden file beside its target, and the journal of its verified blocks.
+
+What holds, whenever the process is killed or the power fails:
+
+  1. Whoever holds the lock on the partial file, and nobody else, changes it, its journal and
+     its placeholder.
+  2. A partial file has one name. One that has two was published by a process that died before
+     it could remove the hidden name: nobody writes to it again.
+  3. It has its full length, as a hole, from the beginning, and gets it only after an older
+     journal was emptied for good. So a journal never speaks for a file that came after it.
+  4. A block is in L{Partial.have} only if its verified data is in place; the journal tells of no
+     other (see L{flow512.content.journal}).
+  5. Once the disk has failed to sync, nothing that was written before counts: the kernel may
+     have dropped it, and does not say so twice. The journal is emptied, nothing is published.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from flow512.content.disk import DISK, Disk, blaming
+from flow512.content.journal import BlockSet, Journal
+from flow512.content.paths import SHOWN, check_new_name, escape
+from flow512.content.publish import OwnNames, current_umask, is_placeholder, place
+from flow512.errors import DiskFailure, Misuse, ResourceFailure, StateInUse, UnsafeName
+from flow512.units import BLOCK, MAX_FILE_SIZE
+
+_ZEROS: Final = bytes(BLOCK)
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_TRIES: Final = 10
+"""How often others may publish or remove a partial file just as we open it."""
+
+
+class Partial:
+    """
+    A file that is being downloaded; L{Partial.open} makes one.
+
+    Its methods block, so they run on a worker thread, one at a time. What is in L{have}, and
+    L{missing_runs} and L{read}, may be asked for at any time, by any thread.
+
+    @ivar root: the content id that the file will have.
+    @ivar size: its size in bytes.
+    @ivar blocks: its number of blocks.
+    @ivar have: the blocks that are verified and in place.
+    @ivar unproven: runs of blocks that held data when this was opened, but no journal vouches
+        for them (it was lost, or is from before a power cut): worth a look at their digests
+        before they are fetched again.
+    """
+
+    def __init__(
+        self,
+        folder_fd: int,
+        name: str,
+        root: bytes,
+        size: int,
+        boot_id: str,
+        *,
+        fd: int,
+        journal_fd: int,
+        disk: Disk,
+    ) -> None:
+        """
+        For L{Partial.open}, which says what the arguments are.
+
+        @param fd: the partial file, locked.
+        @param journal_fd: its journal.
+        @raise OSError: the disk does not play along.
+        """
+        self.root = root
+        self.size = size
+        self.blocks = -(-size // BLOCK)
+        self._name = name
+        self._shown = escape(name, SHOWN)
+        self._own = OwnNames.of(root, name)
+        self._folder_fd = folder_fd
+        self._fd = fd
+        self._journal_fd = journal_fd
+        self._disk = disk
+        self._journal = Journal(journal_fd, root, size, self.blocks, boot_id, disk)
+        self._unrecorded = BlockSet()
+        self._doubted = False  # whether a sync has failed
+        if disk.fstat(fd).st_size == size:
+            self._remove_placeholder()
+        else:
+            self._journal.reset()
+            disk.ftruncate(fd, 0)
+            disk.ftruncate(fd, size)
+        self.have = self._journal.trusted
+        self.unproven = tuple(self._find_unproven())
+
+    @classmethod
+    def open(
+        cls,
+        folder_fd: int,
+        name: str,
+        root: bytes,
+        size: int,
+        boot_id: str,
+        *,
+        disk: Disk = DISK,
+    ) -> Partial:
+        """
+        Begin a download, or go on with what an earlier process left.
+
+        @param folder_fd: a descriptor of the folder for the file; it stays the caller's, and has
+            to stay open as long as the partial file is.
+        @param name: what the file is to be called.
+        @param root: the content id that it is to have.
+        @param size: in bytes.
+        @param boot_id: as L{flow512.content.journal.read_boot_id} gives it.
+        @raise UnsafeName: no file may have that name, or something else than a file of ours has
+            the name of a hidden one.
+        @raise StateInUse: it is being downloaded already, by this process or another.
+        @raise Misuse: no file can have that size.
+        @raise flow512.errors.ResourceFailure: the disk does not play along.
+        """
+        check_new_name(name)
+        if not 0 <= size <= MAX_FILE_SIZE:
+            raise Misuse(f"No file can have {size} bytes.")
+        own = OwnNames.of(root, name)
+        shown = escape(name, SHOWN)
+        with ExitStack() as undo, blaming(f"opening the partial file of '{shown}'"):
+            fd = _open_locked(folder_fd, own.part, shown, disk)
+            undo.callback(disk.close, fd)
+            journal_fd = _open_journal(folder_fd, own.journal, disk)
+            undo.callback(disk.close, journal_fd)
+            # What a dying process was about to publish had its final mode already.
+            with suppress(PermissionError):
+                disk.fchmod(fd, 0o600)
+            partial = cls(
+                folder_fd, name, root, size, boot_id, fd=fd, journal_fd=journal_fd, disk=disk
+            )
+            undo.pop_all()
+        return partial
+
+    def _remove_placeholder(self) -> None:
+        target = self._disk.stat_in(self._folder_fd, self._name)
+        if target is not None and is_placeholder(self._folder_fd, target, self._own, self._disk):
+            self._disk.remove(self._folder_fd, self._name)
+        self._disk.remove(self._folder_fd, self._own.placing)
+
+    def _find_unproven(self) -> Iterator[tuple[int, int]]:
+        found = BlockSet()
+        holes = False
+        for first, count in self.have.gaps(self.blocks):
+            offset = first * BLOCK
+            end = min(offset + count * BLOCK, self.size)
+            while offset < end:
+                begin, stop = self._next_data(offset, end)
+                holes = holes or begin > offset or stop < end
+                if begin < end:
+                    found.add(begin // BLOCK, -(-stop // BLOCK) - begin // BLOCK)
+                offset = -(-stop // BLOCK) * BLOCK
+        # Some file systems know no holes: to them all is data. There it takes a journal that
+        # has lost something to make reading everything worth the while.
+        if holes or not self._journal.whole:
+            return found.runs()
+        return iter(())
+
+    def _next_data(self, offset: int, end: int) -> tuple[int, int]:
+        """Find where the next data begins and stops; both are C{end} if there is none."""
+        try:
+            begin = self._disk.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return end, end
+        if begin >= end:
+            return end, end
+        return begin, min(self._disk.lseek(self._fd, begin, os.SEEK_HOLE), end)
+
+    def fileno(self) -> int:
+        """
+        Give the descriptor of the partial file, for whoever computes its MD5.
+        """
+        return self._fd
+
+    def missing_runs(self) -> Iterator[tuple[int, int]]:
+        """
+        Give the runs of blocks that are missing now: (first block, number of blocks), ascending.
+        """
+        return self.have.gaps(self.blocks)
+
+    @property
+    def stored(self) -> int:
+        """How many bytes are verified and in place."""
+        last = self.blocks - 1
+        short = BLOCK * self.blocks - self.size if last in self.have else 0
+        return BLOCK * len(self.have) - short
+
+    def _length_of(self, block: int) -> int:
+        if not 0 <= block < self.blocks:
+            raise Misuse(f"'{self._shown}' has {self.blocks} blocks, and no block {block}.")
+        return min(BLOCK, self.size - block * BLOCK)
+
+    def write(self, block: int, data: bytes | bytearray | memoryview) -> None:
+        """
+        Put a verified block in its place. One that is in place already is left alone.
+
+        @param data: the whole block, which the caller has verified.
+        @raise Misuse: there is no such block, or it has another length.
+        @raise flow512.errors.ResourceFailure: it is not in place, and may be written again.
+        """
+        length = self._length_of(block)
+        if len(data) != length:
+            raise Misuse(f"Block {block} has {length} bytes, not {len(data)}.")
+        if block in self.have:
+            return
+        offset = block * BLOCK
+        with blaming(f"writing '{self._shown}'"):
+            # Zeros that are there already, as a hole, need no space.
+            zeros = data == _ZEROS[:length]
+            if not zeros or self._disk.pread(self._fd, length, offset) != data:
+                self._disk.write_all(self._fd, data, offset)
+        self._unrecorded.add(block)
+        self.have.add(block)
+
+    def vouch(self, blocks: Iterable[int]) -> None:
+        """
+        Say that blocks are in place whose data was there before, and is verified now; and record
+        it, as L{flush} does.
+
+        @raise Misuse: there is no such block.
+        @raise flow512.errors.ResourceFailure: as L{flush}.
+        """
+        for block in blocks:
+            self._length_of(block)
+            if block not in self.have:
+                self._unrecorded.add(block)
+                self.have.add(block)
+        self.flush()
+
+    def flush(self) -> None:
+        """
+        Record what was written since the last time: from here on a killed process loses nothing
+        of it.
+
+        @raise flow512.errors.ResourceFailure: it is not recorded, and may be tried again.
+        """
+        if self._doubted:
+            raise DiskFailure(f"The disk has failed to keep '{self._shown}'; start again.")
+        with blaming(f"keeping the journal of '{self._shown}'"):
+            self._journal.record(self._unrecorded.runs())
+        self._unrecorded = BlockSet()
+
+    def seal(self) -> None:
+        """
+        Record it, and see to it that it is on the disk: from here on a power cut loses nothing
+        of it. Takes as long as the disk needs.
+
+        @raise DiskFailure: the disk failed. All that the journal vouched for is in doubt: it is
+            emptied, and this can only be closed and opened again.
+        @raise flow512.errors.ResourceFailure: as L{flush}.
+        """
+        self.flush()
+        with blaming(f"saving '{self._shown}'"):
+            if not self._journal.sealed:
+                self._sync()
+                self._journal.seal()
+
+    def _sync(self) -> None:
+        try:
+            self._disk.fdatasync(self._fd)
+        except OSError:
+            self._doubted = True
+            with suppress(OSError):
+                self._journal.reset()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        """
+        Read what is in place.
+
+        @param offset: in bytes.
+        @param length: in bytes; all of them lie within the size.
+        @raise DiskFailure: it cannot be read.
+        """
+        parts = []
+        with blaming(f"reading '{self._shown}'"):
+            while length:
+                part = self._disk.pread(self._fd, length, offset)
+                if not part:
+                    raise DiskFailure(f"The partial file of '{self._shown}' was cut short.")
+                parts.append(part)
+                offset += len(part)
+                length -= len(part)
+        return b"".join(parts)
+
+    def publish(self, *, replace: bool, mtime_ns: int) -> str:
+        """
+        Give the complete file its name, with the mode that the user's new files have.
+
+        @param replace: whether it may take the place of another file (never of a folder; of a
+            link, not of what that points to).
+        @param mtime_ns: when it was last changed where it comes from, in nanoseconds.
+        @return: the name. This is closed.
+        @raise Misuse: blocks are missing.
+        @raise TargetExists: the name is taken, or one that other systems cannot tell from it.
+            The partial file is kept, and may be published later.
+        @raise flow512.errors.ResourceFailure: it may be tried again, now or after the next start.
+        """
+        if len(self.have) != self.blocks:
+            missing = self.blocks - len(self.have)
+            raise Misuse(f"'{self._shown}' is not complete: {missing} blocks are missing.")
+        self.seal()
+        with blaming(f"publishing '{self._shown}'"):
+            part = self._disk.stat_in(self._folder_fd, self._own.part)
+            if part is None or not os.path.samestat(part, self._disk.fstat(self._fd)):
+                raise DiskFailure(
+                    f"The partial file of '{self._shown}' was taken away; download it again."
+                )
+            # Not every file system can keep these, and neither is worth failing for.
+            with suppress(PermissionError):
+                self._disk.fchmod(self._fd, 0o666 & ~current_umask())
+            with suppress(PermissionError):
+                self._disk.utime(self._fd, ns=(mtime_ns, mtime_ns))
+            place(
+                self._folder_fd, self._fd, self._own, self._name, replace=replace, disk=self._disk
+            )
+        self._close_files()
+        return self._name
+
+    def close(self) -> None:
+        """
+        Leave the file for later: what is in place is sealed, as far as the disk lets us. What
+        cannot be recorded will be fetched again. May be called twice.
+        """
+        if self._fd >= 0:
+            with suppress(ResourceFailure):
+                self.seal()
+            self._close_files()
+
+    def discard(self) -> None:
+        """
+        Give the download up, and remove what there is of it.
+
+        @raise flow512.errors.ResourceFailure: something could not be removed.
+        """
+        try:
+            with blaming(f"removing the partial file of '{self._shown}'"):
+                self._disk.remove(self._folder_fd, self._own.part)
+                self._disk.remove(self._folder_fd, self._own.journal)
+        finally:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        fd, self._fd = self._fd, -1
+        journal_fd, self._journal_fd = self._journal_fd, -1
+        # The lock goes last, with the file.
+        self._disk.close(journal_fd)
+        self._disk.close(fd)
+
+
+def _open_locked(folder_fd: int, part: str, shown: str, disk: Disk) -> int:
+    for _ in range(_TRIES):
+        fd = _open_own(folder_fd, part, disk)
+        with ExitStack() as undo:
+            undo.callback(disk.close, fd)
+            try:
+                disk.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                break
+            ours = disk.fstat(fd)
+            named = disk.stat_in(folder_fd, part)
+            # If it lost its name between our opening and our locking it, it is somebody's file.
+            if named is not None and os.path.samestat(ours, named):
+                if ours.st_nlink <= 1:
+                    undo.pop_all()
+                    return fd
+                disk.remove(folder_fd, part)
+    raise StateInUse(f"'{shown}' is being downloaded by another process; wait for it, or stop it.")
+
+
+def _open_journal(folder_fd: int, journal: str, disk: Disk) -> int:
+    fd = _open_own(folder_fd, journal, disk)
+    if disk.fstat(fd).st_nlink > 1:
+        # It goes by another name too, and is somebody's file: not ours to write to.
+        disk.close(fd)
+        disk.remove(folder_fd, journal)
+        fd = _open_own(folder_fd, journal, disk)
+    return fd
+
+
+def _open_own(folder_fd: int, name: str, disk: Disk) -> int:
+    try:
+        fd = disk.open(name, _FLAGS, 0o600, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+            raise _in_the_way(name) from error
+        raise
+    if not stat.S_ISREG(disk.fstat(fd).st_mode):
+        disk.close(fd)
+        raise _in_the_way(name)
+    return fd
+
+
+def _in_the_way(name: str) -> UnsafeName:
+    return UnsafeName(f"'{name}' is a link or no file, and so not ours; remove it.")

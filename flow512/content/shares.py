@@ -1,0 +1,243 @@
+"""
+Shares: the folders that a node offers, and the walk through one of them.
+
+A share is held by its folder's descriptor, and everything in it is reached from there: whatever
+happens to the path that the user named, nothing outside is opened. If the folder is removed, the
+share has nothing until a folder is there again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from blake3 import blake3
+
+from flow512.content.catalog import Stamp
+from flow512.content.paths import (
+    MAX_DEPTH,
+    check_name,
+    check_path,
+    escape,
+    is_own_name,
+    open_beneath,
+    open_folder,
+    open_folder_beneath,
+)
+from flow512.errors import (
+    NotFound,
+    ResourceFailure,
+    ShareMissing,
+    UnsafeName,
+    from_os_error,
+)
+from flow512.wire.messages import MAX_PATH
+
+LARGEST: Final = 2**43
+"""Bytes in the largest file that is offered (8 TiB): while it is hashed, its digests are in
+memory, and take 1 GiB. A sparse file may claim any size without having it."""
+
+
+class Share:
+    """
+    A folder that is offered. Any thread may use it.
+
+    @ivar path: the folder, as the user named it.
+    @ivar name: what it is called in reports.
+    @ivar key: what it is called in the catalog.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+        """
+        @param path: the folder, which may be reached through links.
+        @param name: what to call it in reports; C{path} if empty.
+        @raise ShareMissing: there is no such folder.
+        @raise ResourceFailure: it cannot be opened.
+        """
+        self.path = os.fspath(path)
+        self.name = name or escape(self.path)
+        self._turn = threading.Lock()
+        self._folder: int | None = open_folder(self.path)
+        self.key = blake3(os.fsencode(os.path.realpath(self.path))).digest(length=16)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder was there when it was last looked for."""
+        return self._folder is not None
+
+    def close(self) -> None:
+        """
+        Give the folder's descriptor back: from now on the share has nothing.
+        """
+        self._put(None)
+
+    def look_again(self) -> None:
+        """
+        See whether the folder is there. One that has taken its place takes its place here too.
+
+        @raise ShareMissing: it is not there; the share has nothing until it is.
+        @raise ResourceFailure: it cannot be opened now; the share stays as it was.
+        """
+        try:
+            fresh = open_folder(self.path)
+        except ShareMissing:
+            self._put(None)
+            raise
+        self._put(fresh)
+
+    @contextmanager
+    def folder(self) -> Iterator[int]:
+        """
+        Lend the folder's descriptor, which stays good though the share is closed meanwhile.
+
+        @raise NotFound: the folder is not there.
+        @raise ResourceFailure: no descriptor is left.
+        """
+        with self._turn:
+            if self._folder is None:
+                raise NotFound(f"The folder '{self.name}' is not there any more.")
+            try:
+                borrowed = os.dup(self._folder)
+            except OSError as error:
+                raise from_os_error(error, f"opening the folder '{self.name}'") from error
+        try:
+            yield borrowed
+        finally:
+            os.close(borrowed)
+
+    def open(self, parts: Sequence[str]) -> tuple[int, Stamp]:
+        """
+        Open a file to read it.
+
+        @return: a descriptor, for the caller to close, and the file's stamp.
+        @raise NotFound: there is no such file, or the share has nothing.
+        @raise UnsafeName: it is no regular file, or reached through a link.
+        @raise ResourceFailure: it cannot be opened.
+        """
+        with self.folder() as folder:
+            fd = open_beneath(folder, parts)
+        try:
+            return fd, Stamp.of(os.fstat(fd))
+        except OSError as error:
+            os.close(fd)
+            raise from_os_error(error, f"looking at '{escape(parts[-1])}'") from error
+
+    def _put(self, folder: int | None) -> None:
+        with self._turn:
+            if self._folder is not None:
+                os.close(self._folder)
+            self._folder = folder
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    A file that is offered.
+
+    @ivar path: inside the share.
+    @ivar stamp: what the system says of it.
+    """
+
+    path: str
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """
+    Something that is not offered.
+
+    @ivar path: inside the share, escaped for display.
+    @ivar reason: why, in one sentence that is fit for display.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unread:
+    """
+    A file or folder that could not be looked at; it may be as it was.
+
+    @ivar path: inside the share; empty for its folder itself.
+    @ivar reason: why, in one sentence that is fit for display.
+    """
+
+    path: str
+    reason: str
+
+
+Sight: TypeAlias = Found | LeftOut | Unread
+
+
+def walk(folder: int) -> Iterator[Sight]:
+    """
+    Look at all that is in a folder, and beneath it.
+
+    The files come in the order of their whole paths, by code point. No link is followed, and
+    nothing is opened but folders. Our own hidden files, and what vanishes meanwhile, are not
+    mentioned. At most L{MAX_DEPTH} descriptors are held at once.
+
+    @param folder: its descriptor, which stays the caller's.
+    """
+    return _walk(folder, "", 1)
+
+
+def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
+    try:
+        with os.scandir(folder) as entries:
+            # With a slash after folders, names sort as the paths do that begin with them.
+            here = sorted(
+                (entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
+                for entry in entries
+            )
+    except OSError as error:
+        yield Unread(prefix[:-1], str(from_os_error(error, f"reading the folder '{prefix}'")))
+        return
+    for key, entry in here:
+        name = entry.name
+        path = prefix + name
+        if is_own_name(name):
+            continue
+        try:
+            check_name(name)
+            if depth > MAX_DEPTH or 4 * len(path) > MAX_PATH:
+                check_path(path)
+            if key != name:
+                inner = open_folder_beneath(folder, (name,))
+                try:
+                    yield from _walk(inner, path + "/", depth + 1)
+                finally:
+                    os.close(inner)
+            else:
+                yield _look_at(folder, entry, path)
+        except UnsafeName as error:
+            yield LeftOut(escape(path), str(error))
+        except NotFound:
+            continue
+        except ResourceFailure as error:
+            yield Unread(path, str(error))
+
+
+def _look_at(folder: int, entry: os.DirEntry[str], path: str) -> Sight:
+    try:
+        if entry.is_symlink():
+            return LeftOut(path, "It is a link, and links are not followed.")
+        if not entry.is_file(follow_symlinks=False):
+            return LeftOut(path, "It is not a regular file.")
+        stamp = Stamp.of(entry.stat(follow_symlinks=False))
+        readable = os.access(entry.name, os.R_OK, dir_fd=folder, effective_ids=True)
+    except FileNotFoundError as error:
+        raise NotFound(f"'{path}' is gone.") from error
+    except OSError as error:
+        raise from_os_error(error, f"looking at '{path}'") from error
+    if not readable:
+        return LeftOut(path, "It may not be read; change its permissions to share it.")
+    if stamp.size > LARGEST:
+        return LeftOut(path, f"It is larger than {LARGEST} bytes.")
+    return Found(path, stamp)

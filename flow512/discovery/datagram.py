@@ -1,0 +1,179 @@
+"""
+The beacon's datagrams: bytes in, messages out.
+
+A datagram is the magic C{f512}, one byte of version, and one MessagePack array: the kind,
+then the fields in the order of the class below. A reader ignores fields after those that
+it knows, so fields are only ever added at the end, with a default. No datagram is longer
+than 512 bytes, so none is ever fragmented.
+
+Where a node is stands in no datagram: it is the address that the datagram came from.
+docs/beacon.rst says the same for people who write another client; the vectors in
+C{tests/vectors/datagrams.json} hold both to it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from flow512.errors import BadMessage, Misuse
+
+MAX_DATAGRAM: Final = 512
+"""Bytes; fits into one frame of every link that IP runs on (IPv6 asks for 1280)."""
+
+MAGIC: Final = b"f512"
+VERSION: Final = 1
+_HEADER: Final = MAGIC + bytes([VERSION])
+
+MAX_NAME: Final = 64
+"""Characters in the name of a node, and in the tag of a network."""
+
+MAX_OFFERS: Final = 4
+"""Offers in one announcement: two kinds are known today, and a datagram holds few."""
+
+MIN_INTERVAL: Final = 1.0
+MAX_INTERVAL: Final = 300.0
+"""Seconds between announcements. The cap bounds how long a lie about a peer can live."""
+
+INSTANCE: Final = 16
+"""Bytes that tell one run of one process from every other."""
+
+NODE_ID: Final = 32
+
+Instance = Annotated[bytes, Meta(min_length=INSTANCE, max_length=INSTANCE)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
+NodeId = Annotated[bytes, Meta(max_length=NODE_ID)]
+OfferKind = Annotated[str, Meta(min_length=1, max_length=16)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+# Whole milliseconds: a float could be NaN, which passes every comparison with a limit.
+Milliseconds = Annotated[int, Meta(ge=int(MIN_INTERVAL * 1000), le=int(MAX_INTERVAL * 1000))]
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True):
+    """
+    Something that can be reached at the sender's address.
+
+    @ivar kind: C{"registry"} or C{"node"}; other kinds are for newer versions.
+    @ivar port: its TCP port.
+    """
+
+    kind: OfferKind
+    port: Port
+
+
+class Announce(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """
+    Says that this is here: sent to everybody, again and again.
+
+    @ivar instance: 16 random bytes, new in every run of a process.
+    @ivar network: the tag of the network it belongs to; empty is the open network.
+    @ivar name: what its owner calls it; hostile until it is escaped for display.
+    @ivar node_id: 32 bytes, or none.
+    @ivar offers: what can be reached there.
+    @ivar sequence: greater than that of everything this instance said before.
+    @ivar interval: milliseconds until it will say so again, but for jitter.
+    """
+
+    instance: Instance
+    network: Name
+    name: Name
+    node_id: NodeId
+    offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)]
+    sequence: Sequence
+    interval: Milliseconds
+
+    def __post_init__(self) -> None:
+        if len(self.node_id) not in (0, NODE_ID):
+            raise ValueError("a node id has 32 bytes, or none")
+
+
+class Answer(Announce, frozen=True, array_like=True, tag=3):
+    """The same as an announcement, sent to one who asked."""
+
+
+class Query(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """
+    Asks who is here: sent to everybody, at the start.
+
+    @ivar padding: zeros that fill the datagram to 512 bytes, so that no answer is larger
+        than the question, and nobody gains by asking under a victim's address.
+    """
+
+    instance: Instance
+    network: Name
+    padding: Annotated[bytes, Meta(max_length=MAX_DATAGRAM)] = b""
+
+
+class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Says that this goes away now: sent to everybody, at a clean stop."""
+
+    instance: Instance
+    network: Name
+    sequence: Sequence
+
+
+Datagram: TypeAlias = Announce | Query | Answer | Goodbye
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final[msgspec.msgpack.Decoder[Datagram]] = msgspec.msgpack.Decoder(Datagram)
+
+
+def encode(datagram: Datagram) -> bytes:
+    """
+    Write a datagram.
+
+    @return: at most 512 bytes.
+    @raise Misuse: it would be longer, or a name is no Unicode text.
+    """
+    try:
+        data = _HEADER + _encoder.encode(datagram)
+    except UnicodeEncodeError as error:
+        raise Misuse("A name has characters that cannot be written; choose another.") from error
+    if len(data) > MAX_DATAGRAM:
+        raise Misuse("The names do not fit into one datagram; choose shorter ones.")
+    return data
+
+
+def encode_query(instance: bytes, network: str) -> bytes:
+    """
+    Write a question, padded to 512 bytes exactly.
+
+    @param instance: of the one that asks.
+    @param network: the tag of the network it asks for.
+    """
+    # The empty padding at the end takes two bytes. One whose length is written in two bytes,
+    # even if one would do, fills up to any size.
+    bare = encode(Query(instance, network))[:-2]
+    room = MAX_DATAGRAM - len(bare) - 3
+    return bare + b"\xc5" + room.to_bytes(2, "big") + bytes(room)
+
+
+def is_ours(data: bytes) -> bool:
+    """Tell cheaply whether a datagram could be one of ours, by its length and first bytes."""
+    return len(_HEADER) < len(data) <= MAX_DATAGRAM and data.startswith(_HEADER)
+
+
+def decode(data: bytes) -> Datagram:
+    """
+    Read a datagram.
+
+    @raise BadMessage: it is none of ours, of another version, or breaks a limit.
+    """
+    if not is_ours(data):
+        raise BadMessage("That is no datagram of a flow512 beacon of this version.")
+    try:
+        return _decoder.decode(memoryview(data)[len(_HEADER) :])
+    except (ValueError, RecursionError) as error:
+        # msgspec's errors and bad UTF-8 are ValueErrors; fields that are skipped may nest.
+        raise BadMessage("That datagram is malformed.") from error
+
+
+def printable(text: str) -> str:
+    """Escape what could harm a terminal or mislead a reader: control and bidi characters."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

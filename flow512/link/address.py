@@ -1,0 +1,174 @@
+"""
+Addresses, as people type them and as peers are listed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    clientFromString,
+    serverFromString,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+
+from flow512.content.paths import escape
+from flow512.errors import Misuse, PortTaken
+
+DEFAULT_PORT: Final = 5000
+"""The TCP port of nodes and registries."""
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for a connection to be made."""
+
+_BRACKETED: Final = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?")
+_PLAIN: Final = re.compile(r"([^:/\s\[\]]+)(?::([0-9]{1,5}))?")
+
+
+@dataclass(frozen=True)
+class HostPort:
+    """
+    A TCP address. C{str()} gives it as people write it.
+
+    @ivar host: a name, or the literal of an IPv4 or IPv6 address.
+    @ivar port: 1 to 65535.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> HostPort | str:
+    """
+    Read an address that somebody typed: C{host}, C{host:port}, C{[IPv6]:port}, or the string of
+    any Twisted client endpoint, such as C{tcp:host:port} or C{unix:/path}.
+
+    @param default_port: for an address without one.
+    @return: the TCP address, or the endpoint string as it is.
+    @raise Misuse: it is none of these.
+    """
+    text = text.strip()
+    if _is_ipv6(text):
+        return HostPort(text, default_port)
+    match = _BRACKETED.fullmatch(text)
+    if match is not None and _is_ipv6(match[1]):
+        return HostPort(match[1], _port(text, match[2], default_port))
+    match = _PLAIN.fullmatch(text)
+    if match is not None:
+        return HostPort(match[1], _port(text, match[2], default_port))
+    if ":" in text and not text.startswith(("[", ":")):
+        return text
+    raise _no_address(text)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _port(text: str, digits: str | None, default: int) -> int:
+    port = default if digits is None else int(digits)
+    if not 1 <= port <= 65535:
+        raise _no_address(text)
+    return port
+
+
+def _no_address(text: str) -> Misuse:
+    return Misuse(
+        f"'{escape(text)}' is no address; give host, host:port, [IPv6]:port"
+        " or a Twisted endpoint string."
+    )
+
+
+def client_endpoint(
+    reactor: IReactorTime, address: HostPort | str, timeout: float = CONNECT_TIMEOUT
+) -> IStreamClientEndpoint:
+    """
+    Make the endpoint that connects to an address.
+
+    @param reactor: one that can do what the address needs: TCP, or what its endpoint string says.
+    @param address: as L{parse_address} gives it.
+    @param timeout: seconds for a TCP connection to be made.
+    @raise Misuse: no such endpoint is known here, or its arguments are wrong.
+    """
+    if isinstance(address, HostPort):
+        try:
+            version = ipaddress.ip_address(address.host).version
+        except ValueError:
+            return HostnameEndpoint(
+                reactor, address.host.encode("idna"), address.port, timeout=timeout
+            )
+        kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+        return kind(reactor, address.host, address.port, timeout)
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(  # type: ignore[no-untyped-call]  # Twisted has no types there
+            reactor, address
+        )
+        return endpoint
+    except (ValueError, TypeError, KeyError) as error:
+        raise Misuse(
+            f"'{escape(address)}' is no endpoint that can be connected to: {escape(str(error))}."
+        ) from None
+
+
+def listening_endpoints(listen: str) -> list[str]:
+    """
+    Give the server endpoint strings to try in turn.
+
+    @param listen: what the user said; may be empty.
+    """
+    if listen:
+        return [listen]
+    # The IPv6 wildcard takes IPv4 connections as well; not every machine has it.
+    return [
+        f"tcp:{port}{interface}"
+        for port in (DEFAULT_PORT, 0)
+        for interface in (r":interface=\:\:", "")
+    ]
+
+
+async def listen_at(
+    reactor: IReactorTime, listen: str, factory: IProtocolFactory
+) -> IListeningPort:
+    """
+    Listen where the user said, or at the first usual place that is free.
+
+    @raise PortTaken: it is not free, or may not be used.
+    @raise Misuse: it is no endpoint.
+    """
+    for description in listening_endpoints(listen):
+        try:
+            endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]  # Twisted has no types there
+                reactor, description
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise Misuse(
+                f"'{escape(description)}' is no endpoint to listen on: {escape(str(error))}."
+            ) from None
+        try:
+            return await endpoint.listen(factory)
+        except CannotListenError as error:
+            failed = error
+    why = getattr(failed.socketError, "strerror", None) or failed.socketError
+    raise PortTaken(
+        f"Nothing can listen on '{escape(description)}' ({why}); choose another with --listen."
+    )

@@ -1,0 +1,495 @@
+"""
+A node: everything below, put together into one C{IService}.
+
+Order of starting: state folder and catalog, then the port, then the rest; so a node that cannot
+run says so before it has told anybody of itself. Order of stopping: goodbye to everyone (beacon,
+registry), then no new connections, then the conversations, then the work under way, then the
+files. Nothing outlives the L{Deferred} of L{NodeService.stopService}.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random, SystemRandom
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import Interface, implementer
+
+from flow512.content.catalog import IN_MEMORY, Catalog
+from flow512.content.library import Library
+from flow512.content.paths import escape
+from flow512.content.shares import Share
+from flow512.discovery.addresses import LocalAddress, addresses_of_host, usable
+from flow512.discovery.beacon import PORT as BEACON_PORT
+from flow512.discovery.beacon import Beacon
+from flow512.discovery.election import Mode
+from flow512.discovery.engine import Sighting
+from flow512.errors import Misuse, NoSuchPeer
+from flow512.interfaces import RunBlocking, Workers
+from flow512.link.address import (
+    DEFAULT_PORT,
+    HostPort,
+    client_endpoint,
+    listen_at,
+    parse_address,
+)
+from flow512.link.conversation import Introduction
+from flow512.link.identity import ID_SIZE, StateFolder
+from flow512.link.shared_port import SharedPortFactory
+from flow512.registry.client import IPeerListListener
+from flow512.registry.following import RegistryFollower
+from flow512.registry.server import RegistryFactory
+from flow512.transfer.client import TransferClient
+from flow512.transfer.finding import Candidate
+from flow512.transfer.indexing import RESCAN, Indexed, IndexingService
+from flow512.transfer.server import TransferFactory
+from flow512.wire.messages import Peer
+
+MAX_NAME: Final = 64
+"""Characters in the name of a node."""
+
+_CATALOG_FILE: Final = "catalog.sqlite"
+
+
+class INodeListener(Interface):
+    """
+    Is told what happens to a node.
+    """
+
+    def node_listening(host: str, port: int) -> None:
+        """
+        The node serves now.
+
+        @param host: an address that others on its network reach it at.
+        @param port: the TCP port; 0 if it listens on something else.
+        """
+
+    def node_indexed(indexed: Indexed) -> None:
+        """
+        A walk through the shares is over, and everything found is hashed.
+        """
+
+    def peers_changed(
+        joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        """
+        The registry's list is another now.
+        """
+
+    def bootstrap_started(port: int) -> None:
+        """
+        The node carries the registry now.
+        """
+
+
+@implementer(INodeListener)
+class NodeListener:
+    """
+    Does nothing; to be subclassed by who wants to know some of it.
+    """
+
+    def node_listening(self, host: str, port: int) -> None:
+        pass
+
+    def node_indexed(self, indexed: Indexed) -> None:
+        pass
+
+    def peers_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        pass
+
+    def bootstrap_started(self, port: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """
+    What a user decides about a node.
+
+    @ivar shares: the folders that it offers, in order.
+    @ivar state: its state folder; L{None} to remember nothing, and be somebody new each time.
+    @ivar name: what others are shown; the machine's name if empty.
+    @ivar network: only nodes with the same network name accept each other.
+    @ivar serves: whether it listens at all.
+    @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
+        or a free one if that is taken.
+    @ivar registry: the registry's address; L{None} to look for one.
+    @ivar bootstrap: whether it may, must or must not carry the registry itself.
+    @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
+    @ivar interfaces: names or addresses of the interfaces that the beacon uses; all if empty.
+    @ivar rescan: seconds between two walks through the shares.
+    """
+
+    shares: tuple[str, ...] = ()
+    state: str | None = None
+    name: str = ""
+    network: str = ""
+    serves: bool = True
+    listen: str = ""
+    registry: HostPort | str | None = None
+    bootstrap: Mode = Mode.AUTO
+    beacon_port: int | None = BEACON_PORT
+    interfaces: tuple[str, ...] = ()
+    rescan: float = RESCAN
+
+
+def choose_interfaces(
+    names: Sequence[str], addresses: Sequence[LocalAddress]
+) -> Sequence[LocalAddress]:
+    """
+    Choose the addresses that a beacon uses.
+
+    @param names: interfaces or addresses that the user named; none for all that make sense.
+    @param addresses: this machine's.
+    """
+    if not names:
+        return usable(addresses)
+    return [each for each in addresses if each.interface in names or each.address in names]
+
+
+@implementer(IPeerListListener)
+class NodeService(Service):
+    """
+    A node.
+
+    @ivar settings: what the user decided.
+    @ivar introduction: what it says of itself, once it has started.
+    @ivar client: what it fetches with, once it has started.
+    @ivar port: the TCP port that it serves at; 0 if it does not, or on something else than TCP.
+    """
+
+    log = Logger()
+    introduction: Introduction
+    client: TransferClient
+    port = 0
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        settings: NodeSettings,
+        *,
+        listener: INodeListener | None = None,
+        random: Random | None = None,
+        run_blocking: RunBlocking | None = None,
+        run_long: RunBlocking | None = None,
+        local_addresses: Callable[[], Sequence[LocalAddress]] = addresses_of_host,
+    ) -> None:
+        """
+        @param reactor: with what its endpoints and its beacon need.
+        @param settings: what the user decided.
+        @param listener: is told what happens.
+        @param random: for ids and jitter.
+        @param run_blocking: runs what waits for the disk; threads of the node's own unless given.
+        @param run_long: runs what hashes whole files; C{run_blocking} if only that is given.
+        @param local_addresses: finds this machine's addresses.
+        @raise Misuse: the settings contradict each other or a limit.
+        """
+        if len(settings.name) > MAX_NAME or len(settings.network) > MAX_NAME:
+            raise Misuse(f"Names have at most {MAX_NAME} characters.")
+        if not settings.serves and settings.bootstrap is Mode.ALWAYS:
+            raise Misuse("A node that does not listen cannot be the bootstrap.")
+        self.settings = settings
+        self._reactor = reactor
+        self._listener = listener or NodeListener()
+        self._random = random or SystemRandom()
+        self._workers: Workers | None = None
+        if run_blocking is None:
+            self._workers = Workers(IReactorFromThreads(reactor))
+            run_blocking, run_long = self._workers.run_blocking, self._workers.run_long
+        self._run_blocking = run_blocking
+        self._run_long = run_long or run_blocking
+        self._local_addresses = local_addresses
+        self._state: StateFolder | None = None
+        self._catalog: Catalog | None = None
+        self._library: Library | None = None
+        self._listening: IListeningPort | None = None
+        self._shared: SharedPortFactory | None = None
+        self._transfer: TransferFactory | None = None
+        self._registry: RegistryFactory | None = None
+        self._indexing: IndexingService | None = None
+        self._beacon: Beacon | None = None
+        self._follower: RegistryFollower | None = None
+        self._is_prepared = False
+
+    # Starting
+
+    def privilegedStartService(self) -> None:
+        """
+        Open the state and the port.
+
+        @raise Flow512Error: the node cannot run; nothing is left open.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        if self._is_prepared:
+            return
+        try:
+            self._open()
+            if self.settings.serves:
+                self._listen()
+        except BaseException:
+            self._close()
+            raise
+        self._is_prepared = True
+
+    def _open(self) -> None:
+        settings = self.settings
+        if settings.state is None:
+            node, catalog = self._random.randbytes(ID_SIZE), IN_MEMORY
+        else:
+            self._state = StateFolder(settings.state)
+            node, catalog = self._state.node, self._state.file(_CATALOG_FILE)
+        self.introduction = Introduction(
+            node, settings.name or socket.gethostname()[:MAX_NAME], settings.network
+        )
+        self.client = TransferClient(
+            self.introduction,
+            self._reactor,
+            partial(client_endpoint, self._reactor),
+            self._run_blocking,
+            self._run_long,
+        )
+        if settings.serves:
+            shares = [Share(path) for path in settings.shares]
+            self._catalog = Catalog(catalog, self._catalog_damaged)
+            self._library = Library(self._catalog, shares)
+
+    def _catalog_damaged(self, sentence: str) -> None:
+        self.log.warn("{sentence}", sentence=sentence)
+
+    def _listen(self) -> None:
+        assert self._library is not None
+        self._shared = SharedPortFactory(self._reactor)
+        self._transfer = TransferFactory(
+            self._library, self.introduction, self._reactor, self._run_blocking, self._run_long
+        )
+        self._shared.conversations["transfer"] = self._transfer
+        failures: list[Failure] = []
+        Deferred.fromCoroutine(
+            listen_at(self._reactor, self.settings.listen, self._shared)
+        ).addCallbacks(self._listens, failures.append)
+        if failures:
+            failures[0].raiseException()
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._listening = port
+        address = port.getHost()
+        self.port = getattr(address, "port", 0)
+        if not self.settings.listen and self.port != DEFAULT_PORT:
+            self.log.info(
+                "Port {taken} is taken; serving at port {port} instead.",
+                taken=DEFAULT_PORT,
+                port=self.port,
+            )
+
+    def startService(self) -> None:
+        """
+        Begin to serve, to announce, and to look for the registry.
+
+        @raise Flow512Error: as L{privilegedStartService}, if that was not called before.
+        """
+        self.privilegedStartService()
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        settings = self.settings
+        if self._workers is not None:
+            self._workers.startService()
+        if self._listening is not None:
+            self.log.info("Server running on port {port}", port=self.port)
+            self.log.info(
+                "File-sharing node running at IP: {host}, Port: {port}",
+                host=self.host,
+                port=self.port,
+            )
+            self._listener.node_listening(self.host, self.port)
+        if self._library is not None:
+            self._indexing = IndexingService(
+                self._library,
+                self._reactor,
+                self._run_long,
+                self._listener.node_indexed,
+                settings.rescan,
+            )
+            self._indexing.startService()
+        if settings.beacon_port is not None:
+            self._beacon = self._make_beacon(settings.beacon_port)
+            self._beacon.startService()
+        self._follower = RegistryFollower(
+            self._reactor,
+            partial(client_endpoint, self._reactor),
+            self.introduction,
+            mode=settings.bootstrap if settings.serves else Mode.NEVER,
+            configured=settings.registry,
+            port=self.port,
+            ticket=self._random.randbytes(16),
+            random=self._random,
+            sightings=self.sightings,
+            listens=self._beacon is not None,
+            lead=self._lead,
+            listener=self,
+        )
+        self._follower.startService()
+
+    def _make_beacon(self, port: int) -> Beacon:
+        beacon = Beacon(
+            self._reactor,
+            name=self.introduction.name,
+            random=self._random,
+            port=port,
+            network=self.introduction.network,
+            node_id=self.introduction.node,
+            interfaces=lambda: choose_interfaces(self.settings.interfaces, self._local_addresses()),
+            on_found=self._sightings_changed,
+            on_lost=self._sightings_changed,
+        )
+        if self.port:
+            beacon.offer("node", self.port)
+        return beacon
+
+    def _sightings_changed(self, sighting: Sighting) -> None:
+        if self._follower is not None:
+            self._follower.reconsider()
+
+    # Stopping
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Say goodbye, and end everything.
+
+        @return: fires when nothing is open any more.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        beacon, self._beacon = self._beacon, None
+        if beacon is not None:
+            await beacon.stopService()
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            await follower.stopService()
+        if self._listening is not None:
+            await maybeDeferred(self._listening.stopListening)
+        if self._shared is not None:
+            self._shared.close_waiting()
+        if self._registry is not None:
+            await self._registry.stop()
+        if self._transfer is not None:
+            await self._transfer.stop()
+        if self._indexing is not None:
+            await maybeDeferred(self._indexing.stopService)
+        if self._workers is not None:
+            self._workers.stopService()
+        self._close()
+
+    def _close(self) -> None:
+        if self._library is not None:
+            self._library.close()
+        if self._catalog is not None:
+            self._catalog.close()
+        if self._state is not None:
+            self._state.close()
+        self._library = self._catalog = self._state = None
+        self._listening = self._shared = self._transfer = self._registry = None
+        self._is_prepared = False
+        self.port = 0
+
+    # The registry
+
+    def _lead(self) -> HostPort:
+        assert self._shared is not None
+        self.log.info("No bootstrap node found, starting as bootstrap.")
+        self._registry = RegistryFactory(self.introduction, self._reactor)
+        self._registry.startFactory()
+        self._shared.conversations["registry"] = self._registry
+        self.log.info("Bootstrap node started on port {port}.", port=self.port)
+        self.log.info("No peers available yet, this is the first node in the network.")
+        self._registry.listening(self.host, self.port)
+        if self._beacon is not None and self.port:
+            self._beacon.offer("registry", self.port)
+        self._listener.bootstrap_started(self.port)
+        return HostPort(self._own_host("127.0.0.1"), self.port)
+
+    def peer_list_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        self.log.info(
+            "Received updated peers list: {count} peers ({joined} joined, {left} left)",
+            count=len(self.peers),
+            joined=len(joined),
+            left=len(left),
+        )
+        self._listener.peers_changed(joined, left, changed)
+
+    # What is known
+
+    @property
+    def host(self) -> str:
+        """An address that others on the network reach this node at."""
+        usual = choose_interfaces(self.settings.interfaces, self._local_addresses())
+        return self._own_host(usual[0].address if usual else "127.0.0.1")
+
+    def _own_host(self, usual: str) -> str:
+        bound = "" if self._listening is None else getattr(self._listening.getHost(), "host", "")
+        return usual if bound in ("", "0.0.0.0", "::") else bound  # noqa: S104  # compared, not bound
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The peers that the registry lists, without this node."""
+        listed = () if self._follower is None else self._follower.peers
+        return [peer for peer in listed if peer.node != self.introduction.node]
+
+    def sightings(self) -> tuple[Sighting, ...]:
+        """What the beacon sees."""
+        return () if self._beacon is None else self._beacon.sightings
+
+    @property
+    def is_bootstrap(self) -> bool:
+        """Whether this node carries the registry."""
+        return self._registry is not None
+
+    def candidates(self) -> list[Candidate]:
+        """
+        Everyone who may be asked for a file: those whom the registry lists, and those whom the
+        beacon sees besides.
+        """
+        listed = [] if self._follower is None else self._follower.peers_to_dial()
+        found = [Candidate(HostPort(each.host, each.port), each.name, each.node) for each in listed]
+        known = {each.node for each in found} | {self.introduction.node}
+        for sighting in self.sightings():
+            port = sighting.port("node")
+            if port is not None and sighting.node_id not in known:
+                known.add(sighting.node_id)
+                found.append(
+                    Candidate(HostPort(sighting.host, port), sighting.name, sighting.node_id)
+                )
+        return found
+
+    def candidate(self, wanted: str) -> Candidate:
+        """
+        Find the peer that a user means.
+
+        @param wanted: a name or the beginning of a node id (hex) of a known peer, or an address.
+        @raise NoSuchPeer: several peers are called that.
+        @raise Misuse: it is neither.
+        """
+        known = [
+            each
+            for each in self.candidates()
+            if each.name == wanted
+            or (len(wanted) >= 8 and each.node is not None and each.node.hex().startswith(wanted))
+        ]
+        if len(known) > 1:
+            which = ", ".join(f"{each.address}" for each in known)
+            raise NoSuchPeer(
+                f"Several peers are called '{escape(wanted)}'; name one by its address: {which}."
+            )
+        return known[0] if known else Candidate(parse_address(wanted))

@@ -1,0 +1,1 @@
+"""The registry: where nodes register, and which pushes the list of peers to them."""

@@ -1,0 +1,411 @@
+"""
+A node's side of the registry: registered for ever, whatever happens to the registry.
+
+States of a conversation, once both sides said hello::
+
+    asking ──REGISTERED──> registered ──SNAPSHOT, the last──> listed ──> ended
+       └──refused, or no answer in time──> ended
+
+Whatever ends it, L{RegistryClient} connects again: after a wait that grows with each failure up to
+a minute, and is random in part so that a registry that restarts is not met by everyone at once.
+A registry that says when to come back is taken at its word. The wait is short again only after a
+conversation has proved itself by a pong while it was listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from types import MappingProxyType
+from typing import Final
+
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from zope.interface import Interface
+
+from flow512.content.paths import escape
+from flow512.errors import BadFrame, BadMessage, Busy, Cancelled, Flow512Error, TimedOut, from_wire
+from flow512.link.conversation import Caller, Introduction, Patience
+from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled
+from flow512.wire.frame import Frame
+from flow512.wire.handshake import Agreement
+from flow512.wire.messages import (
+    REGISTRY_CLIENT,
+    Delta,
+    Error,
+    Kind,
+    Leave,
+    Peer,
+    Ping,
+    Pong,
+    Register,
+    Registered,
+    Resync,
+    Snapshot,
+    decode,
+)
+
+PINGS_PER_LEASE: Final = 3
+"""So that two may be lost."""
+
+SHORTEST_PING: Final = 1.0
+"""Seconds between two pings, whatever lease a registry grants."""
+
+LONGEST_OBEYED: Final = 3600.0
+"""Seconds for which a registry can send a node away."""
+
+DIALS_PER_HOST: Final = 32
+"""Peers at one address that L{RegistryClient.peers_to_dial} gives."""
+
+
+class IPeerListListener(Interface):
+    """
+    Is told how the list of peers changes.
+    """
+
+    def peer_list_changed(
+        joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        """
+        The list is another now; never called without a difference.
+
+        The node itself is on the list as well. Names are hostile until they are escaped.
+
+        @param joined: who is new.
+        @param left: who is gone, as they were.
+        @param changed: who has another name, host or port, as they are now.
+        """
+
+
+class RegistryConversation(Caller):
+    """
+    A node's side of one conversation.
+
+    @ivar is_listed: whether the registry accepted the node and has sent its list.
+    """
+
+    conversation = "registry"
+    allowed = REGISTRY_CLIENT
+
+    is_listed = False
+
+    def __init__(self, client: RegistryClient) -> None:
+        """
+        @param client: whose it is.
+        """
+        super().__init__(client.introduction, client.clock, client.patience)
+        self._client = client
+        self._list = client.peer_list
+        self._last_request = 0
+        self._unanswered: set[int] = set()
+        self._is_registered = False
+        self._refusal: Flow512Error | None = None
+        self._call: IDelayedCall | None = None  # the deadline while asking, then the next ping
+        self._lease = 0.0
+
+    def register(self) -> None:
+        """
+        Ask to be listed, or to be listed anew.
+        """
+        self._last_request += 1
+        self._unanswered.add(self._last_request)
+        wish = Register(self._client.ticket, self._client.port, self.introduction.name)
+        self.send(wish, self._last_request)
+
+    def take_leave(self) -> None:
+        """
+        Give the lease back and close.
+        """
+        if self.is_open:
+            self.send(Leave())
+        self.leave()
+
+    def conversation_opened(self, agreement: Agreement) -> None:
+        self._list.begin(self.peer_host)
+        self._call = self.clock.callLater(self.patience.greeting, self._unheard)
+        self._client.conversation_opened(self)
+        self.register()
+
+    def _unheard(self) -> None:
+        self._call = None
+        self.end(TimedOut("The registry does not answer."))
+
+    def conversation_ended(self, error: Flow512Error) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._client.conversation_ended(self._refusal or error)
+
+    def frame_received(self, frame: Frame) -> None:
+        if frame.kind in (Kind.REGISTERED, Kind.ERROR):
+            self._answered(frame)
+        elif not self._is_registered:
+            raise BadFrame("A list came before the registration was accepted.")
+        elif frame.kind == Kind.SNAPSHOT:
+            change = self._list.snapshot(decode(frame, Snapshot))
+            if change is not None:
+                self.is_listed = True
+                self._client.list_changed(change)
+        else:
+            change = self._list.delta(decode(frame, Delta))
+            if change is not None:
+                self._client.list_changed(change)
+            self._ask_for_missing()
+
+    def _answered(self, frame: Frame) -> None:
+        if frame.request not in self._unanswered:
+            raise BadMessage(f"Request {frame.request} was answered, which nobody made.")
+        self._unanswered.discard(frame.request)
+        if frame.kind == Kind.ERROR:
+            told = decode(frame, Error)
+            self._refusal = from_wire(told.code, told.sentence, told.retry_after)
+            self.leave()
+            return
+        answer = decode(frame, Registered)
+        self._client.seen_host = answer.host
+        self._lease = answer.lease
+        if not self._is_registered:
+            self._is_registered = True
+            self._ping_later()
+
+    def ponged(self, pong: Pong) -> None:
+        if self._is_registered:
+            self._list.pong(pong.number)
+            self._ask_for_missing()
+        if self.is_listed:
+            self._client.proved()
+
+    def _ask_for_missing(self) -> None:
+        if self._list.take_missing():
+            self.send(Resync())
+
+    def _ping_later(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        wait = max(self._lease / PINGS_PER_LEASE, SHORTEST_PING)
+        self._call = self.clock.callLater(wait, self._ping)
+
+    def _ping(self) -> None:
+        self._call = None
+        self.send(Ping())
+        self._ping_later()
+
+
+class _Conversations(Factory[RegistryConversation]):
+    """Begins the client's conversations."""
+
+    noisy = False
+
+    def __init__(self, client: RegistryClient) -> None:
+        self._client = client
+
+    def buildProtocol(self, addr: IAddress | None) -> RegistryConversation:
+        return RegistryConversation(self._client)
+
+
+class RegistryClient(Service):
+    """
+    Keeps a node registered, and the list of peers at hand.
+
+    @ivar introduction: what the node says of itself.
+    @ivar port: the TCP port that others find it at; 0 to watch without being listed.
+    @ivar ticket: what proves to the registry that a registration is this node's.
+    @ivar seen_host: the address that the registry sees the node at; empty before it has said so.
+    @ivar peer_list: the list and how current it is; to be read.
+    @ivar failures: connections in a row that could not be made, or did not last.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        introduction: Introduction,
+        *,
+        port: int,
+        ticket: bytes,
+        random: Random,
+        listener: IPeerListListener | None = None,
+        state_changed: Callable[[], None] = lambda: None,
+        patience: Patience | None = None,
+        most_peers: int = MOST_PEERS,
+        dials_per_host: int = DIALS_PER_HOST,
+    ) -> None:
+        """
+        @param clock: for pings, deadlines and the waits between connections.
+        @param endpoint: where the registry is.
+        @param introduction: what the node says of itself; its name is the one that is listed.
+        @param port: the TCP port that others find it at; 0 to watch without being listed.
+        @param ticket: 16 random bytes, to be told to nobody else. The same node id with another
+            ticket is refused while the lease lasts.
+        @param random: for the waits between connections.
+        @param listener: is told of every change of the list.
+        @param state_changed: called when L{is_listed} or L{failures} may be another than before.
+        @param patience: how long conversations wait.
+        @param most_peers: how long the list may be; a longer one ends the conversation.
+        @param dials_per_host: how many peers at one address L{peers_to_dial} gives.
+        """
+        self.clock = clock
+        self.introduction = introduction
+        self.port = port
+        self.ticket = ticket
+        self.patience = patience or Patience()
+        self.seen_host = ""
+        self.peer_list = PeerList(most_peers)
+        self._random = random
+        self._listener = listener
+        self._state_changed = state_changed
+        self._dials_per_host = dials_per_host
+        self._backoff = backoffPolicy(
+            initialDelay=0.5, maxDelay=58.0, jitter=lambda: random.uniform(0.0, 2.0)
+        )
+        self._service = ClientService(
+            endpoint, _Conversations(self), retryPolicy=self._wait_before, clock=clock
+        )
+        self._conversation: RegistryConversation | None = None
+        self.failures = 0
+        self._told_to_wait = 0.0
+        self._logged = ""
+        self._has_list = False
+        self._waiting: list[Deferred[None]] = []
+
+    # The list
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the node is registered now, and has the list of this conversation."""
+        return self._conversation is not None and self._conversation.is_listed
+
+    @property
+    def peers(self) -> Mapping[bytes, Peer]:
+        """
+        All peers by node id, this node among them if it has a port. Without a connection it is
+        the latest list that there was.
+        """
+        return MappingProxyType(self.peer_list.peers)
+
+    @property
+    def other_peers(self) -> list[Peer]:
+        """All peers but this node."""
+        return [peer for peer in self.peers.values() if peer.node != self.introduction.node]
+
+    def peers_to_dial(self) -> list[Peer]:
+        """
+        Give the peers that may be dialled without anybody having named them.
+
+        A registry only introduces, and could lie: so no host is among these that would have to be
+        looked up or stands for many machines, and no address more often than C{dials_per_host}.
+        """
+        dials: Counter[str] = Counter()
+        chosen = []
+        for peer in self.other_peers:
+            if can_be_dialled(peer) and dials[peer.host] < self._dials_per_host:
+                dials[peer.host] += 1
+                chosen.append(peer)
+        return chosen
+
+    def when_listed(self) -> Deferred[None]:
+        """
+        Wait for the first list.
+
+        @return: a L{Deferred} that fires once there is a list, at once if there was one already,
+            and fails with L{Cancelled} if the service is stopped before. It can be cancelled.
+        """
+        if self._has_list:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def set_port(self, port: int) -> None:
+        """
+        Be found at another port.
+
+        @param port: 1 to 65535; 0 to watch without being listed.
+        """
+        if port != self.port:
+            self.port = port
+            if self._conversation is not None:
+                self._conversation.register()
+
+    # IService
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's is not annotated
+        self._service.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Leave the registry.
+
+        @return: a L{Deferred} that fires when the connection is closed.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's is not annotated
+        if self._conversation is not None:
+            self._conversation.take_leave()
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.errback(Cancelled("The node stopped before the registry listed it."))
+        return self._service.stopService()
+
+    # What its conversations tell it
+
+    def conversation_opened(self, conversation: RegistryConversation) -> None:
+        """
+        The registry said hello.
+        """
+        self._conversation = conversation
+
+    def conversation_ended(self, error: Flow512Error) -> None:
+        """
+        The conversation is over, or never began.
+
+        @param error: why.
+        """
+        self._conversation = None
+        if isinstance(error, Busy):
+            self._told_to_wait = min(error.retry_after, LONGEST_OBEYED)
+        reason = escape(str(error), 500)
+        if self.running and reason != self._logged:
+            # The same trouble over and over is one line, not one a minute.
+            self._logged = reason
+            self.log.warn("Not registered: {reason} Trying again.", reason=reason)
+        self._state_changed()
+
+    def list_changed(self, change: Change) -> None:
+        """
+        The list is whole, and may be another than before.
+        """
+        self._has_list = True
+        if self._listener is not None and any(change):
+            self._listener.peer_list_changed(change.joined, change.left, change.changed)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+        self._state_changed()
+
+    def proved(self) -> None:
+        """
+        The registry has listed the node for a while.
+        """
+        self.failures = 0
+        self._logged = ""
+
+    def _wait_before(self, attempt: int) -> float:
+        # ClientService counts connections that could not be made; one that is made and refused
+        # over and over is to be slowed down just the same.
+        self.failures += 1
+        self._state_changed()
+        told, self._told_to_wait = self._told_to_wait, 0.0
+        return max(self._backoff(self.failures), told * self._random.uniform(1.0, 1.25))

@@ -1,0 +1,408 @@
+"""
+The registry at work: conversations on one side, L{RegistryTable} on the other.
+
+States of a conversation, once both sides said hello::
+
+    stranger ──REGISTER, accepted──> listed ──LEAVE, lease over, displaced, violation, lost──> gone
+        └──REGISTER, refused──> stranger ──nothing accepted in time──> gone
+
+A stranger is told nothing about anyone. Who is listed is owed the snapshot at some number, then
+every delta after it. What it costs to be slow is the slow one's:
+
+  - Deltas are encoded once for all, and each connection's transport is given them in one write,
+    but only while it takes any. One that is full is passed over. Once it takes bytes again it
+    gets an empty delta with the latest number, which shows it the gap; it asks for a snapshot.
+  - Snapshots are written frame by frame as the transport takes them. So a connection holds no
+    more than its transport does, one push or one frame more, and what has changed since
+    (L{flow512.registry.sheets}).
+  - Snapshots that are asked for come at most once in a while; an earlier question waits.
+
+There is one delayed call for the window in which changes are gathered, and one for the leases;
+none for a node that is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flow512.content.paths import escape
+from flow512.errors import BadFrame, Flow512Error, NotAllowed, Refusal, StateInUse, TimedOut
+from flow512.link.conversation import Answerer, Introduction, Patience
+from flow512.registry.table import GRACE, LEASE, Limits, RegistryTable, plain_address
+from flow512.wire.frame import Frame
+from flow512.wire.handshake import Agreement
+from flow512.wire.messages import (
+    REGISTRY_SERVER,
+    Delta,
+    Kind,
+    Leave,
+    Peer,
+    Pong,
+    Register,
+    Registered,
+    Resync,
+    decode,
+    encode,
+)
+
+WINDOW: Final = 0.1
+"""Seconds in which changes are gathered before they are pushed."""
+
+SNAPSHOT_INTERVAL: Final = 1.0
+"""Seconds between two snapshots on one connection."""
+
+
+class RegistryProtocol(Answerer):
+    """
+    The registry's side of one conversation.
+
+    @ivar host: the address that the node is seen at; empty before there is a connection.
+    @ivar is_listed: whether its node has registered and not left.
+    """
+
+    conversation = "registry"
+    allowed = REGISTRY_SERVER
+    log = Logger()
+
+    is_listed = False
+
+    def __init__(self, factory: RegistryFactory) -> None:
+        """
+        @param factory: the registry.
+        """
+        super().__init__(factory.introduction, factory.clock, factory.patience)
+        self.host = ""
+        self._registry = factory
+        self._node = b""
+        self._deadline: IDelayedCall | None = None
+        self._snapshot: Iterator[bytes] | None = None  # what is left to write of one
+        self._missed = False  # whether a push was not written, or not after that snapshot
+        self._next_snapshot = 0.0  # when it may be asked for ...
+        self._asked: IDelayedCall | None = None  # ... and the call that waits for that
+
+    # The conversation
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.host = str(plain_address(self.peer_host) or self.peer_host)
+        self._registry.connection_made(self)
+
+    def conversation_opened(self, agreement: Agreement) -> None:
+        self._node = agreement.peer.node
+        port = getattr(self.connection.getPeer(), "port", 0)
+        self.log.info("Peer connected: {address}", address=(escape(self.host), port))
+        self._deadline = self.clock.callLater(self.patience.greeting, self._too_late)
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.end(NotAllowed(f"Register within {self.patience.greeting:g} seconds, or stay away."))
+
+    def conversation_ended(self, error: Flow512Error) -> None:
+        self._cancel_deadline()
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None
+        self._snapshot = None
+        self.log.debug(
+            "Peer {host} is gone: {reason}",
+            host=escape(self.host),
+            reason=escape(str(error), 500),
+        )
+        if self.is_listed:
+            self.is_listed = False
+            self._registry.connection_ended(self, self._node)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._registry.connection_gone(self)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    # What the node says
+
+    def frame_received(self, frame: Frame) -> None:
+        if frame.kind == Kind.REGISTER:
+            self._register(decode(frame, Register), frame.request)
+        elif frame.kind == Kind.LEAVE:
+            decode(frame, Leave)
+            self._leave()
+        elif frame.kind == Kind.RESYNC and self.is_listed:
+            decode(frame, Resync)
+            self._ask_for_snapshot()
+        else:
+            raise BadFrame(f"A frame of kind {frame.kind:#04x} may not come at this point.")
+
+    def pinged(self, request: int) -> None:
+        if self.is_listed:
+            self._registry.renew(self, self._node)
+            self.send(Pong(self._registry.table.number), request)
+        else:
+            super().pinged(request)
+
+    def _register(self, wish: Register, request: int) -> None:
+        try:
+            host = self._registry.register(self, self._node, wish)
+        except (Refusal, StateInUse) as error:
+            self.fail_request(request, error)
+            return
+        self._cancel_deadline()
+        self.send(Registered(self._registry.table.lease, host), request)
+        if not self.is_listed:
+            self.is_listed = True
+            self.log.info("Registered peer: {host}", host=escape(host))
+            self._start_snapshot()
+
+    def _leave(self) -> None:
+        if self.is_listed:
+            self.is_listed = False
+            self._registry.leave(self, self._node)
+        self.leave()
+
+    # What the node is told
+
+    def push(self, deltas: bytes) -> None:
+        """
+        Write deltas, unless the transport is full.
+
+        @param deltas: whole frames, shared by all connections.
+        """
+        if self.is_writable and self._snapshot is None:
+            self.connection.write(deltas)
+        else:
+            self._missed = True
+
+    def writable_again(self) -> None:
+        if self._snapshot is not None:
+            self._write_snapshot()
+        if self._missed and self.is_writable and self.is_listed:
+            self._missed = False
+            self.connection.write(encode(Delta(self._registry.table.number)))
+
+    def _ask_for_snapshot(self) -> None:
+        if self._asked is not None or self._snapshot is not None:
+            return  # the one that is coming is the answer
+        wait = self._next_snapshot - self.clock.seconds()
+        if wait > 0:
+            self._asked = self.clock.callLater(wait, self._start_snapshot)
+        else:
+            self._start_snapshot()
+
+    def _start_snapshot(self) -> None:
+        self._asked = None
+        self._missed = False
+        self._next_snapshot = self.clock.seconds() + self._registry.snapshot_interval
+        self._snapshot = self._registry.table.snapshot()
+        self._write_snapshot()
+
+    def _write_snapshot(self) -> None:
+        while self._snapshot is not None and self.is_writable:
+            frame = next(self._snapshot, None)
+            if frame is None:
+                self._snapshot = None
+            else:
+                self.connection.write(frame)
+
+
+class RegistryFactory(Factory[RegistryProtocol]):
+    """
+    The registry: accepts nodes, and pushes the list of them to each.
+
+    It may listen by itself, or answer at a port that it shares
+    (L{flow512.link.shared_port.SharedPortFactory}, as C{"registry"}). Either way L{stop} ends it.
+
+    @ivar introduction: what it says of itself.
+    @ivar table: its state; to be read.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        *,
+        patience: Patience | None = None,
+        lease: float = LEASE,
+        grace: float = GRACE,
+        limits: Limits | None = None,
+        window: float = WINDOW,
+        snapshot_interval: float = SNAPSHOT_INTERVAL,
+    ) -> None:
+        """
+        @param introduction: what the registry says of itself.
+        @param clock: for leases, windows and deadlines.
+        @param patience: how long conversations wait; within L{Patience.greeting} after the hello a
+            node has to register, too.
+        @param lease: seconds that a registration lasts without a ping.
+        @param grace: seconds in which a node may come back without having left.
+        @param limits: how many may register.
+        @param window: seconds in which changes are gathered before they are pushed.
+        @param snapshot_interval: seconds between two snapshots on one connection.
+        """
+        self.introduction = introduction
+        self.clock = clock
+        self.patience = patience or Patience()
+        self.window = window
+        self.snapshot_interval = snapshot_interval
+        self.table: RegistryTable[RegistryProtocol] = RegistryTable(
+            lease=lease, grace=grace, limits=limits
+        )
+        # In the order of their arrival, so that a simulation repeats to the byte.
+        self._connections: dict[RegistryProtocol, None] = {}
+        self._push_call: IDelayedCall | None = None
+        self._expire_call: IDelayedCall | None = None
+        self._is_stopped = False
+        self._stopping: list[Deferred[None]] = []
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Who is listed now."""
+        return self.table.peers
+
+    # Beginning and end
+
+    def listening(self, host: str, port: int) -> None:
+        """
+        Say in the log where the registry can be found; for whoever made it listen.
+
+        @param host: an address that others reach it at.
+        @param port: the TCP port.
+        """
+        self.log.info(
+            "Bootstrap node running at IP: {host}, Port: {port}", host=escape(host), port=port
+        )
+        self.log.info("Waiting for peers to connect...")
+
+    def startFactory(self) -> None:
+        self._is_stopped = False
+        self._schedule_expiry()
+        self._schedule_push()
+
+    def stopFactory(self) -> None:
+        self.stop()
+
+    def stop(self) -> Deferred[None]:
+        """
+        Take no more connections and close those that there are, in peace.
+
+        @return: a L{Deferred} that fires when all of them are gone.
+        """
+        self._is_stopped = True
+        for call in (self._push_call, self._expire_call):
+            if call is not None:
+                call.cancel()
+        self._push_call = self._expire_call = None
+        for connection in list(self._connections):
+            connection.leave()
+        if not self._connections:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._stopping.append(waiting)
+        return waiting
+
+    def buildProtocol(self, addr: IAddress | None) -> RegistryProtocol | None:
+        if self._is_stopped:
+            return None
+        protocol = RegistryProtocol(self)
+        protocol.factory = self
+        return protocol
+
+    # What its conversations tell it
+
+    def connection_made(self, connection: RegistryProtocol) -> None:
+        """
+        Know a connection, until L{connection_gone}.
+        """
+        self._connections[connection] = None
+
+    def register(self, connection: RegistryProtocol, node: bytes, wish: Register) -> str:
+        """
+        List a node, or list it anew.
+
+        @return: the address that it is seen at.
+        @raise Flow512Error: as L{RegistryTable.register} does.
+        """
+        host, displaced = self.table.register(
+            connection, node, wish, connection.host, self.clock.seconds()
+        )
+        if displaced is not None:
+            displaced.end(StateInUse("The node registered through another connection."))
+        self._schedule_push()
+        self._schedule_expiry()
+        return host
+
+    def renew(self, connection: RegistryProtocol, node: bytes) -> None:
+        """
+        Let a lease last anew.
+        """
+        self.table.renew(connection, node, self.clock.seconds())
+
+    def leave(self, connection: RegistryProtocol, node: bytes) -> None:
+        """
+        Take a node off the list.
+        """
+        self.table.leave(connection, node)
+        self._schedule_push()
+
+    def connection_ended(self, connection: RegistryProtocol, node: bytes) -> None:
+        """
+        Give a node that was listed the grace to come back.
+        """
+        self.table.disconnected(connection, node, self.clock.seconds())
+        self._schedule_expiry()
+
+    def connection_gone(self, connection: RegistryProtocol) -> None:
+        """
+        Forget a connection.
+        """
+        self._connections.pop(connection, None)
+        if self._is_stopped and not self._connections:
+            waiting, self._stopping = self._stopping, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    # Time
+
+    def _schedule_push(self) -> None:
+        if self.table.has_changes and self._push_call is None and not self._is_stopped:
+            self._push_call = self.clock.callLater(self.window, self._push)
+
+    def _push(self) -> None:
+        self._push_call = None
+        deltas = b"".join([encode(delta) for delta in self.table.take_deltas()])
+        if deltas:
+            for connection in self._connections:
+                if connection.is_listed:
+                    connection.push(deltas)
+        self._schedule_push()
+
+    def _schedule_expiry(self) -> None:
+        # Pings only ever make the next end later. So the call is left where it is, finds nothing
+        # to do, and is made anew: that is once in a lease, however many nodes ping.
+        end = self.table.next_end
+        if end is None or self._is_stopped:
+            return
+        if self._expire_call is not None:
+            if self._expire_call.getTime() <= end:
+                return
+            self._expire_call.cancel()
+        self._expire_call = self.clock.callLater(max(0.0, end - self.clock.seconds()), self._expire)
+
+    def _expire(self) -> None:
+        self._expire_call = None
+        for connection in self.table.expire(self.clock.seconds()):
+            connection.is_listed = False
+            connection.end(TimedOut("No ping came for a whole lease."))
+        self._schedule_push()
+        self._schedule_expiry()

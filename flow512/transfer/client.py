@@ -1,0 +1,106 @@
+"""
+What a node does with its peers: look at what they share, find a file among them, fetch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+
+from flow512.interfaces import RunBlocking
+from flow512.link.address import HostPort
+from flow512.link.conversation import Introduction
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.fetch import Fetched, Fetcher, Target
+from flow512.transfer.finding import Candidate, Finder
+from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+from flow512.units import PIECES_PER_BLOCK
+from flow512.wire.messages import Entry
+
+
+class TransferClient:
+    """
+    Talks to sources on behalf of one node.
+    """
+
+    def __init__(
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        endpoint: Callable[[HostPort | str], IStreamClientEndpoint],
+        run_blocking: RunBlocking,
+        run_long: RunBlocking,
+    ) -> None:
+        """
+        @param introduction: what the node says of itself.
+        @param clock: for deadlines.
+        @param endpoint: makes the endpoint that connects to an address.
+        @param run_blocking: runs what waits for the disk.
+        @param run_long: runs what hashes whole files.
+        """
+        self._introduction = introduction
+        self._clock = clock
+        self._endpoint = endpoint
+        self._run_blocking = run_blocking
+        self._run_long = run_long
+
+    async def connect(self, candidate: Candidate) -> SourceProtocol:
+        """
+        Open a conversation.
+
+        @return: the source, for the caller to leave.
+        @raise Flow512Error: as L{connect_source}; also L{flow512.errors.Violation} if another
+            node answers there.
+        """
+        factory = SourceFactory(self._introduction, self._clock, expected=candidate.node)
+        return await connect_source(self._endpoint(candidate.address), factory)
+
+    async def entries(self, source: SourceProtocol, prefix: str = "") -> AsyncIterator[Entry]:
+        """
+        Go through what a source shares, in the order of paths.
+
+        @param prefix: only paths that begin with this.
+        """
+        after = ""
+        while True:
+            listing = await source.list(prefix, after)
+            for entry in listing.entries:
+                yield entry
+            if not listing.more or not listing.entries:
+                return
+            after = listing.entries[-1].path
+
+    async def get(
+        self,
+        candidates: Sequence[Candidate],
+        target: Target,
+        *,
+        path: str = "",
+        root: bytes | None = None,
+        run: int = PIECES_PER_BLOCK,
+        checksum: Checksum = Checksum.MD5,
+        found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+        progress: Callable[[Download], None] = lambda download: None,
+    ) -> Fetched:
+        """
+        Find a file among peers, by path or by content id, and fetch it from the first who has it.
+
+        @param candidates: whom to ask.
+        @param target: where it is to go.
+        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param checksum: whether the MD5 is compared at the end.
+        @param found: told who has it, and what it is.
+        @param progress: see L{Fetcher.fetch}.
+        @raise Flow512Error: as L{Finder.find} and L{Fetcher.fetch}.
+        """
+        source_found = await Finder(self.connect, self._clock).find(
+            candidates, path=path, root=root
+        )
+        source = source_found.source
+        try:
+            found(source_found.candidate, source_found.entry)
+            fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, run, checksum)
+            return await fetcher.fetch(source, source_found.entry, target, progress)
+        finally:
+            source.leave()

@@ -1,0 +1,192 @@
+"""
+Finding who has a file, among peers that may be gone, slow, or disagree.
+
+Everyone is asked at once, up to a bound. The first who has the file is not taken at once: for a
+moment others may answer too, since what two peers call by the same path need not be the same
+file, and then it is the user's to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from flow512.content.paths import escape
+from flow512.content.tree import format_content_id
+from flow512.errors import (
+    Flow512Error,
+    Misuse,
+    NoSuchPeer,
+    NotFound,
+    Unreachable,
+)
+from flow512.link.address import HostPort
+from flow512.transfer.source import SourceProtocol
+from flow512.wire.messages import Entry
+
+DIALS_AT_ONCE: Final = 16
+"""Connections that one search makes at the same time."""
+
+GRACE: Final = 0.5
+"""Seconds that others may still answer after the first who has the file."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    A peer that may have it.
+
+    @ivar address: where it is.
+    @ivar name: what to call it, for a person.
+    @ivar node: the node id that it must have; L{None} for any.
+    """
+
+    address: HostPort | str
+    name: str = ""
+    node: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{escape(self.name)} ({self.address})" if self.name else str(self.address)
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    A peer that has it.
+
+    @ivar source: the open conversation with it.
+    @ivar entry: what it says of the file.
+    """
+
+    candidate: Candidate
+    source: SourceProtocol
+    entry: Entry
+
+
+class Finder:
+    """
+    Asks peers for a file.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        connect: Callable[[Candidate], Awaitable[SourceProtocol]],
+        clock: IReactorTime,
+    ) -> None:
+        """
+        @param connect: opens a conversation with a candidate, or raises L{Flow512Error}.
+        @param clock: for the moment that others have.
+        """
+        self._connect = connect
+        self._clock = clock
+
+    async def find(
+        self, candidates: Sequence[Candidate], *, path: str = "", root: bytes | None = None
+    ) -> Found:
+        """
+        Find one peer that has a file, by path or by content id.
+
+        @param candidates: whom to ask.
+        @return: the first who had it; its source is the caller's to close.
+        @raise NoSuchPeer: there is nobody to ask.
+        @raise NotFound: everyone who answered says that they have no such file.
+        @raise Unreachable: nobody answered.
+        @raise Misuse: peers have different files under that path.
+        @raise Flow512Error: the only one who was asked refused; its own words.
+        """
+        wanted = escape(path) if path else format_content_id(root or b"")
+        if not candidates:
+            raise NoSuchPeer(
+                "No peer is known yet; wait for one, name one with --from,"
+                " or a registry with --registry."
+            )
+        found: list[Found] = []
+        failed: list[tuple[Candidate, Flow512Error]] = []
+        enough: Deferred[None] = Deferred()
+        places = DeferredSemaphore(DIALS_AT_ONCE)
+
+        async def ask(candidate: Candidate) -> None:
+            try:
+                source = await self._connect(candidate)
+                try:
+                    entry = await source.stat(path, root)
+                except BaseException:
+                    source.leave()
+                    raise
+            except Flow512Error as error:
+                failed.append((candidate, error))
+                self.log.debug("{peer}: {why}", peer=str(candidate), why=escape(str(error)))
+            else:
+                found.append(Found(candidate, source, entry))
+                if len(found) == 1 and len(candidates) > 1:
+                    timers.append(self._clock.callLater(GRACE, tell))
+            if len(found) + len(failed) == len(candidates):
+                tell()
+
+        def tell() -> None:
+            if not enough.called:
+                enough.callback(None)
+
+        timers: list[IDelayedCall] = []
+        asked = [places.run(ask, each) for each in candidates]
+        try:
+            await enough
+            return self._choose(found, failed, wanted)
+        except BaseException:
+            for each in found:
+                each.source.leave()
+            raise
+        finally:
+            for timer in timers:
+                if timer.active():
+                    timer.cancel()
+            for deferred in asked:
+                deferred.addErrback(_expect_cancelled)
+                deferred.cancel()
+
+    def _choose(
+        self, found: list[Found], failed: list[tuple[Candidate, Flow512Error]], wanted: str
+    ) -> Found:
+        if found:
+            roots = {each.entry.root for each in found}
+            if len(roots) > 1:
+                who = ", ".join(str(each.candidate) for each in found)
+                raise Misuse(
+                    f"Several peers have different files called '{wanted}': {who};"
+                    " choose one with --from, or ask for flow512:ROOT."
+                )
+            for other in found[1:]:
+                other.source.leave()
+            return found[0]
+        answers = [error for _, error in failed if not isinstance(error, Unreachable)]
+        if len(failed) == 1 and not isinstance(failed[0][1], NotFound):
+            candidate, error = failed[0]
+            if isinstance(error, Unreachable):
+                raise Unreachable(
+                    f"{candidate} cannot be reached ({escape(str(error))});"
+                    " is a node running there?"
+                )
+            raise error
+        if answers:
+            others = [error for error in answers if not isinstance(error, NotFound)]
+            if others:
+                raise others[0]
+            raise NotFound(
+                f"Nobody has '{wanted}' (asked: {len(answers)},"
+                f" not reached: {len(failed) - len(answers)}); `flow512 ls` shows what there is."
+            )
+        raise Unreachable(
+            f"None of the {len(failed)} known peers can be reached; are they still running?"
+        )
+
+
+def _expect_cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there

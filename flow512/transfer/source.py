@@ -1,0 +1,316 @@
+"""
+A source: another node, as the one who fetches sees it.
+
+Requests are pipelined; each has a number and, by L{flow512.transfer.server}'s rule, one end.
+A request that is cancelled here stays known until its end comes, since data for it may be on
+its way. A frame for a number that is not known is a violation: either nobody asked, or it was
+answered before.
+
+The source is not believed: a data frame has to be exactly the one that the request calls for
+next, so that whoever takes the data need not ask what, where or how much it is. Whether the bytes
+are right is judged by the tree (L{flow512.transfer.download}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from flow512.errors import BadFrame, Flow512Error, PeerLost, Unreachable, from_wire
+from flow512.link.conversation import Caller, Introduction, Patience
+from flow512.transfer.server import CONVERSATION
+from flow512.units import PIECE, PIECES_PER_BLOCK
+from flow512.wire.frame import MAX_REQUEST, Frame
+from flow512.wire.handshake import Agreement
+from flow512.wire.messages import (
+    MAX_LIST,
+    TRANSFER_CLIENT,
+    Cancel,
+    Checksum,
+    Entry,
+    Error,
+    Kind,
+    List,
+    Listing,
+    Md5,
+    Message,
+    PageRequest,
+    Read,
+    Stat,
+    Stated,
+    decode,
+)
+
+_T = TypeVar("_T")
+
+Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
+"""Takes the number of the first piece, and the pieces; they belong to the sink."""
+
+
+class _Pending(Protocol):
+    """A request whose end has not come."""
+
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        """
+        Take a frame that belongs to the request.
+
+        @return: whether it was the last one.
+        @raise Flow512Error: it is not what the request calls for.
+        """
+
+
+@dataclass(eq=False)
+class _Question:
+    """A request with one answer, of this kind."""
+
+    kind: Kind
+    read: Callable[[Frame], object]
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        if frame.kind != self.kind:
+            raise BadFrame(f"{self.kind.name} was asked for, and kind {frame.kind:#04x} came.")
+        answer = self.read(frame)
+        if not self.result.called:
+            self.result.callback(answer)
+        return True
+
+
+@dataclass(eq=False)
+class _Stream:
+    """A READ: data frames, in order, each of exactly the length that it has to have."""
+
+    next: int
+    end: int
+    size: int
+    run: int
+    sink: Sink
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        first = self.next
+        boundary = first - first % PIECES_PER_BLOCK + PIECES_PER_BLOCK
+        self.next = min(first + self.run, boundary, self.end)
+        length = min(self.next * PIECE, self.size) - first * PIECE
+        if frame.kind != Kind.DATA or frame.position != first or len(frame.body) != length:
+            raise BadFrame(
+                f"{length} bytes from piece {first} on were called for; kind {frame.kind:#04x},"
+                f" {len(frame.body)} bytes from {frame.position} on came."
+            )
+        if not self.result.called:
+            self.sink(first, frame.body)
+        if self.next < self.end:
+            return False
+        if not self.result.called:
+            self.result.callback(None)
+        return True
+
+
+class SourceProtocol(Caller):
+    """
+    The fetching side of one transfer conversation.
+
+    Every method that asks gives a L{Deferred}. It fails with what the source answered
+    (L{flow512.errors.Refusal} and its kin), or with why the conversation ended. Cancelling it
+    tells the source that nobody wants the answer any more.
+    """
+
+    conversation = CONVERSATION
+    allowed: Mapping[int, int] = TRANSFER_CLIENT
+    log = Logger()
+
+    def __init__(
+        self, introduction: Introduction, clock: IReactorTime, patience: Patience | None = None
+    ) -> None:
+        """
+        @param introduction: what this node says of itself.
+        @param clock: for the deadlines.
+        @param patience: how long they are.
+        """
+        super().__init__(introduction, clock, patience or Patience())
+        self._pending: dict[int, _Pending] = {}
+        self._last_request = 0
+        self._opening: list[Deferred[SourceProtocol]] = []
+        self._ended_by: Flow512Error | None = None
+
+    def when_open(self) -> Deferred[SourceProtocol]:
+        """
+        Wait for the hello.
+
+        @return: fires with this source; fails with why there will be no conversation.
+        """
+        waiting: Deferred[SourceProtocol] = Deferred(lambda _: self.leave())
+        if self._ended_by is not None:
+            waiting.errback(self._ended_by)
+        elif self.is_open:
+            waiting.callback(self)
+        else:
+            self._opening.append(waiting)
+        return waiting
+
+    def list(self, prefix: str = "", after: str = "", limit: int = MAX_LIST) -> Deferred[Listing]:
+        """
+        Ask what is shared, a page at a time.
+
+        @param prefix: only paths that begin with this.
+        @param after: only paths that sort after this one.
+        @param limit: at most so many, 1 to L{MAX_LIST}.
+        """
+        return self._ask(
+            List(prefix, after, limit), Kind.LISTING, lambda frame: decode(frame, Listing)
+        )
+
+    def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
+        """
+        Ask for one file's entry, by path or else by root. It has a root.
+        """
+
+        def read(frame: Frame) -> Entry:
+            entry = decode(frame, Stated).entry
+            if entry.root is None or (root is not None and entry.root != root):
+                raise BadFrame("The entry that came is not of the content that was asked for.")
+            return entry
+
+        return self._ask(Stat(path, root), Kind.ENTRY, read)
+
+    def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
+        """
+        Ask for a page of digests; it is yet to be proven.
+        """
+        return self._ask(
+            PageRequest(root, level, index), Kind.DIGESTS, lambda frame: bytes(frame.body)
+        )
+
+    def checksum(self, root: bytes) -> Deferred[bytes]:
+        """
+        Ask for the MD5 of a content; the answer may take as long as computing it does.
+        """
+        return self._ask(Checksum(root), Kind.MD5, lambda frame: decode(frame, Md5).md5)
+
+    def read(
+        self, root: bytes, size: int, first: int, count: int, run: int, sink: Sink
+    ) -> Deferred[None]:
+        """
+        Ask for pieces.
+
+        @param size: the bytes of the whole content.
+        @param first: the number of the first piece.
+        @param count: how many, 1 to L{flow512.wire.messages.MAX_READ}, all inside the content.
+        @param run: how many a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param sink: called for each frame, in order, before the result fires.
+        @return: fires with L{None} after the last frame.
+        """
+        result: Deferred[None] = Deferred()
+        return self._begin(
+            Read(root, first, count, run),
+            _Stream(first, first + count, size, run, sink, result),
+        )
+
+    def _ask(self, message: Message, kind: Kind, read: Callable[[Frame], _T]) -> Deferred[_T]:
+        return self._begin(message, _Question(kind, read, Deferred()))
+
+    def _begin(self, message: Message, pending: _Pending) -> Deferred[Any]:
+        if not self.is_open:
+            pending.result.errback(self._ended_by or PeerLost("There is no conversation yet."))
+            return pending.result
+        number = self._free_number()
+        self._pending[number] = pending
+
+        def cancel(_: Deferred[Any]) -> None:
+            self.send(Cancel(), number)
+
+        pending.result = Deferred(cancel)
+        self.send(message, number)
+        return pending.result
+
+    def _free_number(self) -> int:
+        while True:
+            self._last_request = self._last_request % MAX_REQUEST + 1
+            if self._last_request not in self._pending:
+                return self._last_request
+
+    # The conversation
+
+    def conversation_opened(self, agreement: Agreement) -> None:
+        opening, self._opening = self._opening, []
+        for waiting in opening:
+            waiting.callback(self)
+
+    def conversation_ended(self, error: Flow512Error) -> None:
+        self._ended_by = error
+        waiting = [*self._opening, *(pending.result for pending in self._pending.values())]
+        self._opening = []
+        self._pending.clear()
+        for result in waiting:
+            if not result.called:
+                result.errback(error)
+
+    def frame_received(self, frame: Frame) -> None:
+        pending = self._pending.get(frame.request)
+        if pending is None:
+            raise BadFrame(f"Request {frame.request} was not made, or was answered before.")
+        if frame.kind == Kind.ERROR:
+            told = decode(frame, Error)
+            del self._pending[frame.request]
+            if not pending.result.called:
+                pending.result.errback(from_wire(told.code, told.sentence, told.retry_after))
+        elif pending.take(frame):
+            # Taking may have ended the conversation.
+            self._pending.pop(frame.request, None)
+
+
+class SourceFactory(Factory[SourceProtocol]):
+    """
+    Makes L{SourceProtocol}s.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        patience: Patience | None = None,
+        expected: bytes | None = None,
+    ) -> None:
+        """
+        @param introduction: what this node says of itself.
+        @param clock: for the deadlines.
+        @param patience: how long they are.
+        @param expected: the node id that the other side must have; L{None} for any.
+        """
+        self.introduction = introduction
+        self.clock = clock
+        self.patience = patience or Patience()
+        self.expected = expected
+
+    def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
+        source = SourceProtocol(self.introduction, self.clock, self.patience)
+        source.expected = self.expected
+        return source
+
+
+async def connect_source(endpoint: IStreamClientEndpoint, factory: SourceFactory) -> SourceProtocol:
+    """
+    Connect, and wait for the hello.
+
+    @return: the source, open.
+    @raise Unreachable: nothing answered there, or fell silent.
+    @raise Flow512Error: what answered is no node, or refused.
+    """
+    try:
+        source = await endpoint.connect(factory)
+    except (ConnectError, DNSLookupError) as error:
+        raise Unreachable(error.MESSAGE.rstrip(".").lower()) from error
+    assert isinstance(source, SourceProtocol)
+    await source.when_open()
+    return source

@@ -1,0 +1,1 @@
+"""Tests that use real sockets and processes, on loopback only; pytest drives them."""

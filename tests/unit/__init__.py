@@ -1,0 +1,1 @@
+"""Tests that run in memory: no sockets, no processes, no waiting."""
