@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from random import Random, SystemRandom
 from typing import Final
@@ -21,140 +20,50 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library
 from flow512.content.paths import escape
 from flow512.content.shares import Share
-from flow512.discovery.addresses import LocalAddress, addresses_of_host, usable
-from flow512.discovery.beacon import PORT as BEACON_PORT
+from flow512.content.tree import SCHEME, parse_content_id
+from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
 from flow512.discovery.beacon import Beacon
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.errors import Misuse, NoSuchPeer
+from flow512.errors import NoSuchPeer
 from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
+    LOOPBACK,
     HostPort,
     client_endpoint,
+    host_of,
     listen_at,
     parse_address,
+    usual_places,
 )
-from flow512.link.conversation import Introduction
+from flow512.link.conversation import MAX_NAME, Introduction
 from flow512.link.identity import ID_SIZE, StateFolder
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory
+from flow512.settings import (
+    INodeListener,
+    NodeListener,
+    NodeSettings,
+)
 from flow512.transfer.client import TransferClient
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
-from flow512.transfer.indexing import RESCAN, Indexed, IndexingService
+from flow512.transfer.indexing import IndexingService
 from flow512.transfer.server import TransferFactory
-from flow512.wire.messages import Peer
-
-MAX_NAME: Final = 64
-"""Characters in the name of a node."""
+from flow512.units import PIECES_PER_BLOCK
+from flow512.wire.messages import Entry, Peer
 
 _CATALOG_FILE: Final = "catalog.sqlite"
-
-
-class INodeListener(Interface):
-    """
-    Is told what happens to a node.
-    """
-
-    def node_listening(host: str, port: int) -> None:
-        """
-        The node serves now.
-
-        @param host: an address that others on its network reach it at.
-        @param port: the TCP port; 0 if it listens on something else.
-        """
-
-    def node_indexed(indexed: Indexed) -> None:
-        """
-        A walk through the shares is over, and everything found is hashed.
-        """
-
-    def peers_changed(
-        joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
-    ) -> None:
-        """
-        The registry's list is another now.
-        """
-
-    def bootstrap_started(port: int) -> None:
-        """
-        The node carries the registry now.
-        """
-
-
-@implementer(INodeListener)
-class NodeListener:
-    """
-    Does nothing; to be subclassed by who wants to know some of it.
-    """
-
-    def node_listening(self, host: str, port: int) -> None:
-        pass
-
-    def node_indexed(self, indexed: Indexed) -> None:
-        pass
-
-    def peers_changed(
-        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
-    ) -> None:
-        pass
-
-    def bootstrap_started(self, port: int) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class NodeSettings:
-    """
-    What a user decides about a node.
-
-    @ivar shares: the folders that it offers, in order.
-    @ivar state: its state folder; L{None} to remember nothing, and be somebody new each time.
-    @ivar name: what others are shown; the machine's name if empty.
-    @ivar network: only nodes with the same network name accept each other.
-    @ivar serves: whether it listens at all.
-    @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
-        or a free one if that is taken.
-    @ivar registry: the registry's address; L{None} to look for one.
-    @ivar bootstrap: whether it may, must or must not carry the registry itself.
-    @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
-    @ivar interfaces: names or addresses of the interfaces that the beacon uses; all if empty.
-    @ivar rescan: seconds between two walks through the shares.
-    """
-
-    shares: tuple[str, ...] = ()
-    state: str | None = None
-    name: str = ""
-    network: str = ""
-    serves: bool = True
-    listen: str = ""
-    registry: HostPort | str | None = None
-    bootstrap: Mode = Mode.AUTO
-    beacon_port: int | None = BEACON_PORT
-    interfaces: tuple[str, ...] = ()
-    rescan: float = RESCAN
-
-
-def choose_interfaces(
-    names: Sequence[str], addresses: Sequence[LocalAddress]
-) -> Sequence[LocalAddress]:
-    """
-    Choose the addresses that a beacon uses.
-
-    @param names: interfaces or addresses that the user named; none for all that make sense.
-    @param addresses: this machine's.
-    """
-    if not names:
-        return usable(addresses)
-    return [each for each in addresses if each.interface in names or each.address in names]
 
 
 @implementer(IPeerListListener)
@@ -192,12 +101,7 @@ class NodeService(Service):
         @param run_blocking: runs what waits for the disk; threads of the node's own unless given.
         @param run_long: runs what hashes whole files; C{run_blocking} if only that is given.
         @param local_addresses: finds this machine's addresses.
-        @raise Misuse: the settings contradict each other or a limit.
         """
-        if len(settings.name) > MAX_NAME or len(settings.network) > MAX_NAME:
-            raise Misuse(f"Names have at most {MAX_NAME} characters.")
-        if not settings.serves and settings.bootstrap is Mode.ALWAYS:
-            raise Misuse("A node that does not listen cannot be the bootstrap.")
         self.settings = settings
         self._reactor = reactor
         self._listener = listener or NodeListener()
@@ -259,7 +163,7 @@ class NodeService(Service):
             self._run_long,
         )
         if settings.serves:
-            shares = [Share(path) for path in settings.shares]
+            shares = [Share(path) for path in settings.offered]
             self._catalog = Catalog(catalog, self._catalog_damaged)
             self._library = Library(self._catalog, shares)
 
@@ -275,7 +179,9 @@ class NodeService(Service):
         self._shared.conversations["transfer"] = self._transfer
         failures: list[Failure] = []
         Deferred.fromCoroutine(
-            listen_at(self._reactor, self.settings.listen, self._shared)
+            listen_at(
+                self._reactor, self.settings.listen or usual_places(DEFAULT_PORT, 0), self._shared
+            )
         ).addCallbacks(self._listens, failures.append)
         if failures:
             failures[0].raiseException()
@@ -416,7 +322,7 @@ class NodeService(Service):
         if self._beacon is not None and self.port:
             self._beacon.offer("registry", self.port)
         self._listener.bootstrap_started(self.port)
-        return HostPort(self._own_host("127.0.0.1"), self.port)
+        return HostPort(host_of(self._listening, LOOPBACK), self.port)
 
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
@@ -435,11 +341,7 @@ class NodeService(Service):
     def host(self) -> str:
         """An address that others on the network reach this node at."""
         usual = choose_interfaces(self.settings.interfaces, self._local_addresses())
-        return self._own_host(usual[0].address if usual else "127.0.0.1")
-
-    def _own_host(self, usual: str) -> str:
-        bound = "" if self._listening is None else getattr(self._listening.getHost(), "host", "")
-        return usual if bound in ("", "0.0.0.0", "::") else bound  # noqa: S104  # compared, not bound
+        return host_of(self._listening, usual[0].address if usual else LOOPBACK)
 
     @property
     def peers(self) -> list[Peer]:
@@ -493,3 +395,41 @@ class NodeService(Service):
                 f"Several peers are called '{escape(wanted)}'; name one by its address: {which}."
             )
         return known[0] if known else Candidate(parse_address(wanted))
+
+    def get(
+        self,
+        wanted: str,
+        *,
+        peer: str = "",
+        target: Target | None = None,
+        run: int = PIECES_PER_BLOCK,
+        checksum: Checksum = Checksum.MD5,
+        found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+        progress: Callable[[Download], None] = lambda download: None,
+    ) -> Deferred[Fetched]:
+        """
+        Find a file among the peers, and fetch it.
+
+        @param wanted: its path in some share, or C{flow512:} and its content id.
+        @param peer: whom to ask, as L{candidate} takes it; everybody who is known if empty.
+        @param target: where it is to go; the downloads folder unless given.
+        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param checksum: whether the MD5 is compared at the end.
+        @param found: told who has it, and what it is.
+        @param progress: told of the download as it grows.
+        @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
+            Cancelling it keeps what was verified for the next time.
+        """
+        is_id = wanted.startswith(SCHEME)
+        return Deferred.fromCoroutine(
+            self.client.get(
+                [self.candidate(peer)] if peer else self.candidates(),
+                target or Target(self.settings.downloads or "."),
+                path="" if is_id else wanted,
+                root=parse_content_id(wanted) if is_id else None,
+                run=run,
+                checksum=checksum,
+                found=found,
+                progress=progress,
+            )
+        )

@@ -330,7 +330,8 @@ class Partial:
     def close(self) -> None:
         """
         Leave the file for later: what is in place is sealed, as far as the disk lets us. What
-        cannot be recorded will be fetched again. May be called twice.
+        cannot be recorded will be fetched again. Closed twice, or after L{publish} or
+        L{discard}, nothing happens.
         """
         if self._fd >= 0:
             with suppress(ResourceFailure):
@@ -351,11 +352,13 @@ class Partial:
             self._close_files()
 
     def _close_files(self) -> None:
-        fd, self._fd = self._fd, -1
-        journal_fd, self._journal_fd = self._journal_fd, -1
-        # The lock goes last, with the file.
-        self._disk.close(journal_fd)
-        self._disk.close(fd)
+        # The lock goes last, with the partial file. An error tells nothing that a sync has not.
+        files = self._journal_fd, self._fd
+        self._journal_fd = self._fd = -1
+        for fd in files:
+            if fd >= 0:
+                with suppress(OSError):
+                    self._disk.close(fd)
 
 
 def _open_locked(folder_fd: int, part: str, shown: str, disk: Disk) -> int:
@@ -380,12 +383,14 @@ def _open_locked(folder_fd: int, part: str, shown: str, disk: Disk) -> int:
 
 def _open_journal(folder_fd: int, journal: str, disk: Disk) -> int:
     fd = _open_own(folder_fd, journal, disk)
-    if disk.fstat(fd).st_nlink > 1:
-        # It goes by another name too, and is somebody's file: not ours to write to.
-        disk.close(fd)
-        disk.remove(folder_fd, journal)
-        fd = _open_own(folder_fd, journal, disk)
-    return fd
+    with ExitStack() as undo:
+        undo.callback(disk.close, fd)
+        if disk.fstat(fd).st_nlink <= 1:
+            undo.pop_all()
+            return fd
+    # It goes by another name too, and is somebody's file: not ours to write to.
+    disk.remove(folder_fd, journal)
+    return _open_own(folder_fd, journal, disk)
 
 
 def _open_own(folder_fd: int, name: str, disk: Disk) -> int:
@@ -395,9 +400,11 @@ def _open_own(folder_fd: int, name: str, disk: Disk) -> int:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
             raise _in_the_way(name) from error
         raise
-    if not stat.S_ISREG(disk.fstat(fd).st_mode):
-        disk.close(fd)
-        raise _in_the_way(name)
+    with ExitStack() as undo:
+        undo.callback(disk.close, fd)
+        if not stat.S_ISREG(disk.fstat(fd).st_mode):
+            raise _in_the_way(name)
+        undo.pop_all()
     return fd
 
 

@@ -110,7 +110,10 @@ def _refuse_taken(name: str, target: os.stat_result, replace: bool) -> None:
     if stat.S_ISDIR(target.st_mode):
         raise TargetExists(f"'{escape(name, SHOWN)}' is a folder; choose another name with -o.")
     if not replace:
-        raise _taken(name)
+        raise TargetExists(
+            f"'{escape(name, SHOWN)}' is there already; choose another name with -o, "
+            "or use --replace."
+        )
 
 
 def _refuse_twins(folder_fd: int, name: str, disk: Disk) -> None:
@@ -161,34 +164,33 @@ def _claim(folder_fd: int, fd: int, own: OwnNames, name: str, disk: Disk) -> Non
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _claim_without_links(folder_fd, own, name, disk)
+        _claim_without_links(folder_fd, fd, own, name, disk)
 
 
-def _claim_without_links(folder_fd: int, own: OwnNames, name: str, disk: Disk) -> None:
+def _claim_without_links(folder_fd: int, fd: int, own: OwnNames, name: str, disk: Disk) -> None:
+    # First, so that the placing file is there for as short a time as can be.
+    _refuse_other(folder_fd, fd, name, disk)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     disk.close(disk.open(own.placing, flags, 0o600, dir_fd=folder_fd))
     try:
         disk.close(disk.open(name, flags | os.O_EXCL, 0o600, dir_fd=folder_fd))
-    except FileExistsError:
-        raise _taken(name) from None
+    except OSError:
+        disk.remove(folder_fd, own.placing)
+        _refuse_other(folder_fd, fd, name, disk)
+        raise
     try:
         disk.rename(own.part, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     except OSError:
         disk.remove(folder_fd, name)
+        disk.remove(folder_fd, own.placing)
         raise
 
 
 def _refuse_other(folder_fd: int, fd: int, name: str, disk: Disk) -> None:
     """Refuse a name that is taken, unless by this very file: then it was claimed before."""
     target = disk.stat_in(folder_fd, name)
-    if target is None or not os.path.samestat(target, disk.fstat(fd)):
-        raise _taken(name)
-
-
-def _taken(name: str) -> TargetExists:
-    return TargetExists(
-        f"'{escape(name, SHOWN)}' is there already; choose another name with -o, or use --replace."
-    )
+    if target is not None and not os.path.samestat(target, disk.fstat(fd)):
+        _refuse_taken(name, target, replace=False)
 
 
 def _sync_folder(folder_fd: int, disk: Disk) -> None:

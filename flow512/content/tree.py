@@ -38,7 +38,9 @@ KEY_BLOCK: Final = b"flow512 tree: block".ljust(32, b"\0")
 KEY_PAGE: Final = b"flow512 tree: page".ljust(32, b"\0")
 KEY_ROOT: Final = b"flow512 tree: root".ljust(32, b"\0")
 
-_SCHEME: Final = "flow512:"
+SCHEME: Final = "flow512:"
+"""What a written content id begins with."""
+
 _CONTENT_ID: Final = re.compile("[Ff][Ll][Oo][Ww]512:([A-Za-z2-7]{52})")
 
 
@@ -78,7 +80,7 @@ def format_content_id(root: bytes) -> str:
 
     @param root: 32 bytes.
     """
-    return _SCHEME + b32encode(root).decode("ascii").rstrip("=").lower()
+    return SCHEME + b32encode(root).decode("ascii").rstrip("=").lower()
 
 
 def parse_content_id(text: str) -> bytes:

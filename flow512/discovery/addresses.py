@@ -123,6 +123,20 @@ def usable(addresses: Iterable[LocalAddress]) -> Sequence[LocalAddress]:
     return [*ipv4, *ipv6.values()] or loopback
 
 
+def choose_interfaces(
+    names: Sequence[str], addresses: Sequence[LocalAddress]
+) -> Sequence[LocalAddress]:
+    """
+    Choose the addresses that a beacon uses.
+
+    @param names: interfaces or addresses that the user named; none for all that make sense.
+    @param addresses: this machine's.
+    """
+    if not names:
+        return usable(addresses)
+    return [each for each in addresses if each.interface in names or each.address in names]
+
+
 def usable_addresses() -> Sequence[LocalAddress]:
     """What L{usable} chooses from L{addresses_of_host}."""
     return usable(addresses_of_host())

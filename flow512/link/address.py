@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,9 @@ from flow512.errors import Misuse, PortTaken
 
 DEFAULT_PORT: Final = 5000
 """The TCP port of nodes and registries."""
+
+LOOPBACK: Final = "127.0.0.1"
+"""Where a machine reaches itself."""
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for a connection to be made."""
@@ -130,45 +134,53 @@ def client_endpoint(
         ) from None
 
 
-def listening_endpoints(listen: str) -> list[str]:
+def usual_places(*ports: int) -> list[str]:
     """
-    Give the server endpoint strings to try in turn.
+    Give the server endpoint strings for TCP ports on every address of the machine.
 
-    @param listen: what the user said; may be empty.
+    @param ports: in the order in which they are to be tried; 0 for any that is free.
     """
-    if listen:
-        return [listen]
     # The IPv6 wildcard takes IPv4 connections as well; not every machine has it.
-    return [
-        f"tcp:{port}{interface}"
-        for port in (DEFAULT_PORT, 0)
-        for interface in (r":interface=\:\:", "")
-    ]
+    return [f"tcp:{port}{interface}" for port in ports for interface in (r":interface=\:\:", "")]
 
 
 async def listen_at(
-    reactor: IReactorTime, listen: str, factory: IProtocolFactory
+    reactor: IReactorTime, places: str | Sequence[str], factory: IProtocolFactory
 ) -> IListeningPort:
     """
-    Listen where the user said, or at the first usual place that is free.
+    Listen where the user said, or at the first of several places that is free.
 
-    @raise PortTaken: it is not free, or may not be used.
+    @param places: a server endpoint string, or at least one of them.
+    @raise PortTaken: none is free, or may be used.
     @raise Misuse: it is no endpoint.
     """
-    for description in listening_endpoints(listen):
+    for description in [places] if isinstance(places, str) else places:
         try:
             endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]  # Twisted has no types there
                 reactor, description
             )
         except (ValueError, TypeError, KeyError) as error:
             raise Misuse(
-                f"'{escape(description)}' is no endpoint to listen on: {escape(str(error))}."
+                f"'{escape(description)}' is no endpoint to listen on: {escape(str(error))};"
+                " try --listen tcp:5000."
             ) from None
         try:
             return await endpoint.listen(factory)
         except CannotListenError as error:
             failed = error
-    why = getattr(failed.socketError, "strerror", None) or failed.socketError
+    cause = failed.socketError
+    why = getattr(cause, "strerror", None) or str(cause)
     raise PortTaken(
-        f"Nothing can listen on '{escape(description)}' ({why}); choose another with --listen."
+        f"Nothing can listen on '{escape(description)}' ({escape(why)});"
+        " choose another with --listen, such as --listen tcp:5001."
     )
+
+
+def host_of(port: IListeningPort | None, usual: str) -> str:
+    """
+    Say at which of the machine's addresses a port can be reached.
+
+    @param usual: the address for a port that is open on all of them, or has none.
+    """
+    bound: str = "" if port is None else getattr(port.getHost(), "host", "")
+    return usual if bound in ("", "0.0.0.0", "::") else bound  # noqa: S104  # compared, not bound

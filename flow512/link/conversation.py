@@ -81,6 +81,9 @@ from flow512.wire.messages import (
 PROTOCOL_VERSION: Final = 1
 """The version of the protocol that docs/protocol.rst specifies."""
 
+MAX_NAME: Final = 64
+"""Characters in the name of a node, and of a network."""
+
 MAX_UNREAD_ANSWERS: Final = 256 * 1024
 """Bytes of small answers that may wait while the other side does not read."""
 

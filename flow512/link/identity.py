@@ -9,6 +9,8 @@ import os
 import tempfile
 from typing import Final
 
+import platformdirs
+
 from flow512.content.paths import escape
 from flow512.errors import Misuse, StateInUse, from_os_error
 
@@ -17,6 +19,13 @@ ID_SIZE: Final = 32
 
 _ID_FILE: Final = "node-id"
 _LOCK_FILE: Final = "lock"
+
+
+def default_state() -> str:
+    """
+    Give the state folder of a node whose user names none: the usual place of this system.
+    """
+    return platformdirs.user_state_dir("flow512", appauthor=False)
 
 
 class StateFolder:

@@ -1,15 +1,88 @@
 """
-C{twistd flow512-node}.
+C{twistd flow512-node}: a node that shares folders.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.usage import UsageError
 
+from flow512.content.paths import escape
+from flow512.content.shares import Share
 from flow512.discovery.election import Mode
-from flow512.errors import Flow512Error
 from flow512.link.address import parse_address
-from flow512.node import NodeService, NodeSettings
-from flow512.paths import state_folder
-from flow512.plugins.options import ServiceOptions, check_listen, refuse
+from flow512.link.identity import default_state
+from flow512.node import NodeService
+from flow512.plugins.options import Daemon, ServiceOptions
+from flow512.settings import NodeSettings
+
+COMMAND = "flow512-node"
+
+
+class Options(ServiceOptions):
+    """
+    The options of C{twistd flow512-node}.
+    """
+
+    command = COMMAND
+
+    synopsis = "[--share DIR]... [options]"
+    longdesc = (
+        "Shares folders with the other nodes of this network. It listens on TCP port 5000, or on"
+        " a free one if that is taken; finds a registry, or becomes the bootstrap itself."
+    )
+
+    optParameters: Sequence[Sequence[object]] = [
+        ["downloads", None, None, "A folder for what the node fetches; it is shared as well."],
+        ["registry", None, None, "The registry's address, such as HOST or HOST:PORT."],
+        ["state", None, None, "The folder for the node's identity and catalog."],
+        ["bootstrap", None, "auto", "Whether to be the bootstrap: auto, always or never."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["share"] = []
+
+    def opt_share(self, folder: str) -> None:
+        """
+        A folder to share. May be repeated.
+        """
+        self["share"].append(folder)
+
+    def postOptions(self) -> None:
+        for folder in (*self["share"], *filter(None, [self["downloads"]])):
+            Share(folder).close()
+        if self["bootstrap"] not in [mode.value for mode in Mode]:
+            raise UsageError(
+                f"--bootstrap is auto, always or never, not '{escape(self['bootstrap'])}'"
+            )
+        registry = self["registry"]
+        self.settings = NodeSettings(
+            shares=tuple(self["share"]),
+            downloads=self["downloads"],
+            state=self["state"] or default_state(),
+            name=self["name"],
+            network=self["network"],
+            listen=self["listen"],
+            registry=None if registry is None else parse_address(registry),
+            bootstrap=Mode(self["bootstrap"]),
+            beacon_port=self.beacon_port,
+            interfaces=tuple(self["interface"]),
+        )
+
+
+def makeService(config: Options, reactor: IReactorTime | None = None) -> Service:
+    """
+    Make the service that C{twistd} runs.
+
+    @param config: parsed options.
+    @param reactor: for tests and other applications; the global one unless given.
+    """
+    if reactor is None:
+        from twisted.internet import reactor as installed
+
+        reactor = IReactorTime(installed)
+    return Daemon(COMMAND, NodeService(reactor, config.settings))

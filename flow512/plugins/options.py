@@ -1,16 +1,19 @@
 """
-What both plugins' options have in common: one clear sentence for whoever mistypes.
+What both plugins' options have in common.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
-from twisted.internet.endpoints import serverFromString
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.python.usage import Options, UsageError
 
 from flow512.content.paths import escape
+from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.errors import Flow512Error
 
 
@@ -18,11 +21,26 @@ def refuse(command: str, sentence: str) -> NoReturn:
     """
     End the process because of something that the user can put right.
 
-    @param command: what was run, such as C{"flow512-node"}.
+    @param command: the plugin's name.
     @param sentence: what is wrong, and what to do.
     """
     sys.stderr.write(f"twistd {command}: {sentence}\n")
     raise SystemExit(1)
+
+
+def port_number(text: str) -> int:
+    """
+    Read a port.
+
+    @raise ValueError: it is none.
+    """
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError("a port is a number from 1 to 65535")
+    return port
+
+
+port_number.coerceDoc = "A number from 1 to 65535."  # type: ignore[attr-defined]  # as usage.Options wants it
 
 
 class ServiceOptions(Options):
@@ -34,31 +52,72 @@ class ServiceOptions(Options):
 
     command: str
 
+    optFlags: Sequence[Sequence[object]] = [
+        ["no-beacon", None, "Neither announce anything on the network nor listen for others."],
+    ]
+
+    optParameters: Sequence[Sequence[object]] = [
+        ["listen", None, "", "Where to listen: any Twisted server endpoint string."],
+        ["name", None, "", "What others are shown; the machine's name unless given."],
+        ["network", None, "", "Only nodes with the same network name accept each other."],
+        ["beacon-port", None, BEACON_PORT, "The UDP port of the beacon.", port_number],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        self["interface"] = []
+
+    def opt_interface(self, interface: str) -> None:
+        """
+        The name or address of an interface that the beacon uses; all unless given. May be
+        repeated.
+        """
+        self["interface"].append(interface)
+
     def parseOptions(self, options: list[str] | None = None) -> None:
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]  # Twisted has no types there
         except UsageError as error:
-            refuse(self.command, f"{error}; `twistd {self.command} --help` lists the options.")
+            refuse(self.command, f"{error}; see `twistd {self.command} --help`.")
         except Flow512Error as error:
             refuse(self.command, str(error))
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            raise UsageError(f"'{escape(arguments[0])}' is one word too many")
+            raise UsageError(f"'{escape(arguments[0])}' is not an option")
+
+    @property
+    def beacon_port(self) -> int | None:
+        """The UDP port of the beacon; L{None} for no beacon."""
+        return None if self["no-beacon"] else self["beacon-port"]
 
 
-def check_listen(description: str) -> str:
+class Daemon(Service):
     """
-    See whether a server endpoint string can be one, before anything is started.
-
-    @raise UsageError: it cannot.
+    A service on which the process depends: if it cannot start, the process ends with one
+    sentence and exit status 1.
     """
-    try:
-        # Endpoints want a reactor only when they are used.
-        serverFromString(None, description)  # type: ignore[no-untyped-call]  # Twisted has no types there
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"'{escape(description)}' is no endpoint to listen on ({escape(str(error))});"
-            " try --listen tcp:5000"
-        ) from None
-    return description
+
+    def __init__(self, command: str, service: Service) -> None:
+        """
+        @param command: the plugin's name.
+        @param service: what it runs.
+        """
+        self.command = command
+        self.service = service
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        try:
+            self.service.privilegedStartService()
+        except Flow512Error as error:
+            refuse(self.command, str(error))
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        self.service.startService()
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        stopped: Deferred[None] | None = self.service.stopService()
+        return stopped

@@ -115,8 +115,11 @@ class RegistryConversation(Caller):
 
     def register(self) -> None:
         """
-        Ask to be listed, or to be listed anew.
+        Ask to be listed, or to be listed anew. Before the registry's hello, nothing happens: it is
+        asked after that.
         """
+        if not self.is_open:
+            return
         self._last_request += 1
         self._unanswered.add(self._last_request)
         wish = Register(self._client.ticket, self._client.port, self.introduction.name)
@@ -130,10 +133,13 @@ class RegistryConversation(Caller):
             self.send(Leave())
         self.leave()
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._client.connection_made(self)
+
     def conversation_opened(self, agreement: Agreement) -> None:
         self._list.begin(self.peer_host)
         self._call = self.clock.callLater(self.patience.greeting, self._unheard)
-        self._client.conversation_opened(self)
         self.register()
 
     def _unheard(self) -> None:
@@ -361,9 +367,9 @@ class RegistryClient(Service):
 
     # What its conversations tell it
 
-    def conversation_opened(self, conversation: RegistryConversation) -> None:
+    def connection_made(self, conversation: RegistryConversation) -> None:
         """
-        The registry said hello.
+        Somebody is at the other end, who may be the registry.
         """
         self._conversation = conversation
 

@@ -77,6 +77,7 @@ class Flow:
     def end(self) -> None:
         """Be over: nothing of what is in flight arrives any more."""
         self.pipe.discard()
+        self._is_held = False
         self._waiting_since = None
         self.network.flows.pop(self, None)
 

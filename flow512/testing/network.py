@@ -108,7 +108,7 @@ class Network:
         """
         if not addresses:
             raise ValueError("A host needs an address.")
-        added = Host(self, (name or addresses[0]).lower(), addresses)
+        added = Host(self, (name or addresses[0].partition("/")[0]).lower(), addresses)
         for address in added.addresses:
             if address in self._by_address:
                 raise ValueError(f"{self._by_address[address]} has {address} already.")

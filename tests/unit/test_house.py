@@ -25,6 +25,7 @@ HEIGHTS: Final = {
     "web": 8,
     "cli": 8,
     "node": 7,
+    "settings": 6.5,
     "transfer": 6,
     "registry": 5,
     "link": 4,
@@ -45,7 +46,7 @@ PURE: Final = (
     "flow512.discovery.election",
     "flow512.discovery.engine",
     "flow512.registry.table",
-    "flow512.transfer.swarm",
+    "flow512.transfer.plan",
 )
 """What is handed its time and its chance, and imports no Twisted, itself or through others."""
 

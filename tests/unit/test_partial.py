@@ -8,8 +8,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -42,6 +41,9 @@ def block_of(content: bytes, block: int) -> bytes:
     return content[block * BLOCK : (block + 1) * BLOCK]
 
 
+Step = Callable[[int, str, tuple[Any, ...]], None]
+
+
 class Killed(BaseException):
     """The process is no more: nothing of ours may catch this."""
 
@@ -50,19 +52,22 @@ class WatchedDisk(Disk):
     """
     A disk that counts its calls, and lets a test step in before each of them.
 
+    @ivar before: is called with the number, name and arguments of each.
     @ivar calls: the names of all calls so far, but for those that close a file.
     @ivar opened: the descriptors that are open.
     """
 
     CALLS = frozenset(
-        "open flock stat fstat lseek pread pwrite ftruncate fdatasync fsync fchmod utime link "
-        "rename unlink".split()
+        {
+            *("open", "flock", "stat", "fstat", "lseek", "pread", "pwrite", "ftruncate"),
+            *("fdatasync", "fsync", "fchmod", "utime", "link", "rename", "unlink"),
+        }
     )
 
-    def __init__(self, before: Callable[[int, str, tuple[Any, ...]], None] | None = None) -> None:
+    def __init__(self, before: Step | None = None) -> None:
         self.calls: list[str] = []
         self.opened: set[int] = set()
-        self._before = before
+        self.before = before
 
     def __getattribute__(self, name: str) -> Any:
         real = super().__getattribute__(name)
@@ -71,8 +76,8 @@ class WatchedDisk(Disk):
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self.calls.append(name)
-            if self._before is not None:
-                self._before(len(self.calls), name, args)
+            if self.before is not None:
+                self.before(len(self.calls), name, args)
             result = real(*args, **kwargs)
             if name == "open":
                 self.opened.add(result)
@@ -97,14 +102,60 @@ class NoLinks(WatchedDisk):
         raise OSError(errno.EPERM, "no links here")
 
 
-def failing(name: str, number: int) -> Callable[[int, str, tuple[Any, ...]], None]:
-    """Make what lets a call of that name fail with this error, once."""
-    left = [1]
+class ForgetfulDisk(WatchedDisk):
+    """
+    A disk that keeps data only if it is told to.
 
-    def before(count: int, called: str, args: tuple[Any, ...]) -> None:
-        if called == name and left[0]:
-            left[0] -= 1
+    @ivar synced: what each file was when it was last synced, by inode.
+    """
+
+    def __init__(self, before: Step | None = None) -> None:
+        super().__init__(before)
+        self.synced: dict[int, bytes] = {}
+
+    def fdatasync(self, fd: int) -> None:  # type: ignore[override] # watched
+        status = os.fstat(fd)
+        self.synced[status.st_ino] = os.pread(fd, status.st_size, 0)
+
+    def forget(self, path: str) -> None:
+        """Let the power fail on a file: its length stays, its data is as it was synced."""
+        with open(path, "r+b") as file:
+            status = os.fstat(file.fileno())
+            file.truncate(0)
+            file.write(self.synced.get(status.st_ino, b"")[: status.st_size])
+            file.truncate(status.st_size)
+
+
+def failing(called: str, number: int) -> Step:
+    """Let the next call of that name fail with this error."""
+    left = [OSError(number, os.strerror(number))]
+
+    def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+        if name == called and left:
+            raise left.pop()
+
+    return before
+
+
+def failing_at(number: int, call: int) -> Step:
+    """Let one call fail, by its number, with this error."""
+
+    def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+        if count == call:
             raise OSError(number, os.strerror(number))
+
+    return before
+
+
+def dying_at(call: int) -> Step:
+    """Kill the process in one call, by its number; a write does half of its work."""
+
+    def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+        if count == call and name == "pwrite":
+            fd, data, offset = args
+            os.pwrite(fd, data[: len(data) // 2], offset)
+        if count >= call:
+            raise Killed
 
     return before
 
@@ -118,6 +169,7 @@ class InFolder(SynchronousTestCase):
         self.folder = holder.name
         self.fd = os.open(self.folder, os.O_RDONLY)
         self.addCleanup(os.close, self.fd)
+        self.made: list[Partial] = []
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -140,13 +192,15 @@ class InFolder(SynchronousTestCase):
         name: str = NAME,
         root: bytes = ROOT,
         boot_id: str = BOOT,
-        disk: Disk | None = None,
+        disk: WatchedDisk | None = None,
     ) -> Partial:
-        partial = Partial.open(self.fd, name, root, size, boot_id, disk=disk or Disk())
-        self.addCleanup(partial.close)
+        disk = disk or WatchedDisk()
+        self.addCleanup(disk.crash)
+        partial = Partial.open(self.fd, name, root, size, boot_id, disk=disk)
+        self.made.append(partial)
         return partial
 
-    def complete(self, content: bytes = CONTENT, disk: Disk | None = None) -> Partial:
+    def complete(self, content: bytes = CONTENT, disk: WatchedDisk | None = None) -> Partial:
         partial = self.open(len(content), disk=disk)
         for first, count in list(partial.missing_runs()):
             for block in range(first, first + count):
@@ -161,7 +215,6 @@ class InFolder(SynchronousTestCase):
             partial.write(block, block_of(CONTENT, block))
         if flush:
             partial.flush()
-        partial._fd = partial._journal_fd = -1  # it cannot even close them
         disk.crash()
 
     def spoil(self, *blocks: int) -> None:
@@ -353,6 +406,7 @@ class Downloading(InFolder):
         partial.close()
         with open(self.path("other"), "wb") as other:
             partial.close()
+            partial.discard()
             os.fstat(other.fileno())
 
 
@@ -495,7 +549,7 @@ class Resuming(InFolder):
         """Nor is a file written to that was linked to the journal's name."""
         self.put("victim")
         self.crashed()
-        os.unlink(self.path(OWN.journal)) if OWN.journal in self.names() else None
+        os.unlink(self.path(OWN.journal))
         os.link(self.path("victim"), self.path(OWN.journal))
         partial = self.open()
         partial.write(0, block_of(CONTENT, 0))
@@ -536,7 +590,7 @@ class Resuming(InFolder):
 class Publishing(InFolder):
     """The name, and who has it already."""
 
-    def refused(self, *, replace: bool = False, disk: Disk | None = None) -> str:
+    def refused(self, *, replace: bool = False, disk: WatchedDisk | None = None) -> str:
         """
         Expect the name to be taken, both for the early check and at the end; and nothing that
         others have to be touched.
@@ -619,20 +673,23 @@ class Publishing(InFolder):
 
     def test_appears_at_the_last_instant(self) -> None:
         """A file that appears between the check and the publishing is not replaced."""
-        for disk_type, call in ((WatchedDisk, "link"), (NoLinks, "open")):
 
-            def before(count: int, name: str, args: tuple[Any, ...], call: str = call) -> None:
-                if name == call and args[0] in (NAME, OWN.part) and ready:
+        def appear_before(call: str) -> Step:
+            def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+                if name == call and args[0] in (NAME, OWN.part):
                     self.put(NAME)
 
-            ready: list[bool] = []
-            partial = self.complete(disk=disk_type(before))
+            return before
+
+        for make_disk, call in ((WatchedDisk, "link"), (NoLinks, "open")):
+            disk = make_disk()
+            partial = self.complete(disk=disk)
             check_target(self.fd, NAME, ROOT, replace=False)
-            ready.append(True)
+            disk.before = appear_before(call)
             self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
             self.assertEqual(self.data(), b"somebody's")
             os.unlink(self.path(NAME))
-            ready.clear()
+            disk.before = None
             partial.publish(replace=False, mtime_ns=0)
             self.assertEqual(self.data(), CONTENT)
             os.unlink(self.path(NAME))
@@ -689,7 +746,7 @@ class Publishing(InFolder):
 class Failures(InFolder):
     """A disk that does not play along."""
 
-    def scenario(self, disk: Disk) -> None:
+    def scenario(self, disk: WatchedDisk) -> None:
         """A whole download, in two sittings."""
         check_target(self.fd, NAME, ROOT, replace=False, disk=disk)
         partial = self.open(disk=disk)
@@ -704,9 +761,9 @@ class Failures(InFolder):
             partial.write(block, block_of(CONTENT, block))
         partial.publish(replace=False, mtime_ns=MTIME)
 
-    def finish(self, disk: Disk | None = None, boot_id: str = BOOT) -> None:
+    def finish(self, disk: WatchedDisk | None = None, boot_id: str = BOOT) -> None:
         """Go on after a failure, as the next process does; it must end well."""
-        disk = disk or Disk()
+        disk = disk or WatchedDisk()
         try:
             check_target(self.fd, NAME, ROOT, replace=False, disk=disk)
         except TargetExists:
@@ -729,25 +786,15 @@ class Failures(InFolder):
         Kill the process before each of its calls in turn, and let a writing call do half its
         work; look at what is left; and go on.
         """
-        for dies_at in range(1, 1000):
-
-            def before(
-                count: int, name: str, args: tuple[Any, ...], dies_at: int = dies_at
-            ) -> None:
-                if count >= dies_at:
-                    if count == dies_at and name == "pwrite":
-                        fd, data, offset = args
-                        os.pwrite(fd, data[: len(data) // 2], offset)
-                    raise Killed
-
-            disk = make_disk(before)
+        for call in range(1, 1000):
+            disk = make_disk(dying_at(call))
             try:
                 self.scenario(disk)
             except Killed:
                 disk.crash()
             else:
                 self.assertEqual(self.data(), CONTENT)
-                self.assertGreater(dies_at, 40)
+                self.assertGreater(call, 40)
                 os.unlink(self.path(NAME))
                 return
             if NAME in self.names() and self.data() != CONTENT:
@@ -765,18 +812,30 @@ class Failures(InFolder):
         """The same holds where there are no hard links."""
         self.check_killed(NoLinks)
 
+    def test_power_cut_anywhere(self) -> None:
+        """
+        Whenever the power fails, and the disk then has the journal and the names but no data
+        that was not synced: no wrong block is believed, and no wrong file has the name.
+        """
+        for call in range(1, 1000):
+            disk = ForgetfulDisk(dying_at(call))
+            try:
+                self.scenario(disk)
+            except Killed:
+                disk.crash()
+            else:
+                return
+            for name in (OWN.part, NAME):
+                if name in self.names():
+                    disk.forget(self.path(name))
+            self.finish(boot_id="boot two")
+        self.fail("The scenario does not end.")
+
     def test_killed_while_replacing(self) -> None:
         """Killed anywhere while it replaces a file, that is always the old one or the new."""
-        for dies_at in range(1, 100):
+        for call in range(1, 100):
             self.put(NAME)
-
-            def before(
-                count: int, name: str, args: tuple[Any, ...], dies_at: int = dies_at
-            ) -> None:
-                if count >= dies_at:
-                    raise Killed
-
-            disk = WatchedDisk(before)
+            disk = WatchedDisk(dying_at(call))
             try:
                 self.complete(disk=disk).publish(replace=True, mtime_ns=0)
             except Killed:
@@ -792,20 +851,12 @@ class Failures(InFolder):
 
     def test_flushed_is_kept(self) -> None:
         """Whenever it is killed after a flush, what was flushed is not fetched again."""
-        for dies_at in range(1, 1000):
-            flushed = False
-
-            def before(
-                count: int, name: str, args: tuple[Any, ...], dies_at: int = dies_at
-            ) -> None:
-                if flushed and count - begun >= dies_at:
-                    raise Killed
-
-            disk = WatchedDisk(before)
+        for call in range(1, 1000):
+            disk = WatchedDisk()
             partial = self.open(disk=disk)
             partial.write(0, block_of(CONTENT, 0))
             partial.flush()
-            flushed, begun = True, len(disk.calls)
+            disk.before = dying_at(len(disk.calls) + call)
             try:
                 for block in range(1, 4):
                     partial.write(block, block_of(CONTENT, block))
@@ -830,49 +881,21 @@ class Failures(InFolder):
         """
         for make_disk in (WatchedDisk, NoLinks):
             for number, kind in ((errno.EIO, DiskFailure), (errno.ENOSPC, DiskFull)):
-                for fails_at in range(1, 1000):
-
-                    def before(
-                        count: int,
-                        name: str,
-                        args: tuple[Any, ...],
-                        fails_at: int = fails_at,
-                        number: int = number,
-                    ) -> None:
-                        if count == fails_at:
-                            raise OSError(number, os.strerror(number))
-
-                    disk = make_disk(before)
-                    with self.closing_all(disk):
-                        try:
-                            self.scenario(disk)
-                        except kind:
-                            pass
-                    if fails_at > len(disk.calls):
+                for call in range(1, 1000):
+                    disk = make_disk(failing_at(number, call))
+                    try:
+                        self.scenario(disk)
+                    except kind:
+                        pass
+                    for partial in self.made:
+                        partial.close()
+                    self.assertEqual(disk.opened, set())
+                    if call > len(disk.calls):
                         break
                     self.finish(make_disk(None))
                 else:
                     self.fail("The scenario does not end.")
                 os.unlink(self.path(NAME))
-
-    @contextmanager
-    def closing_all(self, disk: WatchedDisk) -> Iterator[None]:
-        """Close what the scenario's own partial files have open, as its user would."""
-        made: list[Partial] = []
-        real = self.open
-
-        def opening(*args: Any, **kwargs: Any) -> Partial:
-            made.append(real(*args, **kwargs))
-            return made[-1]
-
-        self.open = opening  # type: ignore[method-assign] # to see what is made
-        try:
-            yield
-        finally:
-            self.open = real  # type: ignore[method-assign] # as it was
-            for partial in made:
-                partial.close()
-        self.assertEqual(disk.opened, set())
 
     def test_disk_full_and_freed(self) -> None:
         """When the disk is full, a block is not in place; with space again, all goes on."""
@@ -889,7 +912,7 @@ class Failures(InFolder):
     def test_short_writes(self) -> None:
         """A disk that takes only some of what it is given gets the rest."""
 
-        class Nibbling(Disk):
+        class Nibbling(WatchedDisk):
             def pwrite(self, fd: int, data: Any, offset: int) -> int:  # type: ignore[override] # a fake
                 return os.pwrite(fd, data[:100_000], offset)
 
@@ -901,7 +924,7 @@ class Failures(InFolder):
         disk = WatchedDisk()
         partial = self.open(disk=disk)
         partial.write(0, block_of(CONTENT, 0))
-        disk._before = failing("pwrite", errno.ENOSPC)
+        disk.before = failing("pwrite", errno.ENOSPC)
         self.assertRaises(DiskFull, partial.flush)
         partial.flush()
         partial.close()
@@ -912,7 +935,7 @@ class Failures(InFolder):
         disk = WatchedDisk()
         partial = self.open(disk=disk)
         partial.write(0, block_of(CONTENT, 0))
-        disk._before = failing("pwrite", errno.ENOSPC)
+        disk.before = failing("pwrite", errno.ENOSPC)
         partial.close()
         self.assertEqual(disk.opened, set())
         partial = self.open()
@@ -927,7 +950,7 @@ class Failures(InFolder):
         disk = WatchedDisk()
         partial = self.complete(disk=disk)
         partial.flush()
-        disk._before = failing("fdatasync", errno.EIO)
+        disk.before = failing("fdatasync", errno.EIO)
         self.assertRaises(DiskFailure, partial.publish, replace=False, mtime_ns=0)
         self.assertRaises(DiskFailure, partial.publish, replace=False, mtime_ns=0)
         self.assertRaises(DiskFailure, partial.flush)
@@ -941,16 +964,16 @@ class Failures(InFolder):
         """A read error is named."""
         disk = WatchedDisk()
         partial = self.complete(disk=disk)
-        disk._before = failing("pread", errno.EIO)
+        disk.before = failing("pread", errno.EIO)
         error = self.assertRaises(DiskFailure, partial.read, 0, 1)
         self.assertIn("reading 'report.pdf'", str(error))
 
     def test_retried_after_the_link(self) -> None:
         """If tidying up fails after the name was given, publishing again ends well."""
         for make_disk in (WatchedDisk, NoLinks):
-            disk = make_disk(failing("unlink", errno.EIO))
-            partial = self.complete()
-            partial._disk = disk
+            disk = make_disk()
+            partial = self.complete(disk=disk)
+            disk.before = failing("unlink", errno.EIO)
             self.assertRaises(DiskFailure, partial.publish, replace=False, mtime_ns=0)
             if make_disk is WatchedDisk:
                 partial.publish(replace=False, mtime_ns=0)
@@ -972,6 +995,6 @@ class Failures(InFolder):
         """A partial file that cannot be removed is said to be, and nothing stays open."""
         disk = WatchedDisk()
         partial = self.open(disk=disk)
-        disk._before = failing("unlink", errno.EROFS)
+        disk.before = failing("unlink", errno.EROFS)
         self.assertRaises(ResourceFailure, partial.discard)
         self.assertEqual(disk.opened, set())

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IPushProducer
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -29,9 +24,7 @@ from flow512.link.conversation import MAX_UNREAD_ANSWERS, Introduction, Patience
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.server import RegistryFactory, RegistryProtocol
 from flow512.registry.table import MAX_CHANGES, Limits
-from flow512.wire.frame import FrameReader
 from flow512.wire.messages import (
-    CAPS,
     MAX_PEERS,
     Delta,
     Error,
@@ -46,19 +39,12 @@ from flow512.wire.messages import (
     Resync,
     Snapshot,
     encode,
-    message_in,
 )
 from tests.unit.cutting import cuttings
-
-M = TypeVar("M", bound=Message)
+from tests.unit.registry_ends import End, hello, node_id
 
 PATIENCE = Patience(greeting=10.0, silence=60.0, stall=300.0)
 REGISTRY = Introduction(node=bytes(32), name="registry")
-
-
-def node_id(number: int) -> bytes:
-    """Make a node id."""
-    return number.to_bytes(32, "big")
 
 
 def address(host: str, port: int = 62069) -> IPv4Address | IPv6Address:
@@ -67,80 +53,13 @@ def address(host: str, port: int = 62069) -> IPv4Address | IPv6Address:
     return kind("TCP", host, port)
 
 
-def hello(number: int, network: str = "", conversation: str = "registry") -> bytes:
-    """Make the hello of a node."""
-    return encode(Hello(1, 1, conversation, node_id(number), network=network))
-
-
-class Node:
-    """
-    The other side of a conversation, by hand.
-
-    @ivar lost: the answers of the registry to nobody yet.
-    """
-
-    def __init__(
-        self, factory: IProtocolFactory, number: int, seen: IAddress | None = None
-    ) -> None:
-        self.number = number
-        self.id = node_id(number)
-        seen = seen or address(f"192.0.2.{number % 250}")
-        self.transport = StringTransport(peerAddress=seen)
-        protocol = factory.buildProtocol(seen)
-        assert protocol is not None
-        self.protocol = protocol
-        self.reader = FrameReader(CAPS)
-        self.protocol.makeConnection(self.transport)
-
-    def say_bytes(self, data: bytes) -> None:
-        """Send bytes."""
-        self.protocol.dataReceived(data)
-
-    def say(self, message: Message, request: int = 0) -> None:
-        """Send a message."""
-        self.say_bytes(encode(message, request))
-
-    def say_hello(self) -> None:
-        """Send the hello, and take the answer."""
-        self.say_bytes(hello(self.number))
-        assert isinstance(self.heard()[0], Hello)
+class Node(End):
+    """A node, by hand."""
 
     def register(self, port: int = 5000, secret: int = 0, name: str = "") -> list[Message]:
         """Ask to be listed."""
         self.say(Register(secret.to_bytes(16, "big"), port, name), 1)
         return self.heard()
-
-    def heard(self) -> list[Message]:
-        """Take all messages that have come since."""
-        self.reader.receive(self.transport.value())
-        self.transport.clear()
-        messages = []
-        while (frame := self.reader.next_frame()) is not None:
-            messages.append(message_in(frame))
-        assert self.reader.is_between_frames
-        return messages
-
-    def fill(self) -> None:
-        """Let the transport be full."""
-        self._producer().pauseProducing()
-
-    def drain(self) -> None:
-        """Let the transport take bytes again."""
-        self._producer().resumeProducing()
-
-    def hang_up(self) -> None:
-        """Let the connection end, as it does when nobody is there any more."""
-        self.protocol.connectionLost(Failure(ConnectionLost()))
-
-    def _producer(self) -> IPushProducer:
-        producer = self.transport.producer
-        assert IPushProducer.providedBy(producer)
-        return producer
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the registry has closed the connection, and lets it deliver what it has."""
-        return self.transport.disconnecting
 
 
 class RegistryTestCase(SynchronousTestCase):
@@ -171,7 +90,7 @@ class RegistryTestCase(SynchronousTestCase):
 
     def connect(self, number: int, seen: IAddress | None = None) -> Node:
         """Have a node connect and say nothing."""
-        node = Node(self.factory, number, seen)
+        node = Node(self.factory, number, seen or address(f"192.0.2.{number % 250}"))
         self.nodes.append(node)
         return node
 
@@ -179,7 +98,7 @@ class RegistryTestCase(SynchronousTestCase):
         """Have a connection end in peace."""
         if node in self.nodes:
             self.nodes.remove(node)
-        node.protocol.connectionLost(Failure(ConnectionDone()))
+        node.close()
 
     def arrive(self, number: int, seen: IAddress | None = None) -> Node:
         """Have a node connect and say hello."""
@@ -248,12 +167,11 @@ class RegisterTests(RegistryTestCase):
         node = self.arrive(1)
         for ticket in (b"a" * 16, b"b" * 16):
             node.say(Register(ticket, 5000), 77)
-        node.reader.receive(node.transport.value())
-        node.transport.clear()
-        requests = []
-        while (frame := node.reader.next_frame()) is not None:
-            requests.append((message_in(frame).__class__, frame.request))
-        self.assertEqual(requests, [(Registered, 77), (Snapshot, 0), (Error, 77)])
+        answers = [type(message) for message in node.heard()]
+        self.assertEqual(
+            list(zip(answers, node.requests, strict=True)),
+            [(Registered, 77), (Snapshot, 0), (Error, 77)],
+        )
 
     def test_any_cuts(self) -> None:
         """However a node's bytes are cut, the registry makes the same of them."""
@@ -301,7 +219,8 @@ class RegisterTests(RegistryTestCase):
         other = self.join(2)
         self.assertEqual(self.hosts(), ["192.0.2.2"])
         self.lose(other)
-        self.clock.advance(5.1)
+        self.clock.advance(5.0)
+        self.settle()
         self.assertEqual(watcher.heard(), [Delta(2, (), (other.id,))])
 
     def test_leave(self) -> None:
@@ -356,7 +275,7 @@ class RegisterTests(RegistryTestCase):
             if self.clock.seconds() < 25.0:
                 node.say(Ping())
         self.assertEqual(self.hosts(), ["192.0.2.2"])
-        self.assertTrue(node.transport.disconnected or node.is_closing)
+        self.assertTrue(node.is_closing)
         self.assertFalse(other.is_closing)
 
     def test_lease_ends_on_time(self) -> None:
@@ -774,14 +693,14 @@ class SharedPortTests(RegistryTestCase):
         """Behind a shared port the registry is the same; once stopped, it is refused there."""
         port = SharedPortFactory(self.clock, PATIENCE)
         port.conversations["registry"] = self.factory
-        node = Node(port, 1)
+        node = Node(port, 1, address("192.0.2.1"))
         node.say_hello()
         self.assertIsInstance(node.register()[0], Registered)
         self.assertEqual(self.hosts(), ["192.0.2.1"])
         stopped = self.factory.stop()
         self.lose(node)
         self.successResultOf(stopped)
-        late = Node(port, 2)
+        late = Node(port, 2, address("192.0.2.2"))
         late.say_bytes(hello(2))
         self.assert_error(late, Unsupported)
         self.lose(late)

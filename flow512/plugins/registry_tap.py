@@ -1,0 +1,50 @@
+"""
+C{twistd flow512-registry}: a registry by itself.
+"""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+
+from flow512.plugins.options import Daemon, ServiceOptions
+from flow512.registry.service import RegistryService, RegistrySettings
+
+COMMAND = "flow512-registry"
+
+
+class Options(ServiceOptions):
+    """
+    The options of C{twistd flow512-registry}.
+    """
+
+    command = COMMAND
+
+    synopsis = "[options]"
+    longdesc = (
+        "Introduces the nodes of a network to each other. It listens on TCP port 5000, or on a"
+        " free one if that is taken, and announces itself by UDP."
+    )
+
+    def postOptions(self) -> None:
+        self.settings = RegistrySettings(
+            listen=self["listen"],
+            name=self["name"],
+            network=self["network"],
+            beacon_port=self.beacon_port,
+            interfaces=tuple(self["interface"]),
+        )
+
+
+def makeService(config: Options, reactor: IReactorTime | None = None) -> Service:
+    """
+    Make the service that C{twistd} runs.
+
+    @param config: parsed options.
+    @param reactor: for tests and other applications; the global one unless given.
+    """
+    if reactor is None:
+        from twisted.internet import reactor as installed
+
+        reactor = IReactorTime(installed)
+    return Daemon(COMMAND, RegistryService(reactor, config.settings))

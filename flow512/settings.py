@@ -1,0 +1,121 @@
+"""
+What a user decides about a node, and how an application hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zope.interface import Interface, implementer
+
+from flow512.discovery.beacon import PORT as BEACON_PORT
+from flow512.discovery.election import Mode
+from flow512.errors import Misuse
+from flow512.link.address import HostPort
+from flow512.link.conversation import MAX_NAME
+from flow512.transfer.indexing import RESCAN, Indexed
+from flow512.wire.messages import Peer
+
+
+class INodeListener(Interface):
+    """
+    Is told what happens to a node.
+    """
+
+    def node_listening(host: str, port: int) -> None:
+        """
+        The node serves now.
+
+        @param host: an address that others on its network reach it at.
+        @param port: the TCP port; 0 if it listens on something else.
+        """
+
+    def node_indexed(indexed: Indexed) -> None:
+        """
+        A walk through the shares is over, and everything found is hashed.
+        """
+
+    def peers_changed(
+        joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        """
+        The registry's list is another now.
+        """
+
+    def bootstrap_started(port: int) -> None:
+        """
+        The node carries the registry now.
+        """
+
+
+@implementer(INodeListener)
+class NodeListener:
+    """
+    Does nothing; to be subclassed by who wants to know some of it.
+    """
+
+    def node_listening(self, host: str, port: int) -> None:
+        pass
+
+    def node_indexed(self, indexed: Indexed) -> None:
+        pass
+
+    def peers_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        pass
+
+    def bootstrap_started(self, port: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """
+    What a user decides about a node.
+
+    @ivar shares: the folders that it offers, in order.
+    @ivar downloads: the folder for what it fetches, which it offers as well; L{None} for the
+        current folder, not offered.
+    @ivar state: its state folder; L{None} to remember nothing, and be somebody new each time.
+    @ivar name: what others are shown; the machine's name if empty.
+    @ivar network: only nodes with the same network name accept each other.
+    @ivar serves: whether it listens at all.
+    @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
+        or a free one if that is taken.
+    @ivar registry: the registry's address; L{None} to look for one.
+    @ivar bootstrap: whether it may, must or must not carry the registry itself.
+    @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
+    @ivar interfaces: names or addresses of the interfaces that the beacon uses; all if empty.
+    @ivar rescan: seconds between two walks through the shares.
+    """
+
+    shares: tuple[str, ...] = ()
+    downloads: str | None = None
+    state: str | None = None
+    name: str = ""
+    network: str = ""
+    serves: bool = True
+    listen: str = ""
+    registry: HostPort | str | None = None
+    bootstrap: Mode = Mode.AUTO
+    beacon_port: int | None = BEACON_PORT
+    interfaces: tuple[str, ...] = ()
+    rescan: float = RESCAN
+
+    def __post_init__(self) -> None:
+        """
+        @raise Misuse: the settings contradict each other or a limit.
+        """
+        if len(self.name) > MAX_NAME or len(self.network) > MAX_NAME:
+            raise Misuse(f"Names of nodes and networks have at most {MAX_NAME} characters.")
+        if not self.serves and self.bootstrap is Mode.ALWAYS:
+            raise Misuse("A node that does not listen cannot be the bootstrap.")
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """All folders that are offered."""
+        if self.downloads is None or self.downloads in self.shares:
+            return self.shares
+        return (*self.shares, self.downloads)

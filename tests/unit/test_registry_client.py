@@ -1,0 +1,841 @@
+"""A node's side of the registry: by hand, and on a whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from twisted.application.service import IService
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flow512.errors import (
+    WIRE_CODES,
+    BadFrame,
+    BadMessage,
+    Busy,
+    Cancelled,
+    NotAllowed,
+    StateInUse,
+    Unsupported,
+)
+from flow512.link.conversation import Introduction, Patience
+from flow512.registry.client import IPeerListListener, RegistryClient
+from flow512.registry.server import RegistryFactory
+from flow512.testing import Host, Network
+from flow512.wire.messages import (
+    Delta,
+    Entry,
+    Error,
+    Hello,
+    Leave,
+    Listing,
+    Message,
+    Peer,
+    Ping,
+    Pong,
+    Register,
+    Registered,
+    Resync,
+    Snapshot,
+    encode,
+)
+from tests.unit.cutting import cuttings
+from tests.unit.registry_ends import End, hello, node_id
+
+TICKET = b"sixteen bytes it"
+REGISTRY_AT = IPv4Address("TCP", "198.51.100.1", 5000)
+PATIENCE = Patience(greeting=10.0, silence=60.0, stall=300.0)
+
+
+def peer(number: int, host: str = "192.0.2.9", port: int = 5000, name: str = "") -> Peer:
+    """Make a peer as it is listed."""
+    return Peer(node_id(number), name, host, port)
+
+
+@implementer(IStreamClientEndpoint)
+class HandEndpoint:
+    """
+    An endpoint at which nothing happens but by hand.
+
+    @ivar attempts: those that have neither succeeded nor failed.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[IProtocolFactory, Deferred[Protocol]]] = []
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Protocol]:
+        """Begin an attempt."""
+        attempt: Deferred[Protocol] = Deferred()
+        self.attempts.append((protocolFactory, attempt))
+        return attempt
+
+    def refuse(self) -> None:
+        """Let the attempt fail."""
+        _, attempt = self.attempts.pop()
+        attempt.errback(Failure(ConnectionRefusedError()))
+
+    def accept(self) -> End:
+        """Let the attempt succeed; nobody has said anything yet."""
+        factory, attempt = self.attempts.pop()
+        end = End(factory, 0, REGISTRY_AT)
+        attempt.callback(end.protocol)
+        return end
+
+
+@implementer(IPeerListListener)
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[list[Peer], list[Peer], list[Peer]]] = []
+
+    def peer_list_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        """Take note."""
+        self.told.append((list(joined), list(left), list(changed)))
+
+
+class ClientTestCase(SynchronousTestCase):
+    """A client whose registry is the test."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.endpoint = HandEndpoint()
+        self.listener = Listener()
+        self.client = self.make()
+        self.ends: list[End] = []
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def tearDown(self) -> None:
+        """Whatever happened: once it is stopped, nothing is left to be done."""
+        stopped = self.client.stopService()
+        for end in self.ends:
+            end.close()
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def make(self, **options: int) -> RegistryClient:
+        """Make the client."""
+        return RegistryClient(
+            self.clock,
+            self.endpoint,
+            Introduction(node_id(1), "Ada"),
+            port=5000,
+            ticket=TICKET,
+            random=Random(1),
+            listener=self.listener,
+            patience=PATIENCE,
+            **options,
+        )
+
+    def accept(self) -> End:
+        """Let the client connect."""
+        end = self.endpoint.accept()
+        self.ends.append(end)
+        return end
+
+    def open(self) -> End:
+        """Let it connect, and say hello to it."""
+        if not self.client.running:
+            self.client.startService()
+        end = self.accept()
+        (said,) = end.heard()
+        self.assertIsInstance(said, Hello)
+        end.say_bytes(hello(0))
+        return end
+
+    def registered(self, lease: float = 30.0) -> End:
+        """Let it register as well."""
+        end = self.open()
+        self.assertEqual(end.heard(), [Register(TICKET, 5000, "Ada")])
+        end.say(Registered(lease, "203.0.113.5"), end.requests[0])
+        return end
+
+    def listed(self, number: int = 10, peers: Sequence[Peer] = (), lease: float = 30.0) -> End:
+        """Let it have its list as well."""
+        end = self.registered(lease)
+        end.say(Snapshot(number, tuple(peers)))
+        return end
+
+    def lose(self, end: End) -> None:
+        """Let a connection break."""
+        self.ends.remove(end)
+        end.hang_up()
+
+    def wait_for_attempt(self) -> float:
+        """Let time pass until the client connects again; tell how long that was."""
+        before = self.clock.seconds()
+        while not self.endpoint.attempts:
+            self.clock.advance(0.1)
+            self.assertLess(self.clock.seconds(), before + 10000.0)
+        return self.clock.seconds() - before
+
+    def warnings(self) -> list[str]:
+        """Read what the client has warned of."""
+        return [
+            formatEvent(event)
+            for event in self.events
+            if event["log_level"].name == "warn" and event["log_namespace"].startswith("flow512")
+        ]
+
+    def assert_ended(self, end: End, kind: type[Exception]) -> None:
+        """The client has told of that error and closed."""
+        told = end.heard()[-1]
+        assert isinstance(told, Error), told
+        self.assertEqual(told.code, {k.__name__: c for k, c in WIRE_CODES.items()}[kind.__name__])
+        self.assertTrue(end.is_closing)
+
+
+class RegisteringTests(ClientTestCase):
+    """How it registers, and stays registered."""
+
+    def test_interfaces(self) -> None:
+        """It is a service; its seams are interfaces."""
+        verifyObject(IService, self.client)
+        verifyObject(IPeerListListener, self.listener)
+        verifyObject(IStreamClientEndpoint, self.endpoint)
+
+    def test_conversation(self) -> None:
+        """It says hello as a registry's, and registers its port, its name and its ticket."""
+        self.client.startService()
+        end = self.accept()
+        (said,) = end.heard()
+        assert isinstance(said, Hello)
+        self.assertEqual((said.conversation, said.node), ("registry", node_id(1)))
+        end.say_bytes(hello(0))
+        self.assertEqual(end.heard(), [Register(TICKET, 5000, "Ada")])
+        self.assertFalse(self.client.is_listed)
+        end.say(Registered(30.0, "203.0.113.5"), end.requests[0])
+        self.assertEqual(self.client.seen_host, "203.0.113.5")
+        self.assertFalse(self.client.is_listed)
+        end.say(Snapshot(0, ()))
+        self.assertTrue(self.client.is_listed)
+
+    def test_pings(self) -> None:
+        """It pings three times in a lease."""
+        end = self.listed()
+        for _ in range(6):
+            self.clock.advance(9.9)
+            self.assertEqual(end.heard(), [])
+            self.clock.advance(0.1)
+            self.assertEqual(end.heard(), [Ping()])
+            end.say(Pong(10))
+
+    def test_tiny_lease(self) -> None:
+        """A lease of nothing does not make it ping without end."""
+        end = self.listed(lease=0.0)
+        for _ in range(100):
+            self.clock.advance(0.1)
+        self.assertLessEqual(len(end.heard()), 10)
+
+    def test_new_port(self) -> None:
+        """With another port it registers anew on the same connection; with the same it does not."""
+        end = self.listed()
+        self.client.set_port(6000)
+        self.client.set_port(6000)
+        self.assertEqual(end.heard(), [Register(TICKET, 6000, "Ada")])
+        end.say(Registered(30.0, "203.0.113.6"), end.requests[0])
+        self.assertEqual(self.client.seen_host, "203.0.113.6")
+        self.assertTrue(self.client.is_listed)
+
+    def test_new_port_offline(self) -> None:
+        """A port that changes without a connection is registered with the next one."""
+        self.client.set_port(0)
+        end = self.open()
+        self.assertEqual(end.heard(), [Register(TICKET, 0, "Ada")])
+
+    def test_stop(self) -> None:
+        """It gives its lease back, closes, and has stopped when the connection is gone."""
+        end = self.listed()
+        stopped = self.client.stopService()
+        self.assertEqual(end.heard(), [Leave()])
+        self.assertTrue(end.is_closing)
+        self.assertNoResult(stopped)
+        self.lose(end)
+        self.successResultOf(stopped)
+        self.clock.advance(100.0)
+        self.assertEqual(self.endpoint.attempts, [])
+        self.assertEqual(self.warnings(), [])
+
+    def test_stop_early(self) -> None:
+        """It stops as well before hello, while connecting, while waiting, and unstarted."""
+        self.client.startService()
+        end = self.accept()
+        stopped = self.client.stopService()
+        self.assertEqual([type(message) for message in end.heard()], [Hello])
+        self.lose(end)
+        self.successResultOf(stopped)
+        self.client.startService()
+        _, attempt = self.endpoint.attempts[0]
+        stopped = self.client.stopService()
+        self.assertTrue(attempt.called)
+        self.successResultOf(stopped)
+        self.endpoint.attempts.clear()
+        self.client.startService()
+        self.endpoint.refuse()
+        self.successResultOf(self.client.stopService())
+        self.successResultOf(self.make().stopService())
+
+    def test_start_again(self) -> None:
+        """After a stop it can be started again, and registers again."""
+        end = self.listed()
+        self.client.stopService()
+        self.lose(end)
+        self.listed(3)
+        self.assertTrue(self.client.is_listed)
+
+
+class ReconnectTests(ClientTestCase):
+    """Whatever ends the conversation, it tries again: later each time, and not all at once."""
+
+    def test_registers_again(self) -> None:
+        """After a lost connection it connects within the grace, and registers with its ticket."""
+        end = self.listed()
+        self.lose(end)
+        self.assertFalse(self.client.is_listed)
+        self.assertLess(self.wait_for_attempt(), 5.0)
+        self.listed()
+        self.assertTrue(self.client.is_listed)
+
+    def test_backs_off(self) -> None:
+        """Without success the waits grow to a minute, no further, and go on for ever."""
+        self.client.startService()
+        waits = []
+        for _ in range(40):
+            self.endpoint.refuse()
+            waits.append(self.wait_for_attempt())
+        self.assertLess(waits[0], 5.0)
+        self.assertGreater(min(waits[-10:]), 50.0)
+        self.assertLess(max(waits), 60.2)
+
+    def test_jitter(self) -> None:
+        """Nodes that lose their registry together do not come back together."""
+        waits = set()
+        for seed in range(20):
+            clock, endpoint = Clock(), HandEndpoint()
+            client = RegistryClient(
+                clock,
+                endpoint,
+                Introduction(node_id(1)),
+                port=0,
+                ticket=TICKET,
+                random=Random(seed),
+            )
+            client.startService()
+            endpoint.refuse()
+            (call,) = clock.getDelayedCalls()
+            waits.add(call.getTime())
+            client.stopService()
+        self.assertEqual(len(waits), 20)
+        self.assertGreater(max(waits) - min(waits), 1.0)
+
+    def test_accepted_and_dropped(self) -> None:
+        """A registry that accepts and drops at once is visited ever less often, too."""
+        waits = []
+        for _ in range(20):
+            end = self.listed()
+            self.lose(end)
+            waits.append(self.wait_for_attempt())
+        self.assertGreater(waits[-1], 50.0)
+
+    def test_proof(self) -> None:
+        """Only a conversation that lasts, by a pong while listed, makes the wait short again."""
+        self.client.startService()
+        for _ in range(20):
+            self.endpoint.refuse()
+            self.wait_for_attempt()
+        end = self.listed()
+        end.say(Pong(10))
+        self.lose(end)
+        self.assertLess(self.wait_for_attempt(), 5.0)
+
+    def test_retry_after(self) -> None:
+        """A registry that says when to come back is taken at its word, up to an hour."""
+        for told, least, most in ((90.0, 90.0, 113.0), (86400.0, 3600.0, 4501.0)):
+            end = self.open()
+            end.heard()
+            end.say(Error(WIRE_CODES[Busy], "The registry is full.", told), end.requests[0])
+            self.assertTrue(end.is_closing)
+            self.lose(end)
+            waited = self.wait_for_attempt()
+            self.assertGreaterEqual(waited, least)
+            self.assertLess(waited, most)
+        self.assertIn("Not registered: The registry is full. Trying again.", self.warnings())
+
+    def test_busy_at_hello(self) -> None:
+        """So is one that says it instead of hello."""
+        self.client.startService()
+        end = self.accept()
+        end.say(Error(WIRE_CODES[Busy], "Not now.", 200.0))
+        self.lose(end)
+        self.assertGreaterEqual(self.wait_for_attempt(), 200.0)
+
+    def test_no_registry_there(self) -> None:
+        """One clear line says that somebody else answers there, however often that is tried."""
+        self.client.startService()
+        for _ in range(5):
+            end = self.accept()
+            end.say(Error(WIRE_CODES[Unsupported], "That is not offered here: transfer is."))
+            self.assertTrue(end.is_closing)
+            self.lose(end)
+            self.wait_for_attempt()
+        self.assertEqual(
+            self.warnings(),
+            ["Not registered: That is not offered here: transfer is. Trying again."],
+        )
+
+    def test_wrong_conversation(self) -> None:
+        """An answer about another conversation is not believed."""
+        self.client.startService()
+        end = self.accept()
+        end.say_bytes(hello(0, conversation="transfer"))
+        self.assertTrue(end.is_closing)
+        self.assertEqual(len(self.warnings()), 1)
+
+    def test_escaped(self) -> None:
+        """What a registry says cannot forge a line of the log."""
+        end = self.open()
+        end.say(Error(WIRE_CODES[NotAllowed], "no\n\x1b[31m\u202e"), 1)
+        self.assertEqual(len(self.warnings()), 1)
+        self.assertTrue(self.warnings()[0].isprintable())
+
+    def test_taken_over(self) -> None:
+        """A node whose registration is taken over by its twin says so, and slows down."""
+        waits = []
+        for _ in range(15):
+            end = self.listed()
+            end.say(Error(WIRE_CODES[StateInUse], "The node registered elsewhere."))
+            self.lose(end)
+            waits.append(self.wait_for_attempt())
+        self.assertGreater(waits[-1], 30.0)
+        self.assertEqual(len(self.warnings()), 1)
+
+    def test_no_answer(self) -> None:
+        """A registry that says hello and then nothing is given up."""
+        end = self.open()
+        self.clock.advance(10.0)
+        self.assertTrue(end.is_closing)
+
+    def test_silent_later(self) -> None:
+        """A registry that falls silent is given up, though pings are sent all the time."""
+        end = self.listed()
+        for _ in range(40):
+            self.clock.advance(5.0)
+        self.assertTrue(end.is_closing)
+
+
+class ListTests(ClientTestCase):
+    """The list, as the node has it."""
+
+    def test_listener(self) -> None:
+        """The listener is told of each difference, once, and of nothing else."""
+        end = self.listed(10, [peer(1), peer(2)])
+        end.say(Delta(11, (peer(3),), (node_id(2),), (peer(1, port=6000),)))
+        end.say(Delta(11))
+        self.assertEqual(
+            self.listener.told,
+            [
+                ([peer(1), peer(2)], [], []),
+                ([peer(3)], [peer(2)], [peer(1, port=6000)]),
+            ],
+        )
+        self.assertEqual(self.client.peers, {node_id(1): peer(1, port=6000), node_id(3): peer(3)})
+
+    def test_without_listener(self) -> None:
+        """It works without a listener."""
+        client = RegistryClient(
+            self.clock,
+            self.endpoint,
+            Introduction(node_id(1)),
+            port=0,
+            ticket=TICKET,
+            random=Random(1),
+        )
+        self.client = client
+        client.startService()
+        end = self.accept()
+        end.say_hello()
+        end.say(Registered(30.0, "203.0.113.5"), 1)
+        end.say(Snapshot(1, (peer(2),)))
+        self.assertEqual(list(client.peers), [node_id(2)])
+
+    def test_stale(self) -> None:
+        """The list is kept without a connection; the next snapshot's difference is told."""
+        end = self.listed(10, [peer(2), peer(3)])
+        self.lose(end)
+        self.assertEqual(len(self.client.peers), 2)
+        self.wait_for_attempt()
+        self.listed(0, [peer(3), peer(4)])
+        self.assertEqual(self.listener.told[1:], [([peer(4)], [peer(2)], [])])
+
+    def test_same_again(self) -> None:
+        """A reconnection that finds the same list tells nobody."""
+        end = self.listed(10, [peer(2)])
+        self.lose(end)
+        self.wait_for_attempt()
+        self.listed(77, [peer(2)])
+        self.assertEqual(len(self.listener.told), 1)
+
+    def test_read_only(self) -> None:
+        """Nobody changes the list by accident."""
+        self.listed(10, [peer(2)])
+        with self.assertRaises(TypeError):
+            self.client.peers[node_id(2)] = peer(3)  # type: ignore[index]  # that is the test
+
+    def test_any_cuts(self) -> None:
+        """However the registry's bytes are cut, the list is the same."""
+        talk = hello(0) + encode(Registered(30.0, "203.0.113.5"), 1)
+        talk += encode(Snapshot(3, (peer(1), peer(2)), True)) + encode(Snapshot(3, (peer(3),)))
+        talk += encode(Delta(4, (peer(4),), (node_id(2),))) + encode(Pong(4), 1)
+        for chunks in cuttings(talk):
+            self.client.startService()
+            end = self.accept()
+            for chunk in chunks:
+                end.say_bytes(chunk)
+            self.assertEqual(set(self.client.peers), {node_id(n) for n in (1, 3, 4)})
+            self.assertFalse(end.is_closing)
+            stopped = self.client.stopService()
+            self.lose(end)
+            self.successResultOf(stopped)
+
+    def test_when_listed(self) -> None:
+        """Who waits for the list is told when it is whole, after the listener; later at once."""
+        waiting = self.client.when_listed()
+        end = self.registered()
+        end.say(Snapshot(1, (peer(2),), True))
+        self.assertNoResult(waiting)
+        waiting.addCallback(lambda _: len(self.listener.told))
+        end.say(Snapshot(1, ()))
+        self.assertEqual(self.successResultOf(waiting), 1)
+        self.successResultOf(self.client.when_listed())
+
+    def test_when_listed_ends(self) -> None:
+        """Waiting can be cancelled, and fails when the service stops."""
+        impatient, patient = self.client.when_listed(), self.client.when_listed()
+        impatient.cancel()
+        self.failureResultOf(impatient, CancelledError)
+        self.client.startService()
+        self.endpoint.refuse()
+        self.client.stopService()
+        self.failureResultOf(patient, Cancelled)
+
+    def test_gap(self) -> None:
+        """A missed number is asked for once; deltas are ignored until the snapshot."""
+        end = self.listed(10, [peer(2)])
+        end.say(Delta(12, (peer(4),)))
+        end.say(Delta(13, (peer(5),)))
+        end.say(Pong(13))
+        self.assertEqual(end.heard(), [Resync()])
+        self.assertEqual(list(self.client.peers), [node_id(2)])
+        end.say(Snapshot(13, (peer(2), peer(4), peer(5))))
+        end.say(Delta(14, (peer(6),)))
+        self.assertEqual(len(self.client.peers), 4)
+
+    def test_pong_shows_gap(self) -> None:
+        """A pong with a later number shows that something was missed."""
+        end = self.listed(10)
+        end.say(Pong(10))
+        self.assertEqual(end.heard(), [])
+        end.say(Pong(11))
+        self.assertEqual(end.heard(), [Resync()])
+
+    def test_early_pong(self) -> None:
+        """A pong before the registration says nothing of the list."""
+        end = self.open()
+        end.heard()
+        end.say(Pong(3))
+        self.assertEqual(end.heard(), [])
+
+    def test_back_in_time(self) -> None:
+        """A registry that goes back in time is told so and left, and asked again later."""
+        for message in (Delta(9), Pong(9), Snapshot(9, ())):
+            end = self.listed(10, [peer(2)])
+            end.say(message)
+            self.assert_ended(end, BadMessage)
+            self.assertEqual(list(self.client.peers), [node_id(2)])
+            self.lose(end)
+            self.wait_for_attempt()
+
+
+class HostileRegistryTests(ClientTestCase):
+    """What a registry cannot do to a node."""
+
+    def make(self, **options: int) -> RegistryClient:
+        return super().make(most_peers=500, dials_per_host=3)
+
+    def test_early_push(self) -> None:
+        """A list that comes before the registration was accepted is refused."""
+        for message in (Snapshot(1, (peer(2),)), Delta(1, (peer(2),))):
+            end = self.open()
+            end.say(message)
+            self.assert_ended(end, BadFrame)
+            self.assertEqual(self.client.peers, {})
+            self.lose(end)
+            self.wait_for_attempt()
+
+    def test_other_messages(self) -> None:
+        """What belongs to another conversation, or to a registry, may not come."""
+        strange: list[Message] = [
+            Listing((Entry("a", 1, 1),)),
+            Register(TICKET, 1),
+            Leave(),
+            Resync(),
+            Hello(1, 1, "registry", node_id(0)),
+        ]
+        for message in strange:
+            end = self.listed()
+            end.say(message)
+            self.assert_ended(end, BadFrame)
+            self.lose(end)
+            self.wait_for_attempt()
+
+    def test_unasked_answers(self) -> None:
+        """An answer to what was not asked is a violation; so is a second one."""
+        for message in (Registered(30.0, "203.0.113.5"), Error(7, "no")):
+            for request in (1, 99):
+                end = self.listed()
+                end.say(message, request)
+                self.assert_ended(end, BadMessage)
+                self.lose(end)
+                self.wait_for_attempt()
+
+    def test_victim(self) -> None:
+        """A registry that lists a victim ten thousand times does not make it dialled as often."""
+        victims = [peer(number, "203.0.113.80", 1 + number) for number in range(2, 400)]
+        end = self.listed(1, [])
+        for place in range(0, len(victims), 100):
+            end.say(Delta(2 + place // 100, tuple(victims[place : place + 100])))
+        self.assertEqual(len(self.client.other_peers), 398)
+        self.assertEqual(len(self.client.peers_to_dial()), 3)
+
+    def test_too_many(self) -> None:
+        """A list without end ends its conversation, before it fills the memory."""
+        end = self.registered()
+        for first in range(0, 1000, 100):
+            if not end.is_closing:
+                peers = tuple(peer(number) for number in range(first, first + 100))
+                end.say(Snapshot(1, peers, True))
+        self.assert_ended(end, BadMessage)
+        self.assertEqual(self.client.peers, {})
+
+    def test_dialled(self) -> None:
+        """Only others are dialled, at addresses of one machine."""
+        self.listed(
+            1,
+            [
+                peer(1),
+                peer(2, "192.0.2.2"),
+                peer(3, "127.0.0.1"),
+                peer(4, "intranet.example"),
+                peer(5, "224.0.0.251"),
+                peer(6, "0.0.0.0"),
+                peer(7, "2001:db8::7"),
+            ],
+        )
+        self.assertEqual(
+            [each.host for each in self.client.peers_to_dial()],
+            ["192.0.2.2", REGISTRY_AT.host, "2001:db8::7"],
+        )
+
+
+class NetworkTestCase(SynchronousTestCase):
+    """A registry and nodes, each on a host of its own."""
+
+    def setUp(self) -> None:
+        self.network = Network(seed=512)
+        self.host = self.network.host("10.0.0.1", name="registry")
+        self.clients: list[RegistryClient] = []
+        self.hosts: list[Host] = []
+        self.listen()
+
+    def tearDown(self) -> None:
+        """Stop everybody; nothing is left."""
+        for client in self.clients:
+            if client.running:
+                self.network.result(client.stopService())
+        self.stop_registry()
+        self.network.close()
+
+    def listen(self) -> None:
+        """Start the registry."""
+        self.registry = RegistryFactory(
+            Introduction(node_id(0), "registry"), self.host.reactor, patience=PATIENCE
+        )
+        listening = serverFromString(self.host.reactor, "tcp:5000").listen(self.registry)
+        self.port: IListeningPort = self.network.result(listening)
+
+    def stop_registry(self) -> None:
+        """Stop the registry."""
+        stopped = self.registry.stop()
+        self.network.result(Deferred.fromCoroutine(self.close_port()))
+        self.network.result(stopped)
+
+    async def close_port(self) -> None:
+        """Stop listening."""
+        closing = self.port.stopListening()
+        if closing is not None:
+            await closing
+
+    def add(self, count: int, listener: IPeerListListener | None = None) -> list[RegistryClient]:
+        """Start nodes, each on a new host."""
+        for number in range(len(self.clients) + 1, len(self.clients) + 1 + count):
+            host = self.network.host(f"10.0.1.{number}")
+            client = RegistryClient(
+                host.reactor,
+                clientFromString(host.reactor, "tcp:registry:5000"),
+                Introduction(node_id(number), f"node {number}"),
+                port=5000 + number,
+                ticket=number.to_bytes(16, "big"),
+                random=Random(number),
+                listener=listener,
+                patience=PATIENCE,
+            )
+            self.hosts.append(host)
+            self.clients.append(client)
+            client.startService()
+        return self.clients[-count:]
+
+    def all_know(self, *numbers: int) -> bool:
+        """Tell whether all that run have the list of exactly these nodes."""
+        return all(
+            client.is_listed and set(client.peers) == set(map(node_id, numbers))
+            for client in self.clients
+            if client.running
+        )
+
+
+class NetworkTests(NetworkTestCase):
+    """Many nodes and their registry, in fair weather and foul."""
+
+    def test_join_and_leave(self) -> None:
+        """Of fifty nodes each knows all, by address; when half go, the others know in a second."""
+        self.add(50)
+        self.network.run_until(lambda: self.all_know(*range(1, 51)), 5.0)
+        for number, listed in enumerate(self.clients[0].peers.values(), 1):
+            self.assertEqual(
+                self.clients[-1].peers[node_id(number)],
+                peer(number, f"10.0.1.{number}", 5000 + number, f"node {number}"),
+            )
+            self.assertIn(listed, self.registry.peers)
+        for client in self.clients[:25]:
+            client.stopService()
+        self.network.run_until(lambda: self.all_know(*range(26, 51)), 1.0)
+
+    def test_registry_restarts(self) -> None:
+        """All register again with a registry that restarts empty, and go on with the old list."""
+        listener = Listener()
+        self.add(1, listener)
+        self.add(9)
+        self.network.run_until(lambda: self.all_know(*range(1, 11)), 5.0)
+        self.network.run(20.0)
+        self.stop_registry()
+        self.network.run(2.0)
+        for client in self.clients:
+            self.assertEqual(len(client.peers), 10)
+        self.listen()
+        self.network.run_until(lambda: self.all_know(*range(1, 11)), 30.0)
+
+    def test_crash(self) -> None:
+        """A node that vanishes is off everybody's list when its lease is over."""
+        self.add(5)
+        self.network.run_until(lambda: self.all_know(*range(1, 6)), 5.0)
+        self.clients.pop()
+        self.hosts[-1].crash()
+        self.network.run(15.0)
+        self.assertTrue(self.all_know(*range(1, 6)))
+        self.network.run_until(lambda: self.all_know(*range(1, 5)), 20.0)
+
+    def test_cut_and_healed(self) -> None:
+        """A node that is cut off for a while finds everybody's changes when it is back."""
+        self.add(5)
+        self.network.run_until(lambda: self.all_know(*range(1, 6)), 5.0)
+        self.network.cut(self.host, self.hosts[0])
+        self.network.run(200.0)
+        self.assertFalse(self.clients[0].is_listed)
+        self.assertEqual(len(self.registry.peers), 4)
+        self.assertEqual(len(self.clients[0].peers), 5)
+        self.network.result(self.clients[1].stopService())
+        self.add(1)
+        self.network.heal()
+        self.network.run_until(lambda: self.all_know(1, 3, 4, 5, 6), 150.0)
+
+    def test_short_cut(self) -> None:
+        """An interruption that TCP bridges is nobody's news."""
+        listener = Listener()
+        self.add(1, listener)
+        self.add(2)
+        self.network.run_until(lambda: self.all_know(1, 2, 3), 5.0)
+        told = len(listener.told)
+        self.network.cut(self.host, self.hosts[1])
+        self.network.run(8.0)
+        self.network.heal()
+        self.network.run(60.0)
+        self.assertTrue(self.all_know(1, 2, 3))
+        self.assertEqual(len(listener.told), told)
+
+    def test_same_host(self) -> None:
+        """A node that runs beside the registry is found by the others, and by its neighbours."""
+        neighbour = RegistryClient(
+            self.host.reactor,
+            clientFromString(self.host.reactor, "tcp:127.0.0.1:5000"),
+            Introduction(node_id(99)),
+            port=5099,
+            ticket=TICKET,
+            random=Random(1),
+            patience=PATIENCE,
+        )
+        self.clients.append(neighbour)
+        neighbour.startService()
+        self.network.run(1.0)
+        (far,) = self.add(1)
+        self.network.run_until(lambda: far.is_listed and node_id(99) in far.peers, 5.0)
+        self.assertEqual(far.peers[node_id(99)].host, "10.0.0.1")
+        self.assertEqual(neighbour.peers[node_id(99)].host, "127.0.0.1")
+
+    def test_slow(self) -> None:
+        """
+        A node that takes next to nothing misses pushes, and nobody waits for it; once it can take
+        them it has the whole list, at less than what the pushes would have cost.
+        """
+        self.network.capacity = 4096
+        slow = self.add(1)[0]
+        others = self.add(30)
+        self.network.run_until(lambda: self.all_know(*range(1, 32)), 5.0)
+        self.hosts[0].bandwidth = 1000.0
+        for port in range(10000, 10100):
+            for client in others:
+                client.set_port(port)
+            self.network.run(0.1)
+        ports = {each.port for each in others[0].peers.values() if each.node != node_id(1)}
+        self.assertGreater(min(ports), 10090)
+        self.hosts[0].bandwidth = None
+        self.network.run_until(lambda: slow.peers == others[0].peers, 10.0)
+        self.assertLess(self.hosts[0].bytes_received, self.hosts[1].bytes_received / 2)
+
+    def test_repeats(self) -> None:
+        """The same seed makes the same run, to the byte."""
+
+        def run() -> str:
+            self.setUp()
+            self.add(8)
+            self.network.run(40.0)
+            self.tearDown()
+            return self.network.fingerprint
+
+        self.tearDown()
+        self.assertEqual(run(), run())
+        self.setUp()
