@@ -2,7 +2,7 @@
 Every error that flow512 raises, and what each is called on the wire.
 
 The type says who is to blame, the message is one sentence that names the cause
-and says what to do:
+and says what to do::
 
     Flow512Error
       Misuse            the caller or the user asked for something that cannot be

@@ -327,8 +327,14 @@ class NodeService(Service):
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
     ) -> None:
+        me = self.introduction.node
+        joined = [peer for peer in joined if peer.node != me]
+        left = [peer for peer in left if peer.node != me]
+        changed = [peer for peer in changed if peer.node != me]
+        if not (joined or left or changed):
+            return
         self.log.info(
-            "Received updated peers list: {count} peers ({joined} joined, {left} left)",
+            "Received updated peers list: {count} in all, {joined} joined, {left} left",
             count=len(self.peers),
             joined=len(joined),
             left=len(left),

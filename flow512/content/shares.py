@@ -95,19 +95,16 @@ class Share:
         Lend the folder's descriptor, which stays good though the share is closed meanwhile.
 
         @raise NotFound: the folder is not there.
-        @raise ResourceFailure: no descriptor is left.
+        @raise ResourceFailure: it cannot be opened once more.
         """
         with self._turn:
             if self._folder is None:
                 raise NotFound(f"The folder '{self.name}' is not there any more.")
-            try:
-                borrowed = os.dup(self._folder)
-            except OSError as error:
-                raise from_os_error(error, f"opening the folder '{self.name}'") from error
+            lent = open_folder_beneath(self._folder, ())
         try:
-            yield borrowed
+            yield lent
         finally:
-            os.close(borrowed)
+            os.close(lent)
 
     def open(self, parts: Sequence[str]) -> tuple[int, Stamp]:
         """

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.python.usage import Options, UsageError
 
@@ -24,7 +24,9 @@ def refuse(command: str, sentence: str) -> NoReturn:
     @param command: the plugin's name.
     @param sentence: what is wrong, and what to do.
     """
-    sys.stderr.write(f"twistd {command}: {sentence}\n")
+    # Not sys.stderr: twistd makes log entries of what is written there.
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(f"twistd {command}: {sentence}\n")
     raise SystemExit(1)
 
 
@@ -98,7 +100,7 @@ class Daemon(Service):
     sentence and exit status 1.
     """
 
-    def __init__(self, command: str, service: Service) -> None:
+    def __init__(self, command: str, service: IService) -> None:
         """
         @param command: the plugin's name.
         @param service: what it runs.
@@ -109,15 +111,15 @@ class Daemon(Service):
     def privilegedStartService(self) -> None:
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         try:
-            self.service.privilegedStartService()
+            self.service.privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         except Flow512Error as error:
             refuse(self.command, str(error))
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        self.service.startService()
+        self.service.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        stopped: Deferred[None] | None = self.service.stopService()
+        stopped: Deferred[None] | None = self.service.stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         return stopped

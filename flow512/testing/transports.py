@@ -36,15 +36,36 @@ def _open_datagram(reactor: object, family: int) -> socket.socket:
     return cast(socket.socket, cast(OpensSockets, reactor).open_datagram(family))
 
 
+class _Stream(tcp.Connection):
+    def startTLS(self, ctx: object, normal: bool = True) -> None:
+        """
+        Refuse: from this, Twisted's TLS would take its clock from the global reactor.
+
+        Give C{clock} to L{TLSMemoryBIOFactory<twisted.protocols.tls.TLSMemoryBIOFactory>} or
+        L{wrapClientTLS<twisted.internet.endpoints.wrapClientTLS>} instead.
+
+        @raise NotImplementedError: always; the connection goes on as it was.
+        """
+        raise NotImplementedError(
+            "startTLS would use the global reactor; wrap the factory, and give the clock."
+        )
+
+
+class StreamServer(_Stream, tcp.Server):
+    """The server's end of a TCP connection."""
+
+
 class StreamPort(tcp.Port):
     """A TCP port of a host."""
+
+    transport = StreamServer
 
     def createInternetSocket(self) -> socket.socket:
         """Make the socket to listen on."""
         return _open_stream(self.reactor, self.addressFamily)
 
 
-class StreamClient(tcp.Client):
+class StreamClient(_Stream, tcp.Client):
     """The client's end of a TCP connection."""
 
     def createInternetSocket(self) -> socket.socket:

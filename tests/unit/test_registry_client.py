@@ -816,12 +816,12 @@ class NetworkTests(NetworkTestCase):
         others = self.add(30)
         self.network.run_until(lambda: self.all_know(*range(1, 32)), 5.0)
         self.hosts[0].bandwidth = 1000.0
-        for port in range(10000, 10100):
+        for port in range(10000, 10150):
             for client in others:
                 client.set_port(port)
             self.network.run(0.1)
         ports = {each.port for each in others[0].peers.values() if each.node != node_id(1)}
-        self.assertGreater(min(ports), 10090)
+        self.assertGreater(min(ports), 10140)
         self.hosts[0].bandwidth = None
         self.network.run_until(lambda: slow.peers == others[0].peers, 10.0)
         self.assertLess(self.hosts[0].bytes_received, self.hosts[1].bytes_received / 2)
