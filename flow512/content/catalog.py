@@ -152,7 +152,7 @@ class Catalog:
         """
         @param path: the database's file, made if it is not there; or L{IN_MEMORY}.
         @param on_damage: told in one sentence when a damaged database was moved aside, on the
-            thread that noticed.
+            thread that noticed; it may take note, and must not block.
         @raise flow512.errors.ResourceFailure: it cannot be opened or made.
         """
         self._database = Database(path, _SCHEMA, _VERSION, on_damage)

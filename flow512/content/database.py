@@ -52,7 +52,7 @@ class Database:
         @param schema: the statements that make the tables.
         @param version: of the schema, at least 1; a database of another one counts as damaged.
         @param on_damage: told in one sentence when a damaged database was moved aside, on the
-            thread that noticed.
+            thread that noticed; it may take note, and must not block.
         @raise ResourceFailure: it cannot be opened or made.
         """
         self._path = os.fspath(path)

@@ -4,6 +4,7 @@ The system calls that a download makes, gathered where a test can let any of the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -55,9 +56,14 @@ class Disk:
 
         @raise OSError: a call failed; what came before it is written.
         """
-        written = self.pwrite(fd, data, offset)
-        while written < len(data):
-            written += self.pwrite(fd, memoryview(data)[written:], offset + written)
+        rest = memoryview(data)
+        while rest:
+            written = self.pwrite(fd, rest, offset)
+            if not written:
+                # No disk should say so; asking for ever would be worse than to say what it is.
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            rest = rest[written:]
+            offset += written
 
     def stat_in(self, folder_fd: int, name: str) -> os.stat_result | None:
         """

@@ -21,7 +21,7 @@ import msgspec
 from flow512.content.catalog import Catalog, Known, Stamp
 from flow512.content.hashing import Stop, hash_file, md5_of_file, never
 from flow512.content.paths import check_path, escape, is_own_name
-from flow512.content.scan import ScanReport, scan_share
+from flow512.content.scan import Scan, ScanReport
 from flow512.content.shares import LARGEST, LeftOut, Share
 from flow512.content.tree import TreeVerifier, format_content_id
 from flow512.errors import (
@@ -144,15 +144,16 @@ class Library:
 
         @raise Cancelled: C{stop} said so; what was seen until then is kept.
         @raise ResourceFailure: the catalog cannot be read or written; likewise.
+        @raise NotFound: the library was closed meanwhile; likewise.
         """
-        report = ScanReport()
+        scan = Scan(self._catalog, stop)
         with self._scanning:
             for share in self._shares:
-                scan_share(self._catalog, share, stop, report)
+                scan.look_through(share)
             self._catalog.prune()
         with self._choosing:
             self._hashed_up_to.clear()
-        return report
+        return scan.report()
 
     def pending(self) -> int:
         """
@@ -169,6 +170,7 @@ class Library:
         @raise Cancelled: C{stop} said so; the file comes first next time.
         @raise ContentChanged: it is being written. As after every error but C{Cancelled}, it is
             left alone until the next scan; call again for the next one.
+        @raise NotFound: it has become too large.
         @raise ResourceFailure: it cannot be read, or the catalog cannot be written.
         """
         while (chosen := self._choose()) is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from flow512.content.catalog import Catalog, Stamp
@@ -21,7 +21,7 @@ _MAX_LEFT_OUT: Final = 1000
 """Reasons that a report has; a share full of links must not fill the memory."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ScanReport:
     """
     What was found in the shares.
@@ -35,77 +35,112 @@ class ScanReport:
     @ivar left_out_count: how much that is in all.
     """
 
-    found: int = 0
-    new: int = 0
-    changed: int = 0
-    gone: int = 0
-    missing: list[str] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    left_out_count: int = 0
+    found: int
+    new: int
+    changed: int
+    gone: int
+    missing: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    left_out_count: int
 
 
-def scan_share(catalog: Catalog, share: Share, stop: Stop, report: ScanReport) -> None:
+class Scan:
     """
-    Look at all that is in a share, bring the catalog up to date, and add to a report.
-
-    If the folder is missing, or a part of it cannot be looked at for now, the catalog keeps what
-    it knows of that: hashing it again when it comes back would take long.
-
-    @raise Cancelled: C{stop} said so; what was seen until then is kept.
-    @raise ResourceFailure: the catalog cannot be read or written; likewise.
+    One scan of some shares, one after the other. It belongs to one thread.
     """
-    try:
-        share.look_again()
-    except (ShareMissing, ResourceFailure) as error:
-        report.missing.append(share.name)
-        _leave_out(report, LeftOut(share.name, str(error)))
-        return
-    # The walk and the catalog have the same order. So they are compared batch by batch, each
-    # from after the last path of the one before up to its own last path.
-    after = ""
-    seen: dict[str, Stamp] = {}
-    unread: list[str] = []
-    with share.folder() as folder:
-        for sight in walk(folder):
-            if stop():
-                raise Cancelled("Looking through the shares was given up before the end.")
-            if isinstance(sight, Found):
-                seen[sight.path] = sight.stamp
-                if len(seen) == _BATCH:
-                    _compare(catalog, share, after, sight.path, seen, unread, report)
-                    after = sight.path
-                    seen = {}
-            elif isinstance(sight, Unread):
-                unread.append(sight.path)
-                _leave_out(report, LeftOut(sight.path or share.name, sight.reason))
-            else:
-                _leave_out(report, sight)
-    _compare(catalog, share, after, None, seen, unread, report)
 
+    def __init__(self, catalog: Catalog, stop: Stop) -> None:
+        """
+        @param catalog: is brought up to date.
+        @param stop: asked before every file.
+        """
+        self._catalog = catalog
+        self._stop = stop
+        self._found = self._new = self._changed = self._gone = 0
+        self._missing: list[str] = []
+        self._left_out: list[LeftOut] = []
+        self._left_out_count = 0
 
-def _compare(
-    catalog: Catalog,
-    share: Share,
-    after: str,
-    last: str | None,
-    seen: Mapping[str, Stamp],
-    unread: Sequence[str],
-    report: ScanReport,
-) -> None:
-    known = catalog.stamps(share.key, after, last)
-    fresh = {path: stamp for path, stamp in seen.items() if known.get(path) != stamp}
-    new = len(fresh.keys() - known.keys())
-    gone = [
-        path
-        for path in known.keys() - seen.keys()
-        if not any(_is_within(path, place) for place in unread) and _is_gone(share, path)
-    ]
-    report.found += len(seen)
-    report.new += new
-    report.changed += len(fresh) - new
-    report.gone += len(gone)
-    if fresh or gone:
-        catalog.update(share.key, fresh, gone)
+    def report(self) -> ScanReport:
+        """
+        Say what was found so far.
+        """
+        return ScanReport(
+            self._found,
+            self._new,
+            self._changed,
+            self._gone,
+            tuple(self._missing),
+            tuple(self._left_out),
+            self._left_out_count,
+        )
+
+    def look_through(self, share: Share) -> None:
+        """
+        Look at all that is in a share.
+
+        If the folder is missing, or a part of it cannot be looked at for now, the catalog keeps
+        what it knows of that: hashing it again when it comes back would take long.
+
+        @raise Cancelled: C{stop} said so; what was seen until then is kept.
+        @raise ResourceFailure: the catalog cannot be read or written; likewise.
+        @raise NotFound: the share was closed meanwhile.
+        """
+        try:
+            share.look_again()
+        except (ShareMissing, ResourceFailure) as error:
+            self._missing.append(share.name)
+            self._leave_out(LeftOut(share.name, str(error)))
+            return
+        # The walk and the catalog have the same order. So they are compared batch by batch, each
+        # from after the last path of the one before up to its own last path.
+        after = ""
+        seen: dict[str, Stamp] = {}
+        unread: list[str] = []
+        with share.folder() as folder:
+            for sight in walk(folder):
+                if self._stop():
+                    raise Cancelled("Looking through the shares was given up before the end.")
+                if isinstance(sight, Found):
+                    seen[sight.path] = sight.stamp
+                    if len(seen) == _BATCH:
+                        self._compare(share, after, sight.path, seen, unread)
+                        after = sight.path
+                        seen = {}
+                elif isinstance(sight, Unread):
+                    unread.append(sight.path)
+                    self._leave_out(LeftOut(sight.path or share.name, sight.reason))
+                else:
+                    self._leave_out(sight)
+        self._compare(share, after, None, seen, unread)
+
+    def _compare(
+        self,
+        share: Share,
+        after: str,
+        last: str | None,
+        seen: Mapping[str, Stamp],
+        unread: Sequence[str],
+    ) -> None:
+        known = self._catalog.stamps(share.key, after, last)
+        fresh = {path: stamp for path, stamp in seen.items() if known.get(path) != stamp}
+        new = len(fresh.keys() - known.keys())
+        gone = [
+            path
+            for path in known.keys() - seen.keys()
+            if not any(_is_within(path, place) for place in unread) and _is_gone(share, path)
+        ]
+        self._found += len(seen)
+        self._new += new
+        self._changed += len(fresh) - new
+        self._gone += len(gone)
+        if fresh or gone:
+            self._catalog.update(share.key, fresh, gone)
+
+    def _leave_out(self, what: LeftOut) -> None:
+        self._left_out_count += 1
+        if len(self._left_out) < _MAX_LEFT_OUT:
+            self._left_out.append(what)
 
 
 def _is_within(path: str, place: str) -> bool:
@@ -120,9 +155,3 @@ def _is_gone(share: Share, path: str) -> bool:
     except (NotFound, UnsafeName, ResourceFailure):
         return True
     return False
-
-
-def _leave_out(report: ScanReport, what: LeftOut) -> None:
-    report.left_out_count += 1
-    if len(report.left_out) < _MAX_LEFT_OUT:
-        report.left_out.append(what)

@@ -48,7 +48,7 @@ class SharedPort(Protocol):
         self._received = b""
 
     def connectionMade(self) -> None:
-        self.port.waiting.add(self)
+        self.port.waiting[self] = None
         self._deadline = self.port.clock.callLater(self.port.patience.greeting, self._too_late)
 
     def _too_late(self) -> None:
@@ -85,7 +85,7 @@ class SharedPort(Protocol):
         chosen.dataReceived(received)
 
     def _stop_waiting(self) -> None:
-        self.port.waiting.discard(self)
+        self.port.waiting.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -115,7 +115,7 @@ class SharedPortFactory(Factory[SharedPort]):
         self.clock = clock
         self.patience = patience or Patience()
         self.conversations: dict[str, IProtocolFactory] = {}
-        self.waiting: set[SharedPort] = set()
+        self.waiting: dict[SharedPort, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> SharedPort:
         assert addr is not None

@@ -257,7 +257,8 @@ class RegistryClient(Service):
             ticket is refused while the lease lasts.
         @param random: for the waits between connections.
         @param listener: is told of every change of the list.
-        @param state_changed: called when L{is_listed} or L{failures} may be another than before.
+        @param state_changed: called when L{is_listed} or L{failures} may be another than before,
+            while the service runs.
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
         @param dials_per_host: how many peers at one address L{peers_to_dial} gives.
@@ -382,8 +383,10 @@ class RegistryClient(Service):
         self._conversation = None
         if isinstance(error, Busy):
             self._told_to_wait = min(error.retry_after, LONGEST_OBEYED)
+        if not self.running:
+            return
         reason = escape(str(error), 500)
-        if self.running and reason != self._logged:
+        if reason != self._logged:
             # The same trouble over and over is one line, not one a minute.
             self._logged = reason
             self.log.warn("Not registered: {reason} Trying again.", reason=reason)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from flow512.testing.addresses import WILDCARD, SocketAddress, canonical, socket_address
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from flow512.testing.poller import Poller
 
 
-class Socket:
+class Socket(ABC):
     """
     A socket of a host.
 
@@ -42,23 +43,23 @@ class Socket:
         self.descriptor = poller.register(self)
 
     @property
+    @abstractmethod
     def readable(self) -> bool:
         """Whether reading would tell something."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def writable(self) -> bool:
         """Whether writing would do something."""
-        raise NotImplementedError
 
     @property
     def gave_up(self) -> bool:
         """Whether it failed because nothing was acknowledged for too long."""
         return False
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of everything."""
-        raise NotImplementedError
 
     def vanish(self) -> None:
         """Be gone, with the process that had it; no one is told."""

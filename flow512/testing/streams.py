@@ -148,8 +148,7 @@ class StreamSocket(Socket):
         """
         if self._state is _State.OPEN:
             return errno.EISCONN
-        if self._state is _State.OPENING:
-            return errno.EALREADY
+        assert self._state is _State.IDLE, "Twisted asks again only when it is told that it is time"
         host = self.host
         target = host.target(canonical(address[0]))
         source = host.source_for(target)
@@ -173,16 +172,13 @@ class StreamSocket(Socket):
         """
         Send what there is room for.
 
-        @return: how many bytes were taken.
-        @raise OSError: C{EWOULDBLOCK}, the pipe is full; C{EPIPE}, this end is shut or has failed.
+        @return: how many bytes were taken; 0 when the pipe is full.
+        @raise OSError: C{EPIPE}, this end is shut or has failed.
         """
         outgoing = self._outgoing
         if self._error or self._end_is_sent or outgoing is None:
             raise os_error(errno.EPIPE)
-        taken = outgoing.send(data)
-        if not taken and len(data):
-            raise os_error(errno.EWOULDBLOCK)
-        return taken
+        return outgoing.send(data)
 
     def recv(self, size: int) -> bytes:
         """

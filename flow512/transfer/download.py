@@ -97,7 +97,7 @@ class Download:
             lambda _: self._fail(Cancelled("The download was stopped."))
         )
         self._has_failed = False
-        self._asked: set[Deferred[Any]] = set()
+        self._asked: dict[Deferred[Any], None] = {}
         self._in_parts: dict[int, bytearray] = {}
         self._arrived: list[tuple[int, bytes | bytearray, bytes]] = []
         self._is_storing = False
@@ -164,10 +164,10 @@ class Download:
     # Asking
 
     def _ask(self, asked: Deferred[_T], came: Callable[[_T], None]) -> None:
-        self._asked.add(asked)
+        self._asked[asked] = None
 
         def ended(result: _T | Failure) -> _T | Failure:
-            self._asked.discard(asked)
+            self._asked.pop(asked, None)
             return result
 
         asked.addBoth(ended).addCallback(came).addErrback(self._fail)

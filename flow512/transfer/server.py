@@ -168,7 +168,7 @@ class TransferProtocol(Answerer):
     # The conversation
 
     def connectionMade(self) -> None:
-        self._service.connections.add(self)
+        self._service.connections[self] = None
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -504,7 +504,8 @@ class TransferFactory(Factory[TransferProtocol]):
         self.run_blocking = run_blocking
         self.run_long = run_long or run_blocking
         self.patience = patience or Patience()
-        self.connections: set[TransferProtocol] = set()
+        # In the order of their arrival, so that a simulation repeats to the byte.
+        self.connections: dict[TransferProtocol, None] = {}
         self._stopping: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> TransferProtocol:
@@ -527,7 +528,7 @@ class TransferFactory(Factory[TransferProtocol]):
         """
         A connection is closed for good.
         """
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self._tell_if_stopped()
 
     def _tell_if_stopped(self) -> None:

@@ -9,7 +9,12 @@ from twisted.internet.endpoints import (
     connectProtocol,
     serverFromString,
 )
-from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IPushProducer,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -62,6 +67,36 @@ class Server(Factory):
         protocol.factory = self
         self.protocols.append(protocol)
         return protocol
+
+
+@implementer(IPushProducer)
+class Spring:
+    """Writes whenever it may, until it has written enough."""
+
+    def __init__(self, consumer: IConsumer, size: int, chunk: int = 32 * 1024) -> None:
+        self.consumer = consumer
+        self.left = size
+        self.chunk = chunk
+        self.pauses = 0
+        self.stopped = False
+        self._flows = False
+
+    def resumeProducing(self) -> None:
+        self._flows = True
+        while self._flows and self.left:
+            size = min(self.chunk, self.left)
+            self.left -= size
+            self.consumer.write(b"s" * size)
+        if not self.left:
+            self.consumer.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        self.pauses += 1
+        self._flows = False
+
+    def stopProducing(self) -> None:
+        self.stopped = True
+        self._flows = False
 
 
 class NetworkTestCase(SynchronousTestCase):

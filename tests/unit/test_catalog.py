@@ -301,6 +301,20 @@ class KeptTests(CatalogCase):
         self.assertEqual(len(self.damage), 2)
         self.assertIn(self.path + ".corrupt", self.damage[0])
 
+    def test_garbage_with_a_log(self) -> None:
+        """The log of a damaged database is not taken for the new one's, though nobody listens."""
+        left = self.filled()
+        with open(self.path + "-wal", "rb") as log:
+            written = log.read()
+        left.close()
+        with open(self.path, "wb") as file, open(self.path + "-wal", "wb") as log:
+            file.write(b"garbage" * 1000)
+            log.write(b"x" + written)
+        catalog = Catalog(self.path)
+        self.assertEqual(catalog.listing(SHARE, "", "", 10), [])
+        catalog.close()
+        self.assertEqual(sorted(os.listdir(self.folder)), ["catalog", "catalog.corrupt"])
+
     def test_other_version(self) -> None:
         """A catalog with other tables than ours is moved aside."""
         self.filled().close()

@@ -188,7 +188,7 @@ class ScanTests(LibraryCase):
         self.hash_all()
         os.rename(self.folder, self.folder + ".away")
         report = self.library.scan()
-        self.assertEqual(report.missing, [self.folder])
+        self.assertEqual(report.missing, (self.folder,))
         self.assertEqual((report.found, report.gone, report.left_out_count), (1, 0, 1))
         self.assertEqual(self.paths(), ["b"])
         for ask in (
@@ -200,7 +200,7 @@ class ScanTests(LibraryCase):
                 ask()
         os.rename(self.folder + ".away", self.folder)
         report = self.library.scan()
-        self.assertEqual((report.missing, report.found, report.new), ([], 2, 0))
+        self.assertEqual((report.missing, report.found, report.new), ((), 2, 0))
         self.assertEqual(self.library.stat("a", stop=self.must_not_hash).root, root_of(data))
 
     def test_unreadable_for_now(self) -> None:
@@ -241,7 +241,7 @@ class ScanTests(LibraryCase):
             return opened(path, *args, **kwargs)  # type: ignore[arg-type] -- passed on
 
         self.patch(os, "open", fails)
-        self.assertEqual(self.library.scan().missing, [self.folder])
+        self.assertEqual(self.library.scan().missing, (self.folder,))
         self.assertEqual(self.library.stat("a").root, root_of(b"data"))
 
     def test_came_behind_the_walk(self) -> None:

@@ -919,6 +919,17 @@ class Failures(InFolder):
         self.complete(disk=Nibbling()).publish(replace=False, mtime_ns=0)
         self.assertEqual(self.data(), CONTENT)
 
+    def test_no_writes(self) -> None:
+        """A disk that takes nothing, and does not say why, is not asked for ever."""
+
+        class Deaf(WatchedDisk):
+            def pwrite(self, fd: int, data: Any, offset: int) -> int:
+                return 0
+
+        partial = self.open(disk=Deaf())
+        self.assertRaises(DiskFailure, partial.write, 0, block_of(CONTENT, 0))
+        self.assertNotIn(0, partial.have)
+
     def test_journal_full(self) -> None:
         """What could not be recorded can be later."""
         disk = WatchedDisk()

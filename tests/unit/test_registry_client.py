@@ -258,6 +258,16 @@ class RegisteringTests(ClientTestCase):
         end = self.open()
         self.assertEqual(end.heard(), [Register(TICKET, 0, "Ada")])
 
+    def test_new_port_early(self) -> None:
+        """A port that changes before the registry's hello is the one that is registered."""
+        self.client.startService()
+        end = self.accept()
+        self.assertEqual(len(end.heard()), 1)
+        self.client.set_port(6000)
+        self.assertEqual(end.heard(), [])
+        end.say_bytes(hello(0))
+        self.assertEqual(end.heard(), [Register(TICKET, 6000, "Ada")])
+
     def test_stop(self) -> None:
         """It gives its lease back, closes, and has stopped when the connection is gone."""
         end = self.listed()
@@ -351,6 +361,33 @@ class ReconnectTests(ClientTestCase):
             self.lose(end)
             waits.append(self.wait_for_attempt())
         self.assertGreater(waits[-1], 50.0)
+
+    def test_state(self) -> None:
+        """Who asks for it is told when the node gets on the list and off it, but not of a stop."""
+        states: list[tuple[bool, int]] = []
+        self.client = client = RegistryClient(
+            self.clock,
+            self.endpoint,
+            Introduction(node_id(1), "Ada"),
+            port=5000,
+            ticket=TICKET,
+            random=Random(1),
+            state_changed=lambda: states.append((client.is_listed, client.failures)),
+        )
+        client.startService()
+        self.endpoint.refuse()
+        self.assertEqual(states, [(False, 1)])
+        self.wait_for_attempt()
+        end = self.listed()
+        self.assertEqual(states[1:], [(True, 1)])
+        self.lose(end)
+        self.assertEqual(states[2:], [(False, 1), (False, 2)])
+        self.wait_for_attempt()
+        end = self.listed()
+        end.say(Pong(10))
+        states.clear()
+        client.stopService()
+        self.assertEqual(states, [])
 
     def test_proof(self) -> None:
         """Only a conversation that lasts, by a pong while listed, makes the wait short again."""

@@ -491,6 +491,16 @@ class PushTests(RegistryTestCase):
             watcher.heard(), [Delta(2, (), (), (Peer(node.id, "", "192.0.2.2", 500),))]
         )
 
+    def test_nothing_left_of_it(self) -> None:
+        """Who comes and goes within a window is nobody's news, and costs no number."""
+        other = self.join(1)
+        passing = self.arrive(2)
+        passing.register()
+        passing.say(Leave())
+        self.settle()
+        self.assertEqual(other.heard(), [])
+        self.assertEqual(self.factory.table.number, 1)
+
     def test_flood_in_portions(self) -> None:
         """More changes than a push takes are told in the windows after it."""
         watcher = self.join(0, port=0)

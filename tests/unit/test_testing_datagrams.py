@@ -417,6 +417,20 @@ class MulticastTests(DatagramTestCase):
         self.say(self.ears6[self.c], b"back", GROUP6)
         self.assertEqual(self.who_heard(b"back"), {self.b})
 
+    def test_ipv6_only(self) -> None:
+        """Hosts without IPv4 are on one link if they share a subnet of IPv6."""
+        heard = []
+        for address in ("fd00::11", "fd00::12", "fd07::13"):
+            ear = self.shared_ear(self.network.host(address), "::")
+            self.network.result(ear.transport.joinGroup(GROUP6))
+            heard.append(ear.heard)
+        self.join(self.b, GROUP6)
+        four_only = self.network.host("10.0.0.99")
+        self.shared_ear(four_only, "::")
+        self.say(ear, b"far", GROUP6)
+        self.say(self.ears6[self.a], b"near", GROUP6)
+        self.assertEqual(heard, [[b"near"], [b"near"], [b"far"]])
+
     def test_ipv6_join_by_number(self) -> None:
         """The socket itself can join on an interface by number, as Twisted's joinGroup cannot."""
         handle = self.ears6[self.c].transport.getHandle()

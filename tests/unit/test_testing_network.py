@@ -19,8 +19,7 @@ from twisted.internet.error import (
 from twisted.internet.protocol import DatagramProtocol, Protocol
 
 from flow512.testing import Delivery, GaveUp, Host, Network
-from tests.unit.simulated import HalfCloser, NetworkTestCase, Recorder, Server
-from tests.unit.test_testing_streams import Spring
+from tests.unit.simulated import HalfCloser, NetworkTestCase, Recorder, Server, Spring
 
 
 class HostTests(NetworkTestCase):

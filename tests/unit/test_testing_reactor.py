@@ -50,8 +50,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.unit.simulated import NetworkTestCase, Recorder, Server
-from tests.unit.test_testing_streams import Spring
+from tests.unit.simulated import NetworkTestCase, Recorder, Server, Spring
 
 
 class InterfaceTests(NetworkTestCase):

@@ -4,8 +4,14 @@ L{flow512.testing}: TCP connections between hosts.
 
 from __future__ import annotations
 
+import io
+
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    connectProtocol,
+)
 from twisted.internet.error import (
     CannotListenError,
     ConnectBindError,
@@ -30,39 +36,9 @@ from twisted.protocols.basic import FileSender
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from tests.unit.simulated import HalfCloser, NetworkTestCase, Recorder, Server
+from tests.unit.simulated import HalfCloser, NetworkTestCase, Recorder, Server, Spring
 
 KIB = 1024
-
-
-@implementer(IPushProducer)
-class Spring:
-    """Writes whenever it may, until it has written enough."""
-
-    def __init__(self, consumer: IConsumer, size: int, chunk: int = 32 * KIB) -> None:
-        self.consumer = consumer
-        self.left = size
-        self.chunk = chunk
-        self.pauses = 0
-        self.stopped = False
-        self._flows = False
-
-    def resumeProducing(self) -> None:
-        self._flows = True
-        while self._flows and self.left:
-            size = min(self.chunk, self.left)
-            self.left -= size
-            self.consumer.write(b"s" * size)
-        if not self.left:
-            self.consumer.unregisterProducer()
-
-    def pauseProducing(self) -> None:
-        self.pauses += 1
-        self._flows = False
-
-    def stopProducing(self) -> None:
-        self.stopped = True
-        self._flows = False
 
 
 @implementer(IPullProducer)
@@ -214,6 +190,29 @@ class ConnectingTests(NetworkTestCase):
         self.network.run(1)
         client.lost.trap(ConnectionLost)
         self.network.assert_quiet()
+
+    def test_never_accepted(self) -> None:
+        """One who was never accepted is reset when the port, or the whole process, ends."""
+        for end in ("port", "process"):
+            with self.subTest(end=end):
+                port = self.listen(self.a, Server())
+                port.stopReading()
+                client = self.connect(self.b, Recorder())
+                self.network.run(1)
+                self.assertIsNone(client.lost)
+                if end == "port":
+                    self.network.result(port.stopListening())
+                else:
+                    self.a.reactor.crash()
+                self.network.run(1)
+                client.lost.trap(ConnectionLost)
+                self.network.assert_quiet()
+
+    def test_bind_to_the_other_family(self) -> None:
+        """A client of IPv6 cannot be bound to an address of IPv4."""
+        endpoint = TCP6ClientEndpoint(self.b.reactor, "fd00::1", 5000, bindAddress=("10.0.0.2", 0))
+        connecting = connectProtocol(endpoint, Recorder())
+        self.assertRaises(ConnectBindError, self.network.result, connecting)
 
     def test_nobody_there(self) -> None:
         """An address that no host has does not answer; the attempt times out."""
@@ -520,6 +519,25 @@ class EndingTests(NetworkTestCase):
         self.network.result(self.port.stopListening())
         self.network.assert_quiet()
 
+    def test_half_close_twice(self) -> None:
+        """After half a close the rest can be closed, or aborted."""
+        for finish, reason in (
+            ("loseConnection", ConnectionDone),
+            ("abortConnection", ConnectionLost),
+        ):
+            with self.subTest(finish=finish):
+                self.setUp()
+                server, client = self.pair(HalfCloser, HalfCloser)
+                client.transport.loseWriteConnection()
+                self.network.run(1)
+                getattr(client.transport, finish)()
+                server.transport.write(b"x")
+                self.network.run(1)
+                client.lost.trap(reason)
+                server.transport.write(b"y")
+                self.network.run(1)
+                server.lost.trap(ConnectionLost)
+
     def test_half_close_of_one_who_does_not_care(self) -> None:
         """A protocol that knows nothing of half a connection loses all of it."""
         server, client = self.pair(Recorder, HalfCloser)
@@ -633,8 +651,6 @@ class EndingTests(NetworkTestCase):
 
     def test_file_sender(self) -> None:
         """Twisted's own FileSender moves a file across."""
-        import io
-
         server, client = self.pair()
         content = bytes(range(256)) * 4096
         sent = FileSender().beginFileTransfer(io.BytesIO(content), client.transport)
