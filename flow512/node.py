@@ -360,6 +360,12 @@ class NodeService(Service):
         return () if self._beacon is None else self._beacon.sightings
 
     @property
+    def is_listed(self) -> bool:
+        """Whether a registry knows this node, and has sent the list of peers."""
+        client = None if self._follower is None else self._follower.client
+        return client is not None and client.is_listed
+
+    @property
     def is_bootstrap(self) -> bool:
         """Whether this node carries the registry."""
         return self._registry is not None

@@ -1,5 +1,5 @@
 """
-The powers of 512 that files are measured in.
+The powers of 512 that files are measured in::
 
     piece   512 bytes        what files are addressed in
     block   512 pieces       256 KiB, what is verified; the longest run

@@ -21,6 +21,7 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -42,8 +43,9 @@ class Partial:
     """
     A file that is being downloaded; L{Partial.open} makes one.
 
-    Its methods block, so they run on a worker thread, one at a time. What is in L{have}, and
-    L{missing_runs} and L{read}, may be asked for at any time, by any thread.
+    Its methods block, so they run on worker threads, of which several may use it at once; only
+    what ends it (L{publish}, L{close}, L{discard}) has to wait until the others are done. What
+    is in L{have}, L{stored} and L{missing_runs} never block.
 
     @ivar root: the content id that the file will have.
     @ivar size: its size in bytes.
@@ -84,6 +86,9 @@ class Partial:
         self._journal_fd = journal_fd
         self._disk = disk
         self._journal = Journal(journal_fd, root, size, self.blocks, boot_id, disk)
+        # Guards what follows, the journal, and changes of have. No run may slip into the journal
+        # between a sync and its seal, so a seal holds it all the while.
+        self._lock = threading.RLock()
         self._unrecorded = BlockSet()
         self._doubted = False  # whether a sync has failed
         if disk.fstat(fd).st_size == size:
@@ -219,8 +224,13 @@ class Partial:
             zeros = data == _ZEROS[:length]
             if not zeros or self._disk.pread(self._fd, length, offset) != data:
                 self._disk.write_all(self._fd, data, offset)
-        self._unrecorded.add(block)
-        self.have.add(block)
+        self._in_place(block)
+
+    def _in_place(self, block: int) -> None:
+        with self._lock:
+            if block not in self.have:
+                self._unrecorded.add(block)
+                self.have.add(block)
 
     def vouch(self, blocks: Iterable[int]) -> None:
         """
@@ -232,9 +242,7 @@ class Partial:
         """
         for block in blocks:
             self._length_of(block)
-            if block not in self.have:
-                self._unrecorded.add(block)
-                self.have.add(block)
+            self._in_place(block)
         self.flush()
 
     def flush(self) -> None:
@@ -244,11 +252,11 @@ class Partial:
 
         @raise flow512.errors.ResourceFailure: it is not recorded, and may be tried again.
         """
-        if self._doubted:
-            raise DiskFailure(f"The disk has failed to keep '{self._shown}'; start again.")
-        with blaming(f"keeping the journal of '{self._shown}'"):
+        with self._lock, blaming(f"keeping the journal of '{self._shown}'"):
+            if self._doubted:
+                raise DiskFailure(f"The disk has failed to keep '{self._shown}'; start again.")
             self._journal.record(self._unrecorded.runs())
-        self._unrecorded = BlockSet()
+            self._unrecorded = BlockSet()
 
     def seal(self) -> None:
         """
@@ -259,8 +267,8 @@ class Partial:
             emptied, and this can only be closed and opened again.
         @raise flow512.errors.ResourceFailure: as L{flush}.
         """
-        self.flush()
-        with blaming(f"saving '{self._shown}'"):
+        with self._lock, blaming(f"saving '{self._shown}'"):
+            self.flush()
             if not self._journal.sealed:
                 self._sync()
                 self._journal.seal()

@@ -236,8 +236,6 @@ def open_folder_beneath(dir_fd: int, parts: Sequence[str]) -> int:
     try:
         # Not os.dup: two descriptors of one opening would share their place in a listing.
         folder = os.open(".", _FOLDER_FLAGS, dir_fd=dir_fd)
-    except FileNotFoundError as error:
-        raise NotFound("The folder is gone.") from error
     except OSError as error:
         raise from_os_error(error, "opening a folder") from error
     for part in parts:

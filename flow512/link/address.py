@@ -118,9 +118,11 @@ def client_endpoint(
         try:
             version = ipaddress.ip_address(address.host).version
         except ValueError:
-            return HostnameEndpoint(
-                reactor, address.host.encode("idna"), address.port, timeout=timeout
-            )
+            try:
+                name = address.host.encode("idna")
+            except UnicodeError:
+                raise _no_address(str(address)) from None
+            return HostnameEndpoint(reactor, name, address.port, timeout=timeout)
         kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
         return kind(reactor, address.host, address.port, timeout)
     try:
@@ -128,7 +130,7 @@ def client_endpoint(
             reactor, address
         )
         return endpoint
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, OSError) as error:
         raise Misuse(
             f"'{escape(address)}' is no endpoint that can be connected to: {escape(str(error))}."
         ) from None
@@ -159,15 +161,15 @@ async def listen_at(
             endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]  # Twisted has no types there
                 reactor, description
             )
-        except (ValueError, TypeError, KeyError) as error:
+            # Some endpoints look at their arguments only now.
+            return await endpoint.listen(factory)
+        except CannotListenError as error:
+            failed = error
+        except (ValueError, TypeError, LookupError, OSError, OverflowError) as error:
             raise Misuse(
                 f"'{escape(description)}' is no endpoint to listen on: {escape(str(error))};"
                 " try --listen tcp:5000."
             ) from None
-        try:
-            return await endpoint.listen(factory)
-        except CannotListenError as error:
-            failed = error
     cause = failed.socketError
     why = getattr(cause, "strerror", None) or str(cause)
     raise PortTaken(

@@ -62,7 +62,7 @@ from flow512.errors import (
     Violation,
     from_wire,
 )
-from flow512.wire.frame import Frame, FrameReader
+from flow512.wire.frame import BufferPool, Frame, FrameReader
 from flow512.wire.handshake import Agreement, agree, choose_conversation
 from flow512.wire.messages import (
     HELLO_ANSWER,
@@ -174,17 +174,24 @@ class Conversation(Protocol):
     agreement: Agreement | None = None
     connection: Transport
 
-    def __init__(self, introduction: Introduction, clock: IReactorTime, patience: Patience) -> None:
+    def __init__(
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        patience: Patience,
+        buffers: BufferPool | None = None,
+    ) -> None:
         """
         @param introduction: what this side says of itself.
         @param clock: for the deadlines.
         @param patience: how long they are.
+        @param buffers: for the bodies of bulk frames.
         """
         self.introduction = introduction
         self.clock = clock
         self.patience = patience
         self.is_writable = True
-        self._reader = FrameReader(self._allowed_in_greeting())
+        self._reader = FrameReader(self._allowed_in_greeting(), buffers)
         self._is_closed = False
         self._unread_answers = 0
         self._reading_stopped_by: set[str] = set()

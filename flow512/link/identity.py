@@ -66,6 +66,9 @@ class StateFolder:
                 f"Another node uses the state folder '{escape(self.path)}';"
                 " stop it, or give this one another folder with --state."
             ) from None
+        except OSError as error:
+            os.close(self._lock)
+            raise from_os_error(error, f"locking the state folder '{escape(self.path)}'") from None
         except BaseException:
             os.close(self._lock)
             raise

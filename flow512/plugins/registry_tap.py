@@ -22,8 +22,8 @@ class Options(ServiceOptions):
 
     synopsis = "[options]"
     longdesc = (
-        "Introduces the nodes of a network to each other. It listens on TCP port 5000, or on a"
-        " free one if that is taken, and announces itself by UDP."
+        "Introduces the nodes of a network to each other. It listens on TCP port 5000 unless told"
+        " otherwise, and announces itself by UDP."
     )
 
     def postOptions(self) -> None:

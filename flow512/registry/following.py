@@ -224,8 +224,9 @@ class RegistryFollower(Service):
         after = client.peers
         joined = [peer for node, peer in after.items() if node not in before]
         left = [peer for node, peer in before.items() if node not in after]
-        if joined or left:
-            self._listener.peer_list_changed(joined, left, [])
+        changed = [peer for node, peer in after.items() if before.get(node, peer) != peer]
+        if joined or left or changed:
+            self._listener.peer_list_changed(joined, left, changed)
 
     def _start_client(self, address: HostPort | str) -> RegistryClient:
         ear = _Ear(self)

@@ -102,7 +102,7 @@ class RegistryProtocol(Answerer):
 
     def _too_late(self) -> None:
         self._deadline = None
-        self.end(NotAllowed(f"Register within {self.patience.greeting:g} seconds, or stay away."))
+        self.end(NotAllowed(f"No registration came within {self.patience.greeting:g} seconds."))
 
     def conversation_ended(self, error: Flow512Error) -> None:
         self._cancel_deadline()

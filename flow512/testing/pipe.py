@@ -19,13 +19,14 @@ Where a byte is
     4. Read: gone, but the sender does not know yet. Its room is on the way back.
 
 Invariants
-    A. C{free + in flight + received + on the way back == capacity}, at all times; none is negative.
-       So what the two ends hold between them is bounded, whatever either does.
-    B. What is in flight is due in the order in which it was sent, so it arrives in that order.
-       Marks (the opening, the end) travel in the same order, and take no room.
-    C. After C{Mark.END} was sent nothing more is; after it arrived C{ended} holds.
-    D. The pipe is writable only while half of it is free. Were it writable at every byte that comes
-       free, a sender with much to say would send ever smaller chunks (the silly window of RFC 813).
+    - A. C{free + in flight + received + on the way back == capacity}, at all times; none is
+      negative. So what the two ends hold between them is bounded, whatever either does.
+    - B. What is in flight is due in the order in which it was sent, so it arrives in that order.
+      Marks (the opening, the end) travel in the same order, and take no room.
+    - C. After C{Mark.END} was sent nothing more is; after it arrived C{ended} holds.
+    - D. The pipe is writable only while half of it is free. Were it writable at every byte that
+      comes free, a sender with much to say would send ever smaller chunks (the silly window of
+      RFC 813).
 """
 
 from __future__ import annotations

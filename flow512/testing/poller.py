@@ -22,7 +22,7 @@ class GaveUp(ConnectionLost, TimeoutError):
     """
     A connection was lost because what it had sent was not acknowledged for too long.
 
-    On a real reactor this is a plain L{ConnectionLost}, which it is here too; it is a
+    On a real reactor this is a plain C{ConnectionLost}, which it is here too; it is a
     L{TimeoutError} besides, so that a test can tell it from a connection that was reset.
     """
 

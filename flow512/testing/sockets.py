@@ -74,7 +74,8 @@ class Socket(ABC):
         return -1 if self.closed else self.descriptor
 
     def setblocking(self, flag: bool) -> None:
-        """Do nothing: no socket here blocks."""
+        """Be told that it shall not block, which none here does."""
+        assert not flag, "no reactor asks a socket to block"
 
     def setsockopt(self, level: int, name: int, value: int | bytes) -> None:
         """Set an option; those that mean nothing here are remembered."""

@@ -165,7 +165,7 @@ class StreamSocket(Socket):
         network = host.network
         self._outgoing = Flow(network, self, network.host_at(target, host))
         self._outgoing.mark(Mark.SYN)
-        network.clock.at(network.clock.rightNow + network.give_up, self._opening_took_too_long)
+        self._limit_opening()
         return errno.EINPROGRESS
 
     def send(self, data: bytes | memoryview) -> int:
@@ -278,6 +278,7 @@ class StreamSocket(Socket):
         self._incoming = sender._outgoing
         sender._incoming = self._outgoing
         self._outgoing.mark(Mark.SYN_ACK)
+        self._limit_opening()
 
     def receive(self, item: Item) -> None:
         """Take what has arrived."""
@@ -314,6 +315,11 @@ class StreamSocket(Socket):
         if self._outgoing is not None and not self._reset_is_sent:
             self._reset_is_sent = True
             self._outgoing.mark(Mark.RESET)
+
+    def _limit_opening(self) -> None:
+        # Either side's answer may never come: what would make it may have been lost with a host.
+        network = self.host.network
+        network.clock.at(network.clock.rightNow + network.give_up, self._opening_took_too_long)
 
     def _opening_took_too_long(self) -> None:
         if self._state is _State.OPENING and not self.closed:

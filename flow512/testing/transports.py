@@ -18,7 +18,7 @@ from flow512.testing.streams import StreamSocket
 
 
 class OpensSockets(Protocol):
-    """What these transports ask of their reactor besides L{IReactorFDSet}."""
+    """What these transports ask of their reactor besides C{IReactorFDSet}."""
 
     def open_stream(self, family: int) -> StreamSocket:
         """Make a TCP socket."""

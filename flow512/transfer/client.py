@@ -30,20 +30,20 @@ class TransferClient:
         clock: IReactorTime,
         endpoint: Callable[[HostPort | str], IStreamClientEndpoint],
         run_blocking: RunBlocking,
-        run_long: RunBlocking,
+        run_long: RunBlocking | None = None,
     ) -> None:
         """
         @param introduction: what the node says of itself.
         @param clock: for deadlines.
         @param endpoint: makes the endpoint that connects to an address.
         @param run_blocking: runs what waits for the disk.
-        @param run_long: runs what hashes whole files.
+        @param run_long: runs what hashes whole files; C{run_blocking} unless given.
         """
         self._introduction = introduction
         self._clock = clock
         self._endpoint = endpoint
         self._run_blocking = run_blocking
-        self._run_long = run_long
+        self._run_long = run_long or run_blocking
 
     async def connect(self, candidate: Candidate) -> SourceProtocol:
         """

@@ -1,5 +1,5 @@
 """
-A download: the blocks of one content, from a source into a partial file.
+A download: the blocks of one content, from a source into a partial file::
 
     page or block asked for ──> frame ──> block whole ──> arrived ──> verified and written
           │     (Plan decides)    (Source judges its shape)     (a worker, in batches)
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from hashlib import md5
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -42,6 +42,19 @@ SUM_AT_ONCE: Final = 8 * 1024 * 1024
 
 RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
+
+
+def _silent() -> TimedOut:
+    return TimedOut("The source sends nothing, though it is there; try another source.")
+
+
+def fell_silent(failure: Failure, seconds: float) -> NoReturn:
+    """
+    Say so, where C{addTimeout} wants it said.
+
+    @raise TimedOut: always.
+    """
+    raise _silent()
 
 
 class Checksum(Enum):
@@ -70,6 +83,7 @@ class Download:
         run_blocking: RunBlocking,
         run_long: RunBlocking,
         *,
+        verifier: TreeVerifier | None = None,
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
         progress: Callable[[Download], None] = lambda _: None,
@@ -80,6 +94,7 @@ class Download:
         @param clock: for the deadline on a silent source.
         @param run_blocking: runs what writes to the disk.
         @param run_long: runs the MD5.
+        @param verifier: of the same content, with what is proven of it; a new one unless given.
         @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
         @param checksum: whether to ask for the MD5 and compare it.
         @param progress: called whenever L{stored} has grown.
@@ -91,7 +106,7 @@ class Download:
         self._run_long = run_long
         self._run = run
         self._progress = progress
-        self._verifier = TreeVerifier(partial.root, partial.size)
+        self._verifier = verifier or TreeVerifier(partial.root, partial.size)
         self._plan = Plan(self._verifier, partial.missing_runs(), partial.unproven)
         self._result: Deferred[None] = Deferred(
             lambda _: self._fail(Cancelled("The download was stopped."))
@@ -123,9 +138,16 @@ class Download:
             went away, L{flow512.errors.ResourceFailure} if this machine could not store it; the
             partial file then keeps all that was stored. Cancelling it stops the download.
         """
+        self._watch()
+        try:
+            if not self._partial.blocks:
+                # No page will come that could prove that a content of no bytes has this root.
+                self._verifier.add_page(0, 0, b"")
+        except BadDigest as error:
+            self._fail(error)
+            return self._result
         if self._hash is not None:
             self._ask(self._source.checksum(self._partial.root), self._checksum_came)
-        self._watch()
         self._advance()
         return self._result
 
@@ -200,10 +222,24 @@ class Download:
         size = self._partial.size
         end = min((blocks.first + blocks.count) * BLOCK, size)
         count = -(-end // PIECE) - first
+        digests = self._digests(range(blocks.first, blocks.first + blocks.count))
+
+        def came(first: int, data: bytes | bytearray) -> None:
+            self._pieces_came(first, data, digests[first // PIECES_PER_BLOCK - blocks.first])
+
         self._ask(
-            self._source.read(self._partial.root, size, first, count, self._run, self._pieces_came),
+            self._source.read(self._partial.root, size, first, count, self._run, came),
             lambda _: None,
         )
+
+    def _digests(self, blocks: range) -> list[bytes]:
+        # They are taken when something is asked for: the plan may forget their page after that.
+        digests = []
+        for block in blocks:
+            digest = self._verifier.expects(block)
+            assert digest is not None
+            digests.append(digest)
+        return digests
 
     def _checksum_came(self, theirs: bytes) -> None:
         self._their_md5 = theirs
@@ -211,7 +247,7 @@ class Download:
 
     # Receiving
 
-    def _pieces_came(self, first: int, data: bytes | bytearray) -> None:
+    def _pieces_came(self, first: int, data: bytes | bytearray, expected: bytes) -> None:
         if self._has_failed:
             return
         self._heard = True
@@ -219,14 +255,14 @@ class Download:
         block, piece = divmod(first, PIECES_PER_BLOCK)
         length = self._verifier.shape.block_length(block)
         if len(data) < length:
-            whole = self._in_parts.setdefault(block, bytearray(length))
+            whole = self._in_parts.get(block)
+            if whole is None:
+                whole = self._in_parts[block] = self._source.buffers.take(length)
             end = piece * PIECE + len(data)
             whole[piece * PIECE : end] = data
             if end < length:
                 return
             data = self._in_parts.pop(block)
-        expected = self._verifier.expects(block)
-        assert expected is not None
         self._arrived.append((block, data, expected))
         self._store()
 
@@ -238,6 +274,8 @@ class Download:
 
         def ended(_: None) -> None:
             self._is_storing = False
+            for _block, data, _digest in batch:
+                self._source.buffers.give_back(data)
             self._plan.stored(len(batch))
             self._grown()
             self._store()
@@ -265,18 +303,12 @@ class Download:
     # Blocks that may be here already
 
     def _check(self, blocks: range) -> None:
-        expected = []
-        for block in blocks:
-            digest = self._verifier.expects(block)
-            assert digest is not None
-            expected.append(digest)
-
         def ended(wrong: list[int]) -> None:
             self._plan.stored(len(blocks) - len(wrong))
             self._plan.not_there(wrong)
             self._grown()
 
-        self._work(self._run_blocking(self._check_blocks, blocks, expected), ended)
+        self._work(self._run_blocking(self._check_blocks, blocks, self._digests(blocks)), ended)
 
     def _check_blocks(self, blocks: range, expected: list[bytes]) -> list[int]:
         right: list[int] = []
@@ -321,9 +353,7 @@ class Download:
     def _look(self) -> None:
         self._timer = None
         if not self._heard and not self._workers and not self._plan.is_done:
-            self._fail(
-                TimedOut("The source sends nothing, though it is there; try another source.")
-            )
+            self._fail(_silent())
             return
         self._watch()
 

@@ -1,8 +1,9 @@
 """
 Fetching one file: from a source's entry to a published file under its own name.
 
-The order matters: what can fail without a byte on its way fails first (the name, the target),
-and nothing is published before everything has been verified.
+The order matters: what can fail before the disk is touched fails first (the name; a root and a
+size that do not belong together), then what can fail without a byte on its way (the target), and
+nothing is published before everything has been verified.
 """
 
 from __future__ import annotations
@@ -10,18 +11,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from flow512.content.journal import read_boot_id
 from flow512.content.partial import Partial
 from flow512.content.paths import check_path, open_folder
 from flow512.content.publish import check_target
+from flow512.content.tree import TreeVerifier
+from flow512.errors import Cancelled
 from flow512.interfaces import RunBlocking
-from flow512.transfer.download import Checksum, Download
+from flow512.transfer.download import Checksum, Download, fell_silent
 from flow512.transfer.source import SourceProtocol
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -103,27 +111,73 @@ class Fetcher:
             then stays in the partial file, and the next fetch goes on from there.
         """
         name = target.name_for(entry)
-        opened = await self.run_blocking(_open, target, name, entry)
+        verifier = await self._prove(source, entry)
+        opened, is_unwanted = await _at_its_end(self.run_blocking(_open, target, name, entry))
         download = Download(
             source,
             opened.partial,
             self.clock,
             self.run_blocking,
             self.run_long,
+            verifier=verifier,
             run=self.run,
             checksum=self.checksum,
             progress=progress,
         )
         resumed = download.stored
         try:
+            if is_unwanted:
+                raise Cancelled("The download was stopped.")
             progress(download)
             await download.start()
-            await self.run_blocking(opened.publish, target.replace, entry.mtime)
+            await _at_its_end(self.run_blocking(opened.publish, target.replace, entry.mtime))
         finally:
-            await download.idle()
-            await self.run_blocking(opened.close)
+            await _at_its_end(download.idle())
+            await _at_its_end(self.run_blocking(opened.close))
         path = os.path.join(target.folder, name)
         return Fetched(entry, path, resumed, download.fetched, download.md5)
+
+    async def _prove(self, source: SourceProtocol, entry: Entry) -> TreeVerifier:
+        # A lie about the size must not cost what an earlier download has left.
+        assert entry.root is not None
+        verifier = TreeVerifier(entry.root, entry.size)
+        top = verifier.shape.levels - 1
+        page = b""
+        if entry.size:
+            asked = source.page(entry.root, top, 0)
+            asked.addTimeout(source.patience.silence * 2, self.clock, fell_silent)
+            page = await asked
+        verifier.add_page(top, 0, page)
+        return verifier
+
+
+async def _at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
+    """
+    Wait for a worker, even if nobody wants its result any longer: it does not stop for that, and
+    what it holds has to be closed.
+
+    @return: its result, and whether the wait was cancelled.
+    """
+    ended: list[_T | Failure] = []
+    waiting: Deferred[None] = Deferred()
+    is_unwanted = False
+
+    def done(result: _T | Failure) -> None:
+        ended.append(result)
+        if not waiting.called:
+            waiting.callback(None)
+
+    work.addBoth(done)
+    while not ended:
+        try:
+            await waiting
+        except CancelledError:
+            is_unwanted = True
+            waiting = Deferred()
+    result = ended[0]
+    if isinstance(result, Failure):
+        result.raiseException()  # type: ignore[no-untyped-call]  # Twisted has no types there
+    return result, is_unwanted
 
 
 @dataclass(frozen=True)

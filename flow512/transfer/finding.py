@@ -135,8 +135,15 @@ class Finder:
             if not enough.called:
                 enough.callback(None)
 
+        def broken(failure: Failure) -> None:
+            # Those who are not needed any more are cancelled; anything else is our own mistake.
+            if enough.called:
+                failure.trap(CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there
+            else:
+                enough.errback(failure)
+
         timers: list[IDelayedCall] = []
-        asked = [places.run(ask, each) for each in candidates]
+        asked = [places.run(ask, each).addErrback(broken) for each in candidates]
         try:
             await enough
             return self._choose(found, failed, wanted)
@@ -149,7 +156,6 @@ class Finder:
                 if timer.active():
                     timer.cancel()
             for deferred in asked:
-                deferred.addErrback(_expect_cancelled)
                 deferred.cancel()
 
     def _choose(
@@ -186,7 +192,3 @@ class Finder:
         raise Unreachable(
             f"None of the {len(failed)} known peers can be reached; are they still running?"
         )
-
-
-def _expect_cancelled(failure: Failure) -> None:
-    failure.trap(CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there

@@ -96,9 +96,15 @@ class IndexingService(Service):
         while not stop.is_set():
             try:
                 await self._round(stop)
-                self._waiting = deferLater(self._clock, self._rescan)
+            except Cancelled:
+                return
+            except Flow512Error as error:
+                # The next round may find the disk in a better state.
+                self.log.warn("The shares were not looked through: {why}", why=escape(str(error)))
+            self._waiting = deferLater(self._clock, self._rescan)
+            try:
                 await self._waiting
-            except (Cancelled, CancelledError):
+            except CancelledError:
                 return
             finally:
                 self._waiting = None

@@ -149,6 +149,7 @@ class Plan:
         for block in reversed(list(blocks)):
             self._to_do.appendleft((block, 1))
             self._outstanding -= 1
+            self._first_page = min(self._first_page, block // DIGESTS_PER_PAGE)
 
     def _take(self, taken: int) -> None:
         first, count = self._to_do.popleft()
@@ -165,8 +166,8 @@ class Plan:
         return None if wanted in self._asked_pages else wanted
 
     def _forget_before(self, first: int) -> None:
-        # The window is no larger than a page, so blocks two pages back are stored; a block that
-        # is put back may be further behind, and then its page is asked for again.
+        # Whoever asked for a block took its digest along, so even where wanted blocks are far
+        # apart nobody misses a page behind; for a block that is put back it is asked for again.
         page = first // DIGESTS_PER_PAGE
         while self._first_page < page - 1:
             self._verifier.forget(0, self._first_page)

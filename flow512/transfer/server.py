@@ -82,7 +82,7 @@ MAX_REQUESTS: Final = 256
 """Requests of one connection that may be under way at once."""
 
 MAX_OPEN: Final = 8
-"""Files that one connection keeps open."""
+"""Files that one connection may have open at once, for all of its reads together."""
 
 LISTING_ROOM: Final = CAPS[Kind.LISTING] - 64
 """Bytes that the entries of one LISTING may have."""
@@ -96,7 +96,7 @@ class _Opened:
     A file that this connection reads.
 
     @ivar file: it.
-    @ivar readers: how many reads of this connection need it.
+    @ivar readers: how many need it: reads of this connection, and the worker that is at it.
     """
 
     file: OpenContent
@@ -160,6 +160,9 @@ class TransferProtocol(Answerer):
         self._service = factory
         self._requests: dict[int, _Working | _Reading] = {}  # all that have not ended
         self._files: dict[bytes, _Opened] = {}
+        self._opening: dict[bytes, list[tuple[int, Read, _Working]]] = {}  # who waits for a file
+        self._workers = 0
+        self._is_gone = False
         self._waiting: deque[_Reading] = deque()
         self._ready: deque[tuple[_Reading, Span, bytes]] = deque()
         self._disk_is_busy = False
@@ -173,7 +176,12 @@ class TransferProtocol(Answerer):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._service.connection_gone(self)
+        self._is_gone = True
+        self._tell_if_gone()
+
+    def _tell_if_gone(self) -> None:
+        if self._is_gone and not self._workers:
+            self._service.connection_gone(self)
 
     def conversation_opened(self, agreement: Agreement) -> None:
         self.log.info("Connection from {peer} accepted.", peer=self.peer)
@@ -223,18 +231,29 @@ class TransferProtocol(Answerer):
 
     # Requests that a worker answers
 
+    def _wait_for_worker(
+        self,
+        result: Deferred[_T],
+        succeeded: Callable[[_T], None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        self._workers += 1
+
+        def ended(_: None) -> None:
+            self._workers -= 1
+            self._tell_if_gone()
+
+        result.addCallbacks(succeeded, failed).addErrback(self._unexpected).addBoth(ended)
+
     def _work(
         self,
         request: int,
         working: _Working,
         result: Deferred[_T],
         answer: Callable[[_T], None],
-        unwanted: Callable[[_T], None] = lambda _: None,
     ) -> None:
         """
         Wait for a worker, then write the request's end, unless it has had that already.
-
-        @param unwanted: what to do with a result that comes too late.
         """
         self._requests[request] = working
 
@@ -245,15 +264,13 @@ class TransferProtocol(Answerer):
             if is_wanted():
                 del self._requests[request]
                 answer(value)
-            else:
-                unwanted(value)
 
         def failed(failure: Failure) -> None:
             if is_wanted():
                 del self._requests[request]
                 self._fail(request, failure)
 
-        result.addCallback(succeeded).addErrback(failed)
+        self._wait_for_worker(result, succeeded, failed)
 
     def _fail(self, request: int, failure: Failure) -> None:
         error = failure.value
@@ -335,32 +352,53 @@ class TransferProtocol(Answerer):
 
     def _read(self, frame: Frame) -> None:
         wanted = decode(frame, Read)
-        opened = self._files.get(wanted.root)
+        root = wanted.root
+        opened = self._files.get(root)
         if opened is not None:
             self._begin_reading(frame.request, wanted, opened)
             return
-        self._work(
-            frame.request,
-            _Working(),
-            self._service.run_blocking(self._service.library.open, wanted.root),
-            lambda file: self._begin_reading(
-                frame.request, wanted, self._remember_file(wanted.root, file)
-            ),
-            OpenContent.close,
-        )
+        waiting = self._opening.get(root)
+        if waiting is None:
+            if not self._make_room():
+                busy = Busy(f"At most {MAX_OPEN} files may be read at once; wait for one of them.")
+                self.fail_request(frame.request, busy)
+                return
+            waiting = self._opening[root] = []
+            self._wait_for_worker(
+                self._service.run_blocking(self._service.library.open, root),
+                lambda file: self._file_opened(root, file),
+                lambda failure: self._file_not_opened(root, failure),
+            )
+        working = self._requests[frame.request] = _Working()
+        waiting.append((frame.request, wanted, working))
 
-    def _remember_file(self, root: bytes, file: OpenContent) -> _Opened:
-        opened = self._files.get(root)
-        if opened is not None:
-            # Several reads asked for it before it was open.
+    def _make_room(self) -> bool:
+        if len(self._files) + len(self._opening) >= MAX_OPEN:
+            for root in [root for root, opened in self._files.items() if not opened.readers]:
+                self._files.pop(root).file.close()
+        return len(self._files) + len(self._opening) < MAX_OPEN
+
+    def _who_waits_for(self, root: bytes) -> list[tuple[int, Read]]:
+        return [
+            (request, wanted)
+            for request, wanted, working in self._opening.pop(root)
+            if self._requests.get(request) is working
+        ]
+
+    def _file_opened(self, root: bytes, file: OpenContent) -> None:
+        waiting = self._who_waits_for(root)
+        if not waiting:
             file.close()
-            return opened
-        if len(self._files) >= MAX_OPEN:
-            idle = [each for each, opened in self._files.items() if not opened.readers]
-            for each in idle:
-                self._files.pop(each).file.close()
-        self._files[root] = opened = _Opened(file)
-        return opened
+            return
+        opened = self._files[root] = _Opened(file)
+        for request, wanted in waiting:
+            del self._requests[request]
+            self._begin_reading(request, wanted, opened)
+
+    def _file_not_opened(self, root: bytes, failure: Failure) -> None:
+        for request, _ in self._who_waits_for(root):
+            del self._requests[request]
+            self._fail(request, failure)
 
     def _begin_reading(self, request: int, wanted: Read, opened: _Opened) -> None:
         try:
@@ -393,23 +431,29 @@ class TransferProtocol(Answerer):
         if not reading.spans:
             self._waiting.popleft()
         self._disk_is_busy = True
-        self._service.run_blocking(_read_spans, reading.opened.file, spans).addCallbacks(
-            self._disk_read, self._disk_failed, (reading, spans), errbackArgs=(reading,)
-        ).addErrback(self._unexpected)
+        reading.opened.readers += 1
+        self._wait_for_worker(
+            self._service.run_blocking(_read_spans, reading.opened.file, spans),
+            lambda blocks: self._disk_read(blocks, reading, spans),
+            lambda failure: self._disk_failed(failure, reading),
+        )
 
-    def _disk_read(self, blocks: list[bytes], reading: _Reading, spans: list[Span]) -> None:
+    def _disk_is_free(self, reading: _Reading) -> bool:
         self._disk_is_busy = False
+        reading.opened.readers -= 1
         if not self.is_open:
             self._close_files()
+        return self.is_open
+
+    def _disk_read(self, blocks: list[bytes], reading: _Reading, spans: list[Span]) -> None:
+        if not self._disk_is_free(reading):
             return
         if self._requests.get(reading.request) is reading:
             self._ready.extend((reading, *each) for each in zip(spans, blocks, strict=True))
         self._write_ready()
 
     def _disk_failed(self, failure: Failure, reading: _Reading) -> None:
-        self._disk_is_busy = False
-        if not self.is_open:
-            self._close_files()
+        if not self._disk_is_free(reading):
             return
         if self._requests.get(reading.request) is reading:
             del self._requests[reading.request]
@@ -515,7 +559,7 @@ class TransferFactory(Factory[TransferProtocol]):
         """
         Close every connection in peace.
 
-        @return: fires when all of them are gone.
+        @return: fires when all of them are gone, and no worker is busy for them.
         """
         for connection in list(self.connections):
             connection.leave()
@@ -526,7 +570,7 @@ class TransferFactory(Factory[TransferProtocol]):
 
     def connection_gone(self, connection: TransferProtocol) -> None:
         """
-        A connection is closed for good.
+        A connection is closed for good, and no worker is busy with what it asked for.
         """
         self.connections.pop(connection, None)
         self._tell_if_stopped()

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from flow512.errors import BadFrame, Flow512Error, PeerLost, Unreachable, from_wire
 from flow512.link.conversation import Caller, Introduction, Patience
+from flow512.transfer.plan import WINDOW
 from flow512.transfer.server import CONVERSATION
-from flow512.units import PIECE, PIECES_PER_BLOCK
-from flow512.wire.frame import MAX_REQUEST, Frame
+from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
+from flow512.wire.frame import MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
     MAX_LIST,
@@ -51,7 +53,10 @@ from flow512.wire.messages import (
 _T = TypeVar("_T")
 
 Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
-"""Takes the number of the first piece, and the pieces; they belong to the sink."""
+"""
+Takes the number of the first piece, and the pieces. They belong to the sink, which gives them
+back to L{SourceProtocol.buffers} when it is done.
+"""
 
 
 class _Pending(Protocol):
@@ -119,6 +124,8 @@ class SourceProtocol(Caller):
     """
     The fetching side of one transfer conversation.
 
+    @ivar buffers: where blocks are put together; whoever is done with one gives it back.
+
     Every method that asks gives a L{Deferred}. It fails with what the source answered
     (L{flow512.errors.Refusal} and its kin), or with why the conversation ended. Cancelling it
     tells the source that nobody wants the answer any more.
@@ -136,7 +143,8 @@ class SourceProtocol(Caller):
         @param clock: for the deadlines.
         @param patience: how long they are.
         """
-        super().__init__(introduction, clock, patience or Patience())
+        self.buffers = BufferPool(BLOCK, WINDOW)
+        super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, _Pending] = {}
         self._last_request = 0
         self._opening: list[Deferred[SourceProtocol]] = []
@@ -165,9 +173,16 @@ class SourceProtocol(Caller):
         @param after: only paths that sort after this one.
         @param limit: at most so many, 1 to L{MAX_LIST}.
         """
-        return self._ask(
-            List(prefix, after, limit), Kind.LISTING, lambda frame: decode(frame, Listing)
-        )
+
+        def read(frame: Frame) -> Listing:
+            listing = decode(frame, Listing)
+            paths = [entry.path for entry in listing.entries]
+            in_order = all(one < next_one for one, next_one in pairwise([after, *paths]))
+            if not in_order or not all(path.startswith(prefix) for path in paths):
+                raise BadFrame("The list that came is not the part that was asked for.")
+            return listing
+
+        return self._ask(List(prefix, after, limit), Kind.LISTING, read)
 
     def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
         """
@@ -176,8 +191,9 @@ class SourceProtocol(Caller):
 
         def read(frame: Frame) -> Entry:
             entry = decode(frame, Stated).entry
-            if entry.root is None or (root is not None and entry.root != root):
-                raise BadFrame("The entry that came is not of the content that was asked for.")
+            is_it = entry.path == path if path else entry.root == root
+            if entry.root is None or not is_it:
+                raise BadFrame("The entry that came is not of the file that was asked for.")
             return entry
 
         return self._ask(Stat(path, root), Kind.ENTRY, read)
@@ -309,8 +325,12 @@ async def connect_source(endpoint: IStreamClientEndpoint, factory: SourceFactory
     """
     try:
         source = await endpoint.connect(factory)
+    except ConnectingCancelledError as error:
+        raise CancelledError from error
     except (ConnectError, DNSLookupError) as error:
         raise Unreachable(error.MESSAGE.rstrip(".").lower()) from error
+    except OSError as error:
+        raise Unreachable((error.strerror or str(error)).lower()) from error
     assert isinstance(source, SourceProtocol)
     await source.when_open()
     return source

@@ -70,6 +70,43 @@ def encode_frame(kind: int, request: int, body: bytes, position: int = 0) -> byt
     return _HEADER.pack(kind << 24 | len(body), request, position) + body
 
 
+class BufferPool:
+    """
+    Buffers of one size that are used again and again.
+
+    Memory that is new to a process costs more, page by page, than all that is done with a block
+    of data; so whoever is done with the body of a data frame gives it back.
+    """
+
+    def __init__(self, size: int, most: int) -> None:
+        """
+        @param size: bytes in each.
+        @param most: how many are kept while nobody needs them.
+        """
+        self.size = size
+        self._most = most
+        self._idle: list[bytearray] = []
+
+    def take(self, length: int) -> bytearray:
+        """
+        Get a buffer of just this length, with anything in it.
+        """
+        if length == self.size and self._idle:
+            return self._idle.pop()
+        return bytearray(length)
+
+    def give_back(self, buffer: bytes | bytearray) -> None:
+        """
+        Let a buffer be used again. Nobody may hold it any longer.
+        """
+        if (
+            isinstance(buffer, bytearray)
+            and len(buffer) == self.size
+            and len(self._idle) < self._most
+        ):
+            self._idle.append(buffer)
+
+
 class FrameReader:
     """
     Bytes in, frames out.
@@ -80,8 +117,13 @@ class FrameReader:
     @ivar allowed: for each kind that may arrive now, the most bytes that its body may have.
     """
 
-    def __init__(self, allowed: Mapping[int, int]) -> None:
+    def __init__(self, allowed: Mapping[int, int], buffers: BufferPool | None = None) -> None:
+        """
+        @param allowed: see L{allowed}.
+        @param buffers: where the bodies that came in several chunks are put together.
+        """
         self.allowed = allowed
+        self._buffers = buffers or BufferPool(0, 0)
         self._chunk: bytes = b""
         self._offset = 0
         self._header = b""  # the beginning of a header that a chunk cut in two
@@ -133,7 +175,7 @@ class FrameReader:
             if end <= len(chunk):
                 self._offset = end
                 return Frame(kind, request, position, chunk[offset:end])
-            self._body = bytearray(length)
+            self._body = self._buffers.take(length)
             self._filled = 0
             self._announced = (kind, request, position)
         body = self._body

@@ -301,19 +301,13 @@ class KeptTests(CatalogCase):
         self.assertEqual(len(self.damage), 2)
         self.assertIn(self.path + ".corrupt", self.damage[0])
 
-    def test_garbage_with_a_log(self) -> None:
-        """The log of a damaged database is not taken for the new one's, though nobody listens."""
-        left = self.filled()
-        with open(self.path + "-wal", "rb") as log:
-            written = log.read()
-        left.close()
-        with open(self.path, "wb") as file, open(self.path + "-wal", "wb") as log:
+    def test_garbage_unheard(self) -> None:
+        """Damage is put right though nobody wants to hear of it."""
+        with open(self.path, "wb") as file:
             file.write(b"garbage" * 1000)
-            log.write(b"x" + written)
         catalog = Catalog(self.path)
+        self.addCleanup(catalog.close)
         self.assertEqual(catalog.listing(SHARE, "", "", 10), [])
-        catalog.close()
-        self.assertEqual(sorted(os.listdir(self.folder)), ["catalog", "catalog.corrupt"])
 
     def test_other_version(self) -> None:
         """A catalog with other tables than ours is moved aside."""
@@ -351,6 +345,18 @@ class KeptTests(CatalogCase):
         self.assertEqual(len(self.damage), 1)
         catalog.update(SHARE, {"a": stamp()}, ())
         self.assertTrue(catalog.record(SHARE, "a", stamp(), tree(1)))
+
+    def test_damaged_for_two(self) -> None:
+        """When another process has the damaged database open as well, one begins anew, and the
+        log of the old one is not taken for the new one's."""
+        first, second = self.filled(), self.make()
+        with second._database.reading() as connection:
+            connection.execute("DROP TABLE pages")
+        with self.assertRaises(DiskFailure):
+            first.page(tree(3, 7).root, 0, 0)
+        self.assertFalse(os.path.exists(self.path + "-wal"))
+        first.update(SHARE, {"a": stamp()}, ())
+        self.assertEqual(len(self.make().listing(SHARE, "", "", 100)), 1)
 
     def test_any_damage(self) -> None:
         """Wherever the database is damaged, every question is answered or fails as a resource."""

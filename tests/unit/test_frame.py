@@ -13,6 +13,7 @@ from flow512.units import BLOCK
 from flow512.wire.frame import (
     HEADER_SIZE,
     MAX_REQUEST,
+    BufferPool,
     Frame,
     FrameReader,
     encode_frame,
@@ -201,3 +202,55 @@ class ReadTests(SynchronousTestCase):
             whole = start + data
             at = [place for place in at if place <= len(whole)]
             self.assertEqual(read(cut(whole, at)), read([whole]))
+
+
+class BufferTests(SynchronousTestCase):
+    """Bodies may share memory with those before them, and nothing else."""
+
+    def read_in_two(self, reader: FrameReader, body: bytes) -> bytes | bytearray:
+        """Read a frame whose body comes in two chunks."""
+        data = encode_frame(1, 0, body)
+        reader.receive(data[:-1])
+        self.assertIs(reader.next_frame(), None)
+        reader.receive(data[-1:])
+        frame = reader.next_frame()
+        assert frame is not None
+        return frame.body
+
+    def test_used_again(self) -> None:
+        """A buffer that was given back carries the next body, and nothing of the last."""
+        pool = BufferPool(8, 1)
+        reader = FrameReader(ALLOWED, pool)
+        first = self.read_in_two(reader, b"12345678")
+        pool.give_back(first)
+        second = self.read_in_two(reader, b"abcdefgh")
+        self.assertIs(second, first)
+        self.assertEqual(second, b"abcdefgh")
+
+    def test_kept(self) -> None:
+        """A body that nobody gave back stays as it is, whatever is read after it."""
+        reader = FrameReader(ALLOWED, BufferPool(8, 1))
+        first = self.read_in_two(reader, b"12345678")
+        second = self.read_in_two(reader, b"abcdefgh")
+        self.assertEqual((first, second), (b"12345678", b"abcdefgh"))
+
+    def test_other_lengths(self) -> None:
+        """A shorter body gets a buffer of its own length, and that is not kept."""
+        pool = BufferPool(8, 2)
+        reader = FrameReader(ALLOWED, pool)
+        pool.give_back(bytearray(8))
+        short = self.read_in_two(reader, b"123")
+        self.assertEqual(short, b"123")
+        pool.give_back(short)
+        self.assertEqual(self.read_in_two(reader, b"abc"), b"abc")
+        self.assertEqual(short, b"123")
+
+    def test_bounded(self) -> None:
+        """Only so many idle buffers are kept, and bodies that are no buffers never."""
+        pool = BufferPool(8, 1)
+        buffers = [bytearray(8), bytearray(8)]
+        pool.give_back(bytes(8))
+        for buffer in buffers:
+            pool.give_back(buffer)
+        self.assertIs(pool.take(8), buffers[0])
+        self.assertFalse(pool.take(8) is buffers[1])

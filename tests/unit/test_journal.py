@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,10 +100,10 @@ class Journals(SynchronousTestCase):
     def open(self, boot_id: str = "boot one", root: bytes = ROOT, size: int = SIZE) -> Journal:
         return Journal(self.fd, root, size, BLOCKS, boot_id)
 
-    def bytes(self) -> bytes:
+    def stored(self) -> bytes:
         return os.pread(self.fd, 100_000, 0)
 
-    def set_bytes(self, data: bytes) -> None:
+    def set_bytes(self, data: bytes | bytearray) -> None:
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, data, 0)
 
@@ -114,7 +115,7 @@ class Journals(SynchronousTestCase):
         journal = self.open()
         self.assertEqual(members(journal.trusted), set())
         self.assertFalse(journal.whole)
-        self.assertEqual(self.bytes(), b"")
+        self.assertEqual(self.stored(), b"")
 
     def test_remembers(self) -> None:
         """Within a boot it vouches for all that was recorded, also over several processes."""
@@ -129,7 +130,7 @@ class Journals(SynchronousTestCase):
         journal = self.open()
         journal.record([])
         journal.seal()
-        self.assertEqual(self.bytes(), b"")
+        self.assertEqual(self.stored(), b"")
 
     def test_after_a_power_cut(self) -> None:
         """In another boot only what was sealed counts, and what is lost is said to be."""
@@ -173,7 +174,7 @@ class Journals(SynchronousTestCase):
     def test_another_file(self) -> None:
         """A journal of another root or size counts for nothing."""
         self.open().record([(0, 2)])
-        data = self.bytes()
+        data = self.stored()
         for root, size in ((bytes(32), SIZE), (ROOT, SIZE + 1)):
             self.set_bytes(data)
             journal = self.open(root=root, size=size)
@@ -207,7 +208,7 @@ class Journals(SynchronousTestCase):
         class FillingDisk(Disk):
             calls = 0
 
-            def pwrite(self, fd: int, data: bytes, offset: int) -> int:  # type: ignore[override] # as it is called here
+            def pwrite(self, fd: int, data: Any, offset: int) -> int:
                 self.calls += 1
                 if self.calls == 2:
                     raise OSError(errno.ENOSPC, "full")
@@ -216,7 +217,7 @@ class Journals(SynchronousTestCase):
 
         journal = Journal(self.fd, ROOT, SIZE, BLOCKS, "boot one", FillingDisk())
         self.assertRaises(OSError, journal.record, [(0, 1), (2, 1), (4, 1)])
-        left = self.bytes()
+        left = self.stored()
         self.assertEqual(self.trusted(), {0})
         self.set_bytes(left)
         journal.record([(6, 1)])
@@ -233,7 +234,7 @@ class Journals(SynchronousTestCase):
         journal.record([(20, 5)])
         journal.seal()
         journal.record([(30, 1), (32, 1)])
-        return self.bytes()
+        return self.stored()
 
     EVER_TRUSTED = {0, 1, 2, 3, 8, 9, 20, 21, 22, 23, 24, 30, 32}
 
@@ -269,11 +270,22 @@ class Journals(SynchronousTestCase):
                 journal.record([(50, 1)])
                 self.assertEqual(self.trusted(), trusted | {50})
 
+    def test_damage_is_cut_off(self) -> None:
+        """What follows the damage is gone for good, so that the journal is whole again."""
+        self.open().record([(0, 1), (2, 1), (4, 1), (6, 1), (8, 1)])
+        damaged = bytearray(self.stored())
+        damaged[HEADER.size + 2 * RECORD.size] ^= 1
+        self.set_bytes(damaged)
+        self.open().record([(50, 1)])
+        journal = self.open()
+        self.assertEqual(members(journal.trusted), {0, 50})
+        self.assertTrue(journal.whole)
+
     def test_records_cannot_be_moved(self) -> None:
         """A record counts only in its place: swapped, doubled, or left out, it ends the journal."""
         journal = self.open()
         journal.record([(0, 1), (2, 1), (4, 1)])
-        data = self.bytes()
+        data = self.stored()
         start = HEADER.size + RECORD.size
         first, second, third = (
             data[start + index * RECORD.size : start + (index + 1) * RECORD.size]
@@ -300,7 +312,7 @@ class Journals(SynchronousTestCase):
         journal = self.open()
         journal.record([(3, 2)])
         journal.seal()
-        data = self.bytes()
+        data = self.stored()
         self.assertEqual(data[:56], MAGIC + ROOT + SIZE.to_bytes(8, "big"))
         check = check_of(data[:56])
         kinds = []
@@ -348,7 +360,7 @@ class Journals(SynchronousTestCase):
                     in_place = set(on_disk)
                 journal = self.open(str(boot))
             self.assertEqual(self.trusted(str(boot)), in_place)
-        damaged = bytearray(self.bytes())
+        damaged = bytearray(self.stored())
         if damaged:
             index = data.draw(st.integers(0, len(damaged) - 1))
             new = data.draw(st.binary(max_size=40))

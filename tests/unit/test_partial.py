@@ -7,7 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +87,7 @@ class WatchedDisk(Disk):
 
         return call
 
-    def close(self, fd: int) -> None:  # type: ignore[override] # watched
+    def close(self, fd: int) -> None:
         os.close(fd)
         self.opened.discard(fd)
 
@@ -98,7 +100,7 @@ class WatchedDisk(Disk):
 class NoLinks(WatchedDisk):
     """A disk without hard links, as FAT is."""
 
-    def link(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override] # always fails
+    def link(self, *args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EPERM, "no links here")
 
 
@@ -113,7 +115,7 @@ class ForgetfulDisk(WatchedDisk):
         super().__init__(before)
         self.synced: dict[int, bytes] = {}
 
-    def fdatasync(self, fd: int) -> None:  # type: ignore[override] # watched
+    def fdatasync(self, fd: Any) -> None:
         status = os.fstat(fd)
         self.synced[status.st_ino] = os.pread(fd, status.st_size, 0)
 
@@ -282,6 +284,16 @@ class Downloading(InFolder):
         self.assertEqual(current_umask(), 0o031)
         self.assertEqual(current_umask(), 0o031)
 
+    def test_stored(self) -> None:
+        """What is in place is counted in bytes; the last block counts as long as it is."""
+        partial = self.open()
+        self.assertEqual(partial.stored, 0)
+        partial.write(3, b"tail")
+        self.assertEqual(partial.stored, 4)
+        partial.write(0, block_of(CONTENT, 0))
+        self.assertEqual(partial.stored, BLOCK + 4)
+        self.assertEqual(self.open(0, root=bytes(32)).stored, 0)
+
     def test_missing_runs(self) -> None:
         """What is missing shrinks as blocks come in, in any order."""
         partial = self.open()
@@ -293,6 +305,29 @@ class Downloading(InFolder):
         partial.write(1, block_of(CONTENT, 1))
         self.assertEqual(list(partial.missing_runs()), [])
         self.assertEqual(len(partial.have), 4)
+
+    def test_several_threads(self) -> None:
+        """Several workers may vouch for blocks, record and seal at once; nothing is lost."""
+        blocks, workers = 1200, 4
+        partial = self.open(blocks * BLOCK)
+
+        def work(worker: int) -> None:
+            for block in range(worker, blocks, workers):
+                partial.vouch([block])
+                if block % 97 == 0:
+                    partial.seal()
+
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(1e-6)
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(list(partial.have.runs()), [(0, blocks)])
+        partial.close()
+        partial = self.open(blocks * BLOCK, boot_id="boot two")
+        self.assertEqual(list(partial.have.runs()), [(0, blocks)])
 
     def test_read(self) -> None:
         """What is in place can be read back, across blocks."""
@@ -364,7 +399,7 @@ class Downloading(InFolder):
         """The largest size costs no memory; a file system that cannot hold it says so."""
 
         class Boundless(WatchedDisk):
-            def ftruncate(self, fd: int, length: int) -> None:  # type: ignore[override] # a fake
+            def ftruncate(self, fd: int, length: int) -> None:
                 pass
 
         partial = self.open(MAX_FILE_SIZE, disk=Boundless())
@@ -492,7 +527,7 @@ class Resuming(InFolder):
         something, and nothing if not."""
 
         class NoHoles(WatchedDisk):
-            def lseek(self, fd: int, offset: int, whence: int) -> int:  # type: ignore[override] # a fake
+            def lseek(self, fd: int, offset: int, whence: int) -> int:
                 return offset if whence == os.SEEK_DATA else len(CONTENT)
 
         self.crashed(0)
@@ -618,6 +653,15 @@ class Publishing(InFolder):
             for disk in (None, NoLinks()):
                 self.assertIn("--replace", self.refused(disk=disk))
                 self.assertEqual(self.data(), data)
+
+    def test_never_over_an_empty_file(self) -> None:
+        """An empty file is somebody's too, even beside a partial file that was left."""
+        self.crashed(0)
+        self.put(NAME, b"")
+        self.assertRaises(TargetExists, check_target, self.fd, NAME, ROOT, replace=False)
+        partial = self.complete()
+        self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
+        self.assertEqual(self.data(), b"")
 
     def test_never_over_anything(self) -> None:
         """Nor is a link, wherever it points, nor a FIFO."""
@@ -913,7 +957,7 @@ class Failures(InFolder):
         """A disk that takes only some of what it is given gets the rest."""
 
         class Nibbling(WatchedDisk):
-            def pwrite(self, fd: int, data: Any, offset: int) -> int:  # type: ignore[override] # a fake
+            def pwrite(self, fd: int, data: Any, offset: int) -> int:
                 return os.pwrite(fd, data[:100_000], offset)
 
         self.complete(disk=Nibbling()).publish(replace=False, mtime_ns=0)

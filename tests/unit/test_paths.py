@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 import tempfile
 import unicodedata
@@ -27,7 +28,7 @@ from flow512.content.paths import (
     open_folder_beneath,
     twin_key,
 )
-from flow512.errors import DiskFailure, NotFound, ShareMissing, UnsafeName
+from flow512.errors import DiskFailure, NotFound, ShareMissing, TooManyOpenFiles, UnsafeName
 from flow512.wire.messages import MAX_PATH
 
 ANY_TEXT = st.text(st.characters(), max_size=40)
@@ -375,6 +376,20 @@ class Opening(SynchronousTestCase):
         os.close(closed)
         error = self.assertRaises(DiskFailure, open_beneath, closed, ("file",))
         self.assertIn(os.strerror(errno.EBADF), str(error))
+
+    def test_out_of_descriptors(self) -> None:
+        """When the process has no descriptor left, that is what it says, at every step."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        free = os.dup(self.fd)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        self.assertRaises(TooManyOpenFiles, open_folder, self.share)
+        self.assertRaises(TooManyOpenFiles, open_beneath, self.fd, ("file",))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        self.assertRaises(TooManyOpenFiles, open_beneath, self.fd, ("file",))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, hard))
+        os.close(open_beneath(self.fd, ("file",)))
 
     def test_open_folder_through_link(self) -> None:
         """The user's own folder may be reached through a link."""

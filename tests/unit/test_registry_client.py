@@ -693,13 +693,20 @@ class NetworkTestCase(SynchronousTestCase):
     """A registry and nodes, each on a host of its own."""
 
     def setUp(self) -> None:
-        self.network = Network(seed=512)
+        self.begin(512)
+
+    def tearDown(self) -> None:
+        self.finish()
+
+    def begin(self, seed: int) -> None:
+        """Start a network that has a registry and nothing else."""
+        self.network = Network(seed=seed)
         self.host = self.network.host("10.0.0.1", name="registry")
         self.clients: list[RegistryClient] = []
         self.hosts: list[Host] = []
         self.listen()
 
-    def tearDown(self) -> None:
+    def finish(self) -> None:
         """Stop everybody; nothing is left."""
         for client in self.clients:
             if client.running:
@@ -864,15 +871,13 @@ class NetworkTests(NetworkTestCase):
         self.assertLess(self.hosts[0].bytes_received, self.hosts[1].bytes_received / 2)
 
     def test_repeats(self) -> None:
-        """The same seed makes the same run, to the byte."""
-
-        def run() -> str:
-            self.setUp()
+        """The same seed makes the same run, to the byte; another makes another."""
+        fingerprints = []
+        for seed in (1, 1, 2):
+            self.finish()
+            self.begin(seed)
             self.add(8)
             self.network.run(40.0)
-            self.tearDown()
-            return self.network.fingerprint
-
-        self.tearDown()
-        self.assertEqual(run(), run())
-        self.setUp()
+            fingerprints.append(self.network.fingerprint)
+        self.assertEqual(fingerprints[0], fingerprints[1])
+        self.assertNotEqual(fingerprints[0], fingerprints[2])

@@ -349,7 +349,7 @@ class StrangerTests(RegistryTestCase):
         self.assertFalse(node.is_closing)
         self.clock.advance(0.1)
         self.assertTrue(node.is_closing)
-        self.assertIn("Register within", self.assert_error(node, NotAllowed).sentence)
+        self.assertIn("No registration came", self.assert_error(node, NotAllowed).sentence)
 
     def test_many_say_nothing(self) -> None:
         """Connections that say nothing are all closed in time."""

@@ -228,3 +228,17 @@ class SharedPortTests(SynchronousTestCase):
         self.assertTrue(transport.disconnected)
         protocol.connectionLost()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_waiting(self) -> None:
+        """Whoever has not said hello can be sent away; the others stay."""
+        silent, silent_transport = self.connect()
+        heard, heard_transport = self.connect()
+        heard.dataReceived(hello())
+        lost, lost_transport = self.connect()
+        lost.connectionLost()
+        self.port.close_waiting()
+        self.assertTrue(silent_transport.disconnected)
+        self.assertFalse(heard_transport.disconnected)
+        self.assertFalse(lost_transport.disconnected)
+        silent.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

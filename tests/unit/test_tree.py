@@ -4,7 +4,9 @@ The tree: its definition, what proves and what does not, and the text of a conte
 
 from __future__ import annotations
 
+import itertools
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from flow512.errors import BadDigest, BadMessage, Misuse
 from flow512.units import BLOCK, DIGEST, MAX_FILE_SIZE, PAGE
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "tree.json"
+SPECIFICATION = Path(__file__).resolve().parents[2] / "docs" / "tree.rst"
 
 PATTERN = bytes(range(251)) * (BLOCK // 251 + 2)
 
@@ -84,6 +87,15 @@ class DefinitionTests(SynchronousTestCase):
             if shape.blocks:
                 self.assertEqual(tree.levels[0][:DIGEST].hex(), row["first_block_digest"])
                 self.assertEqual(tree.levels[0][-DIGEST:].hex(), row["last_block_digest"])
+
+    def test_program_in_the_specification(self) -> None:
+        """The program that docs/tree.rst shows makes the same roots."""
+        program = SPECIFICATION.read_text(encoding="utf-8").partition(".. code-block:: python")[2]
+        lines = itertools.takewhile(lambda line: line[:1] in ("", " "), program.splitlines())
+        names: dict[str, Any] = {}
+        exec(textwrap.dedent("\n".join(lines)), names)
+        for size in (0, 1, BLOCK, BLOCK + 1):
+            self.assertEqual(names["root"](PATTERN[:size]), self.tree_of(size, "pattern").root)
 
     def tree_of(self, size: int, kind: str) -> Tree:
         """Make the tree of a file of the vectors."""

@@ -1,0 +1,159 @@
+"""
+People and programs on a network share folders and fetch files from each other.
+
+What an application of your own needs can be imported from here; docs/embedding.rst shows how. A
+name is loaded when it is first asked for, so importing flow512 costs nothing, and nothing that is
+imported from it installs a reactor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from flow512._version import __version__
+
+if TYPE_CHECKING:
+    from flow512.content.catalog import IN_MEMORY, Catalog
+    from flow512.content.library import Library
+    from flow512.content.shares import Share
+    from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
+    from flow512.discovery.beacon import Beacon
+    from flow512.discovery.datagram import Offer
+    from flow512.discovery.election import Mode
+    from flow512.discovery.engine import Sighting
+    from flow512.errors import (
+        Flow512Error,
+        Misuse,
+        Refusal,
+        ResourceFailure,
+        Unreachable,
+        Violation,
+    )
+    from flow512.interfaces import RunBlocking, Workers
+    from flow512.link.address import HostPort, client_endpoint, parse_address
+    from flow512.link.conversation import Introduction, Patience
+    from flow512.link.shared_port import SharedPortFactory
+    from flow512.node import NodeService
+    from flow512.registry.client import IPeerListListener, RegistryClient
+    from flow512.registry.server import RegistryFactory
+    from flow512.registry.service import RegistryService, RegistrySettings
+    from flow512.settings import INodeListener, NodeListener, NodeSettings
+    from flow512.transfer.client import TransferClient
+    from flow512.transfer.download import Checksum, Download
+    from flow512.transfer.fetch import Fetched, Target
+    from flow512.transfer.finding import Candidate
+    from flow512.transfer.indexing import Indexed
+    from flow512.transfer.server import TransferFactory
+    from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+    from flow512.wire.messages import Entry, Peer
+
+__all__ = ["__version__"]
+# Added, not assigned: pydoctor would move what it finds assigned to the page of this package, and
+# there the names in its docstrings mean nothing.
+__all__ += [
+    "IN_MEMORY",
+    "Beacon",
+    "Candidate",
+    "Catalog",
+    "Checksum",
+    "Download",
+    "Entry",
+    "Fetched",
+    "Flow512Error",
+    "HostPort",
+    "INodeListener",
+    "IPeerListListener",
+    "Indexed",
+    "Introduction",
+    "Library",
+    "LocalAddress",
+    "Misuse",
+    "Mode",
+    "NodeListener",
+    "NodeService",
+    "NodeSettings",
+    "Offer",
+    "Patience",
+    "Peer",
+    "Refusal",
+    "RegistryClient",
+    "RegistryFactory",
+    "RegistryService",
+    "RegistrySettings",
+    "ResourceFailure",
+    "RunBlocking",
+    "Share",
+    "SharedPortFactory",
+    "Sighting",
+    "SourceFactory",
+    "SourceProtocol",
+    "Target",
+    "TransferClient",
+    "TransferFactory",
+    "Unreachable",
+    "Violation",
+    "Workers",
+    "addresses_of_host",
+    "choose_interfaces",
+    "client_endpoint",
+    "connect_source",
+    "parse_address",
+]
+
+_NAMES: Final = {
+    "content.catalog": ("IN_MEMORY", "Catalog"),
+    "content.library": ("Library",),
+    "content.shares": ("Share",),
+    "discovery.addresses": ("LocalAddress", "addresses_of_host", "choose_interfaces"),
+    "discovery.beacon": ("Beacon",),
+    "discovery.datagram": ("Offer",),
+    "discovery.election": ("Mode",),
+    "discovery.engine": ("Sighting",),
+    "errors": (
+        "Flow512Error",
+        "Misuse",
+        "Refusal",
+        "ResourceFailure",
+        "Unreachable",
+        "Violation",
+    ),
+    "interfaces": ("RunBlocking", "Workers"),
+    "link.address": ("HostPort", "client_endpoint", "parse_address"),
+    "link.conversation": ("Introduction", "Patience"),
+    "link.shared_port": ("SharedPortFactory",),
+    "node": ("NodeService",),
+    "registry.client": ("IPeerListListener", "RegistryClient"),
+    "registry.server": ("RegistryFactory",),
+    "registry.service": ("RegistryService", "RegistrySettings"),
+    "settings": ("INodeListener", "NodeListener", "NodeSettings"),
+    "transfer.client": ("TransferClient",),
+    "transfer.download": ("Checksum", "Download"),
+    "transfer.fetch": ("Fetched", "Target"),
+    "transfer.finding": ("Candidate",),
+    "transfer.indexing": ("Indexed",),
+    "transfer.server": ("TransferFactory",),
+    "transfer.source": ("SourceFactory", "SourceProtocol", "connect_source"),
+    "wire.messages": ("Entry", "Peer"),
+}
+_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
+
+# Type checkers read the imports above. They are not to see __getattr__, which would make them
+# believe in any name at all.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """
+        Load a name when it is first asked for (PEP 562).
+
+        @raise AttributeError: there is none.
+        """
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        """List what there is, loaded or not."""
+        return sorted({*globals(), *__all__})

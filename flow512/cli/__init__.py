@@ -1,0 +1,1 @@
+"""The command line: what C{flow512} understands, does and says."""

@@ -1,0 +1,88 @@
+"""
+C{flow512 console}: the dialogue of the first 512-flow, in its own words.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from twisted.internet.defer import Deferred
+
+from flow512.content.paths import SHOWN, escape
+from flow512.errors import Flow512Error, NotFound, TargetExists
+from flow512.node import NodeService
+
+CHOOSE: Final = "Enter 'd' to download a file or 'q' to quit:\n"
+WHOM: Final = "Enter the IP of the peer to download from: "
+WHAT: Final = "Enter the filename to download: "
+
+
+class Asking(Protocol):
+    """
+    Where the dialogue is held; L{flow512.cli.terminal.Terminal} is one.
+    """
+
+    def say(self, sentence: str) -> None:
+        """Write a line."""
+
+    def ask(self, question: str) -> Deferred[str | None]:
+        """Ask; L{None} if there are no more answers."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """
+    Asks what to do, and does it, until the user has had enough.
+
+    @ivar node: what downloads.
+    @ivar asking: where the user is.
+    """
+
+    node: NodeService
+    asking: Asking
+
+    async def hold(self) -> None:
+        """
+        Go on until C{q}, or until there is no more input.
+        """
+        while True:
+            choice = await self.asking.ask(CHOOSE)
+            if choice is None or choice.strip() == "q":
+                return
+            if choice.strip() == "d":
+                await self._download()
+            elif choice.strip():
+                self._refuse(f"'{escape(choice, SHOWN)}' is neither 'd' nor 'q'.")
+
+    async def _download(self) -> None:
+        peer = await self.asking.ask(WHOM)
+        if peer is None:
+            return
+        if not peer.strip():
+            self._refuse("A peer is needed: its IP, or its name.")
+            return
+        name = await self.asking.ask(WHAT)
+        if name is None:
+            return
+        if not name:
+            self._refuse("A filename is needed.")
+            return
+        try:
+            fetched = await self.node.get(name, peer=peer.strip())
+        except NotFound:
+            self._refuse(
+                f"File '{escape(name, SHOWN)}' not found on {escape(peer.strip(), SHOWN)}."
+            )
+        except TargetExists:
+            self._refuse(f"File '{escape(name, SHOWN)}' is here already; move it away first.")
+        except Flow512Error as error:
+            self._refuse(escape(str(error)))
+        else:
+            shown = escape(os.path.basename(fetched.path))
+            self.asking.say(f"File '{shown}' downloaded successfully.")
+            self.asking.say("[+] Hash verification successful. The file is intact.")
+
+    def _refuse(self, sentence: str) -> None:
+        self.asking.say(f"[-] {sentence}")

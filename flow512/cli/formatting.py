@@ -1,0 +1,69 @@
+"""
+Numbers as people read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def size_text(size: float) -> str:
+    """
+    Write a number of bytes: about three digits, and a unit that is a power of 1024.
+    """
+    step = 0
+    while size >= 999.5 and step < len(_UNITS) - 1:
+        size /= 1024
+        step += 1
+    if step == 0:
+        return "1 byte" if size == 1 else f"{size:.0f} bytes"
+    return f"{size:.{0 if size >= 99.95 else 1}f} {_UNITS[step]}"
+
+
+def rate_text(size: int, seconds: float) -> str:
+    """
+    Write how fast so many bytes came.
+    """
+    return f"{size_text(size / max(seconds, 0.001))}/s"
+
+
+def time_text(mtime: int) -> str:
+    """
+    Write a file's time to the minute, in this machine's time zone.
+
+    @param mtime: nanoseconds since 1970; any number, since peers send it.
+    """
+    try:
+        return (_EPOCH + timedelta(microseconds=mtime // 1000)).astimezone().strftime("%F %R")
+    except (OverflowError, ValueError):
+        return "?"
+
+
+def exact_time_text(mtime: int) -> str:
+    """
+    Write a file's time to the second, in UTC, as ISO 8601 has it.
+
+    @param mtime: nanoseconds since 1970; any number, since peers send it.
+    """
+    try:
+        return (_EPOCH + timedelta(seconds=mtime // 10**9)).strftime("%FT%TZ")
+    except OverflowError:
+        return "?"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """
+    Line rows up for a terminal.
+
+    @param rows: all of one length.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

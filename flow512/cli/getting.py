@@ -1,0 +1,196 @@
+"""
+C{flow512 get}: fetch one file with a node that lives no longer than that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from flow512.cli.formatting import rate_text, size_text
+from flow512.cli.meeting import Meeting, is_address
+from flow512.cli.outcome import Interrupted
+from flow512.cli.progress import Progress
+from flow512.cli.running import STOPPED, Machine
+from flow512.cli.voice import Voice
+from flow512.content.paths import escape
+from flow512.content.tree import SCHEME, format_content_id, parse_content_id
+from flow512.discovery.election import Mode
+from flow512.errors import Unreachable
+from flow512.node import NodeService
+from flow512.settings import NodeSettings
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.finding import Candidate
+from flow512.wire.messages import Entry
+
+
+@dataclass(frozen=True)
+class Wish:
+    """
+    What is to be fetched, from whom, to where, and how.
+
+    @ivar wanted: a path in some share, or C{flow512:} and a content id.
+    @ivar target: where it is to go.
+    @ivar run: pieces that a frame may carry, 1 to 512.
+    @ivar peer: whom to ask: an address, a name, the beginning of an id; anybody if empty.
+    @ivar wait: seconds to look for peers, at most.
+    @ivar checksum: whether the MD5 is compared at the end.
+    """
+
+    wanted: str
+    target: Target
+    run: int
+    peer: str = ""
+    wait: float = 5.0
+    checksum: Checksum = Checksum.MD5
+
+
+def target_of(output: str | None, *, may_replace: bool) -> Target:
+    """
+    Read what C{-o} says: a folder that is there, or a file in one.
+    """
+    if output is None:
+        return Target(".", replace=may_replace)
+    if output.endswith("/") or os.path.isdir(output):
+        return Target(output, replace=may_replace)
+    folder, name = os.path.split(output)
+    return Target(folder or ".", name, replace=may_replace)
+
+
+def passing(settings: NodeSettings, peer: str) -> NodeSettings:
+    """
+    Make the settings of a node that only asks: it serves nothing and is nobody's bootstrap. If
+    the user named an address, there is nobody else to look for.
+    """
+    settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
+    return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
+
+
+class _Download:
+    """
+    One download, as it is told to the user.
+
+    @ivar has_begun: whether a byte could have come.
+    """
+
+    has_begun = False
+
+    def __init__(self, machine: Machine, voice: Voice, progress: Progress) -> None:
+        self._clock = machine.reactor
+        self._voice = voice
+        self._progress = progress
+        self._entry: Entry | None = None
+        self._start = 0.0
+        self._stored = 0
+
+    def found(self, candidate: Candidate, entry: Entry) -> None:
+        """It is there."""
+        assert entry.root is not None
+        self._entry = entry
+        self._start = self._clock.seconds()
+        self._voice.tell(
+            "found",
+            peer=candidate.name,
+            address=str(candidate.address),
+            path=entry.path,
+            bytes=entry.size,
+            root=format_content_id(entry.root),
+        )
+
+    def grown(self, download: Download) -> None:
+        """More of it is here; the first time, it begins."""
+        assert self._entry is not None
+        self._stored = download.stored
+        if not self.has_begun:
+            self.has_begun = True
+            self._progress.begin(self._entry, download.stored)
+        else:
+            self._progress.grown(download.stored)
+
+    def done(self, fetched: Fetched) -> None:
+        """All of it is here."""
+        self._progress.end()
+        entry = fetched.entry
+        assert entry.root is not None
+        seconds = self._clock.seconds() - self._start
+        self._voice.tell(
+            "done",
+            path=fetched.path,
+            bytes=entry.size,
+            fetched=fetched.fetched,
+            resumed=fetched.resumed,
+            seconds=round(seconds, 6),
+            md5=None if fetched.md5 is None else fetched.md5.hex(),
+            root=format_content_id(entry.root),
+        )
+        self._voice.say(f"File '{escape(os.path.basename(fetched.path))}' downloaded successfully.")
+        self._voice.say(
+            "[+] Every block is verified; the MD5 was left out."
+            if fetched.md5 is None
+            else "[+] Hash verification successful. The file is intact."
+        )
+        here = f"; {size_text(fetched.resumed)} were here already" if fetched.resumed else ""
+        self._voice.say(
+            f"{size_text(fetched.fetched)} in {seconds:.1f} s"
+            f" ({rate_text(fetched.fetched, seconds)}){here}: {escape(fetched.path)}"
+        )
+
+    def stopped(self) -> Interrupted:
+        """The user does not want to wait."""
+        self._progress.end()
+        if self._entry is None or not self.has_begun:
+            return Interrupted("Stopped before anything was downloaded.")
+        percent = 100 * self._stored // max(1, self._entry.size)
+        return Interrupted(f"Stopped at {percent} %; run the same command again to go on.")
+
+    def failed(self) -> None:
+        """It will not come."""
+        self._progress.end()
+
+
+async def get(
+    machine: Machine, settings: NodeSettings, wish: Wish, voice: Voice, progress: Progress
+) -> None:
+    """
+    Fetch one file.
+
+    @param settings: see L{passing}.
+    @raise Flow512Error: as L{NodeService.get}; L{Interrupted} if it was cancelled. What was
+        verified until then is kept for the next time.
+    """
+    if wish.wanted.startswith(SCHEME):
+        parse_content_id(wish.wanted)
+    told = _Download(machine, voice, progress)
+    try:
+        async with machine.node(settings) as node:
+            fetched = await _fetch(machine, node, wish, told)
+    except STOPPED:
+        raise told.stopped() from None
+    except BaseException:
+        told.failed()
+        raise
+    told.done(fetched)
+
+
+async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Download) -> Fetched:
+    meeting = Meeting(machine.reactor, node, wish.wait)
+    is_host = False
+    if wish.peer:
+        is_host = (await meeting.peer(wish.peer)).node is None and not is_address(wish.peer)
+    else:
+        await meeting.anybody()
+    try:
+        return await node.get(
+            wish.wanted,
+            peer=wish.peer,
+            target=wish.target,
+            run=wish.run,
+            checksum=wish.checksum,
+            found=told.found,
+            progress=told.grown,
+        )
+    except Unreachable:
+        if is_host and not told.has_begun:
+            raise meeting.unknown(wish.peer) from None
+        raise

@@ -1,0 +1,199 @@
+"""
+C{flow512 peers} and C{flow512 ls}: who is there, and what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+
+from flow512.cli.meeting import Meeting, is_address
+from flow512.cli.running import Machine
+from flow512.cli.tables import Table
+from flow512.cli.voice import Voice
+from flow512.content.paths import escape
+from flow512.content.tree import format_content_id
+from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
+from flow512.link.address import HostPort
+from flow512.node import NodeService
+from flow512.settings import NodeSettings
+from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
+from flow512.transfer.source import SourceProtocol
+from flow512.wire.messages import Entry
+
+ID_SHOWN: Final = 16
+"""Hexadecimal digits of a node id that people see; enough to name it by."""
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """
+    A peer, and how it is known.
+
+    @ivar node: its node id.
+    @ivar name: what it calls itself; hostile until it is escaped.
+    @ivar address: where it serves.
+    @ivar known_by: C{"registry"}, C{"beacon"} or C{"both"}.
+    """
+
+    node: bytes
+    name: str
+    address: HostPort
+    known_by: str
+
+
+def acquaintances(node: NodeService) -> list[Acquaintance]:
+    """
+    List everybody whom a node knows, by name.
+    """
+    known = {
+        each.node: Acquaintance(
+            each.node, each.name, HostPort(each.host, each.port), known_by="registry"
+        )
+        for each in node.peers
+    }
+    for sighting in node.sightings():
+        port = sighting.port("node")
+        if port is None or sighting.node_id == node.introduction.node:
+            continue
+        before = known.get(sighting.node_id)
+        known[sighting.node_id] = Acquaintance(
+            sighting.node_id,
+            sighting.name if before is None else before.name,
+            HostPort(sighting.host, port) if before is None else before.address,
+            "beacon" if before is None or before.known_by == "beacon" else "both",
+        )
+    return sorted(known.values(), key=lambda each: (each.name, each.node))
+
+
+async def peers(
+    machine: Machine, settings: NodeSettings, wait: float, voice: Voice, table: Table
+) -> None:
+    """
+    Say who is there.
+
+    @param settings: see L{flow512.cli.getting.passing}.
+    @param wait: seconds to look for peers, at most.
+    @raise NoSuchPeer: nobody is.
+    @raise Flow512Error: as L{Meeting.everybody}.
+    """
+    async with machine.node(settings) as node:
+        await Meeting(machine.reactor, node, wait).everybody()
+        known = acquaintances(node)
+    if not known:
+        raise _nobody(wait)
+    for each in known:
+        short = each.node.hex()[:ID_SHOWN]
+        table.row(escape(each.name), str(each.address), short, each.known_by)
+        voice.tell(
+            "peer",
+            name=each.name,
+            address=str(each.address),
+            id=each.node.hex(),
+            known_by=each.known_by,
+        )
+    table.end()
+
+
+def _nobody(wait: float) -> NoSuchPeer:
+    return NoSuchPeer(
+        f"Nobody was found within {wait:g} seconds; name a peer by its address,"
+        " or a registry with --registry."
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    Whose files are to be listed, and which.
+
+    @ivar peer: an address, a name or the beginning of an id; everybody if empty.
+    @ivar prefix: what their paths begin with.
+    @ivar wait: seconds to look for peers, at most.
+    """
+
+    peer: str = ""
+    prefix: str = ""
+    wait: float = 5.0
+
+
+async def ls(
+    machine: Machine, settings: NodeSettings, question: Question, voice: Voice, table: Table
+) -> None:
+    """
+    Say what peers share. One that cannot be asked is named on standard error, and the others
+    count.
+
+    @param settings: see L{flow512.cli.getting.passing}.
+    @raise Flow512Error: nobody could be asked.
+    """
+    async with machine.node(settings) as node:
+        meeting = Meeting(machine.reactor, node, question.wait)
+        candidates = await _whom(meeting, question)
+        places = DeferredSemaphore(DIALS_AT_ONCE)
+
+        async def ask(candidate: Candidate) -> SourceProtocol | Flow512Error:
+            try:
+                return await places.run(_connect, node, candidate)
+            except Flow512Error as error:
+                return error
+
+        answers = await gatherResults([Deferred.fromCoroutine(ask(each)) for each in candidates])
+        failures = [each for each in answers if isinstance(each, Flow512Error)]
+        if len(failures) == len(candidates):
+            if question.peer and candidates[0].node is None and not is_address(question.peer):
+                raise meeting.unknown(question.peer)
+            raise _unreachable(candidates, failures)
+        for candidate, answer in zip(candidates, answers, strict=True):
+            if isinstance(answer, Flow512Error):
+                voice.fail(_unreachable([candidate], [answer]))
+                continue
+            async for entry in node.client.entries(answer, question.prefix):
+                _tell_entry(candidate, entry, voice, table, with_peer=not question.peer)
+            answer.leave()
+    table.end()
+
+
+def _connect(node: NodeService, candidate: Candidate) -> Deferred[SourceProtocol]:
+    return Deferred.fromCoroutine(node.client.connect(candidate))
+
+
+async def _whom(meeting: Meeting, question: Question) -> Sequence[Candidate]:
+    if question.peer:
+        return [await meeting.peer(question.peer)]
+    await meeting.everybody()
+    candidates = meeting.node.candidates()
+    if not candidates:
+        raise _nobody(question.wait)
+    return sorted(candidates, key=lambda each: (each.name, str(each.address)))
+
+
+def _unreachable(candidates: Sequence[Candidate], failures: Sequence[Flow512Error]) -> Flow512Error:
+    if len(candidates) > 1:
+        return Unreachable(
+            f"None of the {len(candidates)} known peers can be asked; are they still running?"
+        )
+    [candidate], [error] = candidates, failures
+    if isinstance(error, Unreachable):
+        return Unreachable(f"{candidate} cannot be reached ({error}); is a node running there?")
+    return error
+
+
+def _tell_entry(
+    candidate: Candidate, entry: Entry, voice: Voice, table: Table, *, with_peer: bool
+) -> None:
+    who = [escape(candidate.name) or str(candidate.address)] if with_peer else []
+    table.row(*who, escape(entry.path), table.size(entry.size), table.time(entry.mtime))
+    voice.tell(
+        "entry",
+        peer=candidate.name,
+        address=str(candidate.address),
+        path=entry.path,
+        bytes=entry.size,
+        mtime_ns=entry.mtime,
+        root=None if entry.root is None else format_content_id(entry.root),
+        md5=None if entry.md5 is None else entry.md5.hex(),
+    )

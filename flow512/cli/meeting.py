@@ -1,0 +1,134 @@
+"""
+Waiting for the peers that a short-lived node has to know before it can ask anybody.
+
+A registry sends its list at once; a beacon is answered within L{LISTEN} seconds. When neither has
+brought anybody, the wait that the user allows is used up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from flow512.content.paths import escape
+from flow512.discovery.election import LISTEN
+from flow512.errors import Misuse, NoSuchPeer, Unreachable
+from flow512.link.address import parse_address
+from flow512.node import NodeService
+from flow512.transfer.finding import Candidate
+
+_LOOK_EVERY: Final = 0.05
+"""Seconds between two looks at who is known by now."""
+
+
+def is_address(peer: str) -> bool:
+    """
+    Say whether what a user calls a peer can only be its address, and no name: an IP address,
+    anything with a port, the string of an endpoint.
+    """
+    try:
+        address = parse_address(peer)
+    except Misuse:
+        return False
+    if isinstance(address, str) or ":" in peer:
+        return True
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """
+    One node's wait for its peers.
+
+    @ivar clock: for the wait.
+    @ivar node: who waits; it has just started.
+    @ivar wait: seconds, at most.
+    """
+
+    clock: IReactorTime
+    node: NodeService
+    wait: float
+
+    async def anybody(self) -> None:
+        """
+        Wait until it is worth asking around: a registry's list is here with somebody on it, or
+        those have answered who hear the beacon.
+
+        @raise Unreachable: the registry that the user named does not answer, and nobody is known
+            otherwise.
+        """
+        is_named = self.node.settings.registry is not None
+        await self._gather(
+            lambda listened: self.node.is_listed or (listened and not is_named),
+        )
+
+    async def everybody(self) -> None:
+        """
+        Wait until all those are known who can be known soon.
+
+        @raise Unreachable: as L{anybody}.
+        """
+        is_named = self.node.settings.registry is not None
+        await self._gather(
+            lambda listened: listened and (self.node.is_listed or not is_named),
+        )
+
+    async def _gather(self, is_enough: Callable[[bool], bool]) -> None:
+        settings = self.node.settings
+        if settings.registry is None and settings.beacon_port is None:
+            return
+        listens = LISTEN if settings.beacon_port is not None else 0.0
+        listened_at = self.clock.seconds() + listens
+
+        def holds() -> bool:
+            listened = self.clock.seconds() >= listened_at
+            return is_enough(listened) and bool(self.node.candidates())
+
+        await self._until(holds)
+        if settings.registry is not None and not (self.node.is_listed or self.node.candidates()):
+            raise Unreachable(
+                f"The registry at {settings.registry} does not answer; is it running?"
+            )
+
+    async def peer(self, wanted: str) -> Candidate:
+        """
+        Wait until a peer is known by its name or id; an address needs no waiting.
+
+        @return: the peer. One that nobody knows by that name may be a host of that name.
+        @raise NoSuchPeer: several are called that, or nobody is and it cannot be a host.
+        """
+        if not is_address(wanted):
+            await self._until(lambda: self._knows(wanted))
+        try:
+            return self.node.candidate(wanted)
+        except Misuse:
+            raise self.unknown(wanted) from None
+
+    def unknown(self, wanted: str) -> NoSuchPeer:
+        """
+        Make the error that says that nobody is called that.
+        """
+        return NoSuchPeer(
+            f"No peer called '{escape(wanted)}' was found within {self.wait:g} seconds;"
+            " `flow512 peers` shows who is there."
+        )
+
+    def _knows(self, wanted: str) -> bool:
+        try:
+            return self.node.candidate(wanted).node is not None
+        except Misuse:
+            return False
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        end = self.clock.seconds() + self.wait
+        while not holds() and self.clock.seconds() < end:
+            await deferLater(self.clock, _LOOK_EVERY)

@@ -1,0 +1,48 @@
+"""
+How a command ends: its exit status, and the one sentence on standard error.
+
+docs/commands.rst lists the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flow512.errors import (
+    Busy,
+    Flow512Error,
+    Misuse,
+    NoSuchPeer,
+    NotFound,
+    StateInUse,
+    TargetExists,
+    Unreachable,
+)
+
+
+class Interrupted(Flow512Error):
+    """The user stopped it, by Ctrl-C or by ending the process."""
+
+
+DONE: Final = 0
+FAILED: Final = 1
+
+STATUSES: Final[dict[type[Flow512Error], int]] = {
+    Flow512Error: FAILED,
+    StateInUse: FAILED,
+    Misuse: 2,
+    NotFound: 3,
+    NoSuchPeer: 3,
+    TargetExists: 4,
+    Unreachable: 5,
+    Busy: 5,
+    Interrupted: 130,
+}
+"""The exit status of each error; that of the nearest ancestor counts."""
+
+
+def status_of(error: Flow512Error) -> int:
+    """
+    Give the exit status of an error.
+    """
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)

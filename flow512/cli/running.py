@@ -1,0 +1,142 @@
+"""
+Running a command's coroutine on the reactor, until it ends or the user ends it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
+from types import FrameType
+from typing import Any, Final, TypeAlias
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from flow512.cli.outcome import DONE, FAILED, Interrupted, status_of
+from flow512.cli.voice import Voice
+from flow512.discovery.addresses import LocalAddress, addresses_of_host
+from flow512.errors import Cancelled, Flow512Error
+from flow512.interfaces import RunBlocking
+from flow512.node import NodeService
+from flow512.settings import INodeListener, NodeSettings
+
+STOPPED: Final = (Cancelled, CancelledError)
+"""What a coroutine is told when the user ends it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """
+    What a command runs on.
+
+    @ivar reactor: with what its nodes need.
+    @ivar run_blocking: runs what may block; L{None} to let each node use threads of its own.
+    @ivar random: for ids and jitter.
+    @ivar local_addresses: finds the machine's addresses.
+    """
+
+    reactor: IReactorTime
+    run_blocking: RunBlocking | None = None
+    random: Random = field(default_factory=SystemRandom)
+    local_addresses: Callable[[], Sequence[LocalAddress]] = addresses_of_host
+
+    @asynccontextmanager
+    async def node(
+        self, settings: NodeSettings, listener: INodeListener | None = None
+    ) -> AsyncIterator[NodeService]:
+        """
+        Run a node for as long as the context lasts.
+
+        @raise Flow512Error: as L{NodeService.startService}.
+        """
+        node = NodeService(
+            self.reactor,
+            settings,
+            listener=listener,
+            random=self.random,
+            run_blocking=self.run_blocking,
+            local_addresses=self.local_addresses,
+        )
+        node.startService()
+        try:
+            yield node
+        finally:
+            await node.stopService()
+
+
+Command: TypeAlias = Callable[[Machine], Coroutine[Deferred[Any], Any, None]]
+"""What a command does; it is cancelled when the user ends it."""
+
+
+def run(command: Command, voice: Voice) -> int:
+    """
+    Run a command to its end, with the global reactor.
+
+    SIGINT and SIGTERM cancel it; the second one ends the process at once.
+
+    @param command: raises L{Flow512Error} if it fails.
+    @param voice: says why it failed.
+    @return: the exit status.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    results: list[object] = []
+    running: list[Deferred[None]] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        reactor.callFromThread(running[0].cancel)
+
+    def ended(result: object) -> None:
+        results.append(result)
+        reactor.stop()
+
+    def begin() -> None:
+        running.append(Deferred.fromCoroutine(command(Machine(reactor))))
+        # Later than the reactor's own, which would stop it before the node has said goodbye.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, interrupt)
+        running[0].addBoth(ended)
+
+    reactor.callLater(0, begin)
+    reactor.run()
+    return judge(results[0], voice)
+
+
+def judge(result: object, voice: Voice) -> int:
+    """
+    Turn what a command came to into an exit status, and say why if it failed.
+
+    @param result: C{None}, or the L{Failure}.
+    """
+    if not isinstance(result, Failure):
+        return DONE
+    error = result.value
+    if isinstance(error, STOPPED):
+        error = Interrupted("Stopped.")
+    if isinstance(error, Flow512Error):
+        voice.fail(error)
+        return status_of(error)
+    if isinstance(error, BrokenPipeError):
+        return FAILED
+    result.printTraceback(sys.stderr)  # type: ignore[no-untyped-call]  # Twisted has no types there
+    voice.fail(Flow512Error("That is a defect in flow512; please report what is above."))
+    return FAILED
+
+
+async def never() -> None:
+    """
+    Wait until the user ends the command.
+    """
+    waiting: Awaitable[None] = Deferred()
+    try:
+        await waiting
+    except CancelledError:
+        pass

@@ -1,0 +1,146 @@
+"""
+The programs of docs/embedding.rst, on reactors of the network in memory: each takes what it is handed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512 import (
+    HostPort,
+    LocalAddress,
+    Mode,
+    NodeService,
+    NodeSettings,
+    NotFound,
+)
+from flow512.testing import Host, Network
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """Load one of the programs without running it."""
+    spec = spec_from_file_location(f"docs_example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Reader(Protocol):
+    """Keeps what it is told."""
+
+    received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+class ExampleTests(SynchronousTestCase):
+    """Each program does what it says."""
+
+    def setUp(self) -> None:
+        self.network = Network(seed=1)
+        self.host = self.network.host("10.0.0.1", name="server")
+        self.other = self.network.host("10.0.0.2", name="other")
+
+    def node(self, host: Host, **settings: object) -> NodeService:
+        """Make a node that announces nothing."""
+        return NodeService(
+            host.reactor,
+            NodeSettings(beacon_port=None, **settings),
+            random=Random(2),
+            run_blocking=host.run_blocking,
+            local_addresses=lambda: [LocalAddress(host.addresses[0], 24, "eth0", 2)],
+        )
+
+    def roll_call(self) -> str:
+        """Ask the application who is there."""
+        endpoint = clientFromString(self.other.reactor, "tcp:server:5001")
+        reader = self.network.result(connectProtocol(endpoint, Reader()))
+        self.network.run(1)
+        return reader.received.decode()
+
+    def test_registry(self) -> None:
+        """The other service sees who registers; both end with the application."""
+        make_application = example("registry_in_application").make_application
+        application = make_application(self.host.reactor, "tcp:5000", "tcp:5001")
+        application.startService()
+        node = self.node(
+            self.other, name="\N{BELL}b", registry=HostPort("server", 5000), bootstrap=Mode.NEVER
+        )
+        self.assertEqual(self.roll_call(), "")
+        node.startService()
+        self.network.run(1)
+        self.assertEqual(self.roll_call(), "10.0.0.2 5000 '\\U0001f514b'\n")
+        self.network.result(node.stopService())
+        self.network.run(1)
+        self.assertEqual(self.roll_call(), "")
+        self.network.result(application.stopService())
+        self.network.run(1)
+        self.network.close()
+
+    def test_registry_without_a_port(self) -> None:
+        """A port that is taken ends the program with a sentence that says so."""
+        self.host.reactor.listenTCP(5000, None)
+        main = example("registry_in_application").main
+        with self.assertRaises(SystemExit) as caught:
+            main(self.host.reactor, "tcp:5000", "tcp:5001")
+        self.assertIn("Nothing can listen on 'tcp:5000'", str(caught.exception))
+
+    def test_fetch(self) -> None:
+        """The Deferred fires with the file in its place; one that is not there fails it."""
+        share, folder = Path(self.mktemp()), Path(self.mktemp())
+        share.mkdir()
+        folder.mkdir()
+        content = Random(3).randbytes(300_000)
+        (share / "trailer.mkv").write_bytes(content)
+        node = self.node(self.host, shares=(str(share),), bootstrap=Mode.ALWAYS)
+        node.startService()
+        fetch = example("fetch").fetch
+        place = (self.other.reactor, self.other.run_blocking, "server:5000")
+        fetched = self.network.result(fetch(*place, "trailer.mkv", str(folder)))
+        self.assertEqual((folder / "trailer.mkv").read_bytes(), content)
+        self.assertEqual(fetched.md5, hashlib.md5(content).digest())
+        with self.assertRaises(NotFound):
+            self.network.result(fetch(*place, "nothing.mkv", str(folder)))
+        self.network.result(node.stopService())
+        self.network.close()
+
+    def test_beacon(self) -> None:
+        """Two see each other come and go, and see no beacon of another network."""
+        make_beacon = example("beacon_alone").make_beacon
+        said: dict[str, list[str]] = {"kitchen": [], "attic": []}
+        reactor = self.host.reactor
+        kitchen, attic = (
+            make_beacon(reactor, name, port, ("127.0.0.1",), said[name].append)
+            for name, port in (("kitchen", 8000), ("attic", 8001))
+        )
+        kitchen.startService()
+        attic.startService()
+        self.network.run(5)
+        self.assertEqual(said["kitchen"], ["found 'attic' at 127.0.0.1 port 8001"])
+        self.assertEqual(said["attic"], ["found 'kitchen' at 127.0.0.1 port 8000"])
+        self.network.result(attic.stopService())
+        self.network.run(1)
+        self.assertEqual(said["kitchen"][1:], ["lost 'attic'"])
+        self.network.result(kitchen.stopService())
+        self.network.close()
+
+    def test_installs_no_reactor(self) -> None:
+        """To import a program, as to import flow512, is to install nothing."""
+        before = "twisted.internet.reactor" in sys.modules
+        for path in EXAMPLES.glob("*.py"):
+            example(path.stem)
+        self.assertEqual("twisted.internet.reactor" in sys.modules, before)
