@@ -192,6 +192,9 @@ def from_wire(code: int, sentence: str, retry_after: float) -> Flow512Error:
         return Busy(sentence, retry_after)
     if kind is Flow512Error:
         return SourceFailure(sentence)
+    if issubclass(kind, Violation):
+        # It is this side that is said to have broken the protocol.
+        return Refusal(sentence)
     return kind(sentence)
 
 

@@ -47,13 +47,15 @@ class Workers(Service):
         @param reactor: where results are delivered.
         """
         self._reactor = reactor
+        self._pools: list[ThreadPool] = []
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        # A pool that was stopped cannot be started again.
         self._pools = [
             ThreadPool(0, 8, "flow512-disk"),
             ThreadPool(0, max(2, os.cpu_count() or 1), "flow512-hash"),
         ]
-
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         for pool in self._pools:
             pool.start()
 

@@ -3,14 +3,15 @@ A node: everything below, put together into one C{IService}.
 
 Order of starting: state folder and catalog, then the port, then the rest; so a node that cannot
 run says so before it has told anybody of itself. Order of stopping: goodbye to everyone (beacon,
-registry), then no new connections, then the conversations, then the work under way, then the
-files. Nothing outlives the L{Deferred} of L{NodeService.stopService}.
+registry), then what is being fetched, then no new connections, then the conversations, then the
+work under way, then the files. Nothing outlives the L{Deferred} of L{NodeService.stopService}.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from random import Random, SystemRandom
 from typing import Final
@@ -123,6 +124,7 @@ class NodeService(Service):
         self._indexing: IndexingService | None = None
         self._beacon: Beacon | None = None
         self._follower: RegistryFollower | None = None
+        self._fetching: dict[Deferred[Fetched], Deferred[None]] = {}  # and what fires at its end
         self._is_prepared = False
 
     # Starting
@@ -162,10 +164,18 @@ class NodeService(Service):
             self._run_blocking,
             self._run_long,
         )
+        if settings.registry is not None:
+            # Whether that is an address at all is known now, and not only when it is dialled.
+            client_endpoint(self._reactor, settings.registry)
         if settings.serves:
-            shares = [Share(path) for path in settings.offered]
             self._catalog = Catalog(catalog, self._catalog_damaged)
-            self._library = Library(self._catalog, shares)
+            with ExitStack() as undo:
+                shares = []
+                for path in settings.offered:
+                    shares.append(Share(path))
+                    undo.callback(shares[-1].close)
+                self._library = Library(self._catalog, shares)
+                undo.pop_all()
 
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
@@ -282,6 +292,9 @@ class NodeService(Service):
         follower, self._follower = self._follower, None
         if follower is not None:
             await follower.stopService()
+        for fetching, ended in list(self._fetching.items()):
+            fetching.cancel()
+            await ended
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
         if self._shared is not None:
@@ -432,9 +445,10 @@ class NodeService(Service):
         @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
             Cancelling it keeps what was verified for the next time.
         """
-        is_id = wanted.startswith(SCHEME)
-        return Deferred.fromCoroutine(
-            self.client.get(
+
+        async def get() -> Fetched:
+            is_id = wanted.startswith(SCHEME)
+            return await self.client.get(
                 [self.candidate(peer)] if peer else self.candidates(),
                 target or Target(self.settings.downloads or "."),
                 path="" if is_id else wanted,
@@ -444,4 +458,14 @@ class NodeService(Service):
                 found=found,
                 progress=progress,
             )
-        )
+
+        fetching = Deferred.fromCoroutine(get())
+        ended: Deferred[None] = Deferred()
+        self._fetching[fetching] = ended
+
+        def has_ended(result: Fetched | Failure) -> Fetched | Failure:
+            del self._fetching[fetching]
+            ended.callback(None)
+            return result
+
+        return fetching.addBoth(has_ended)

@@ -13,7 +13,7 @@ from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
 from flow512.link.address import HostPort
-from flow512.link.conversation import MAX_NAME
+from flow512.link.identity import check_names
 from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.messages import Peer
 
@@ -108,8 +108,7 @@ class NodeSettings:
         """
         @raise Misuse: the settings contradict each other or a limit.
         """
-        if len(self.name) > MAX_NAME or len(self.network) > MAX_NAME:
-            raise Misuse(f"Names of nodes and networks have at most {MAX_NAME} characters.")
+        check_names(self.name, self.network)
         if not self.serves and self.bootstrap is Mode.ALWAYS:
             raise Misuse("A node that does not listen cannot be the bootstrap.")
 

@@ -414,3 +414,16 @@ def console(
             await Dialogue(node, terminal).hold()
 
     return _run(command, voice, verbose=verbose, words=terminal.say)
+
+
+@cli.command()
+@verbose_option
+def demo(verbose: bool) -> int:
+    """
+    Watch a registry and two nodes move and verify a file, on this machine alone.
+    """
+    from flow512.cli.demo import demo
+    from flow512.cli.stage import Stage
+
+    stage = Stage(sys.stdout, sys.stderr)
+    return _run(lambda machine: demo(machine, stage), stage, verbose=verbose)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from twisted.internet.interfaces import IReactorTime
 
+from flow512.cli.formatting import size_text
 from flow512.cli.voice import Voice
 from flow512.content.paths import escape
 from flow512.wire.messages import Entry
@@ -77,6 +78,30 @@ class ToldProgress:
         if now >= self._next:
             self._next = now + TOLD_EVERY
             self._voice.tell("progress", stored=stored, bytes=self._size)
+
+    def end(self) -> None:
+        pass
+
+
+class Milestones:
+    """
+    Says each quarter, where no bar can be drawn.
+    """
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+        self._size = 0
+        self._quarters = 0
+
+    def begin(self, entry: Entry, stored: int) -> None:
+        self._size = entry.size
+        self.grown(stored)
+
+    def grown(self, stored: int) -> None:
+        quarters = 4 * stored // max(1, self._size)
+        if quarters > self._quarters:
+            self._quarters = quarters
+            self._voice.say(f"{25 * quarters} % of {size_text(self._size)}")
 
     def end(self) -> None:
         pass

@@ -365,6 +365,9 @@ class Conversation(Protocol):
                 self._frame(frame)
         except Flow512Error as error:
             self.end(error)
+        except Exception:  # noqa: BLE001  # the one boundary: a defect of ours ends this conversation only
+            self.log.failure("A frame could not be dealt with.")
+            self.end(Flow512Error("Something went wrong inside the node."))
         finally:
             self._taking_frames = False
 

@@ -1,18 +1,18 @@
 """
-The state folder of a node, and the identity in it.
+Who a node is: its names, and the state folder with its identity.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from typing import Final
 
 import platformdirs
 
 from flow512.content.paths import escape
 from flow512.errors import Misuse, StateInUse, from_os_error
+from flow512.link.conversation import MAX_NAME
 
 ID_SIZE: Final = 32
 """Bytes in a node id."""
@@ -26,6 +26,21 @@ def default_state() -> str:
     Give the state folder of a node whose user names none: the usual place of this system.
     """
     return platformdirs.user_state_dir("flow512", appauthor=False)
+
+
+def check_names(*names: str) -> None:
+    """
+    Check what a user calls a node or a network.
+
+    @raise Misuse: a name is too long, or holds what is no text; nobody would take its hello.
+    """
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise Misuse(f"Names of nodes and networks have at most {MAX_NAME} characters.")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise Misuse(f"'{escape(name)}' is no text, and so no name; type another.") from None
 
 
 class StateFolder:
@@ -102,10 +117,14 @@ class StateFolder:
 
     def _new_identity(self) -> bytes:
         node = os.urandom(ID_SIZE)
+        temporary = self.file(_ID_FILE + ".new")
         try:
-            fd, temporary = tempfile.mkstemp(dir=self.path)
+            # What a node that died here has left behind is overwritten: the lock is ours.
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
                 file.write(node)
+                file.flush()
+                os.fsync(fd)
             os.replace(temporary, self.file(_ID_FILE))
         except OSError as error:
             raise from_os_error(error, f"writing the identity to '{escape(self.path)}'") from None

@@ -19,7 +19,7 @@ from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.beacon import Beacon
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, host_of, listen_at, usual_places
 from flow512.link.conversation import MAX_NAME, Introduction
-from flow512.link.identity import ID_SIZE
+from flow512.link.identity import ID_SIZE, check_names
 from flow512.registry.server import RegistryFactory
 
 
@@ -40,6 +40,12 @@ class RegistrySettings:
     network: str = ""
     beacon_port: int | None = BEACON_PORT
     interfaces: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """
+        @raise Misuse: a name is too long, or no text.
+        """
+        check_names(self.name, self.network)
 
 
 class RegistryService(Service):

@@ -176,7 +176,7 @@ async def _at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
             waiting = Deferred()
     result = ended[0]
     if isinstance(result, Failure):
-        result.raiseException()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        result.raiseException()
     return result, is_unwanted
 
 

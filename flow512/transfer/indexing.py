@@ -124,6 +124,9 @@ class IndexingService(Service):
             except Flow512Error as error:
                 failed += 1
                 self.log.info("Not hashed: {why}", why=escape(str(error)))
+                if failed > scan.found:
+                    # It is not the files, then.
+                    raise
                 continue
             if entry is None:
                 break

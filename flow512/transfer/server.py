@@ -15,7 +15,8 @@ blocks; it begins only while fewer than that are ready. Blocks that are ready ar
 while the transport is not full. So a connection holds at most 2 * L{READ_BLOCKS} - 1 blocks
 (1.75 MiB), one more in the transport, and the small answers that
 L{flow512.link.conversation} bounds. A client that reads nothing stops its own disk reads, and
-nobody else's.
+nobody else's. Listings are the one other answer that is large: they are made one at a time, and
+none while the transport is full.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ from flow512.units import PIECE
 from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
-    CAPS,
     TRANSFER_SERVER,
     Cancel,
     Checksum,
@@ -83,9 +83,6 @@ MAX_REQUESTS: Final = 256
 
 MAX_OPEN: Final = 8
 """Files that one connection may have open at once, for all of its reads together."""
-
-LISTING_ROOM: Final = CAPS[Kind.LISTING] - 64
-"""Bytes that the entries of one LISTING may have."""
 
 _T = TypeVar("_T")
 
@@ -129,7 +126,15 @@ class _Working:
     @ivar stop: set when nobody wants the answer any more.
     """
 
-    stop: Event = field(default_factory=Event)
+    stop: Event = field(default_factory=Event, kw_only=True)
+
+
+@dataclass(eq=False)
+class _Listing(_Working):
+    """One LIST; it may have to wait for its turn."""
+
+    request: int
+    wanted: List
 
 
 def _read_spans(file: OpenContent, spans: Sequence[Span]) -> list[bytes]:
@@ -167,6 +172,8 @@ class TransferProtocol(Answerer):
         self._ready: deque[tuple[_Reading, Span, bytes]] = deque()
         self._disk_is_busy = False
         self._is_writing = False
+        self._listings: deque[_Listing] = deque()
+        self._is_listing = False
 
     # The conversation
 
@@ -197,6 +204,7 @@ class TransferProtocol(Answerer):
         self._requests.clear()
         self._waiting.clear()
         self._ready.clear()
+        self._listings.clear()
         if not self._disk_is_busy:
             self._close_files()
 
@@ -280,21 +288,34 @@ class TransferProtocol(Answerer):
         self.fail_request(request, error)
 
     def _list(self, frame: Frame) -> None:
-        wanted = decode(frame, List)
+        waiting = _Listing(frame.request, decode(frame, List))
+        self._requests[frame.request] = waiting
+        self._listings.append(waiting)
+        self._next_listing()
+
+    def _next_listing(self) -> None:
+        while self._listings and self.is_writable and not self._is_listing:
+            waiting = self._listings.popleft()
+            if self._requests.get(waiting.request) is waiting:
+                self._begin_listing(waiting)
+
+    def _begin_listing(self, listing: _Listing) -> None:
+        self._is_listing = True
+        wanted = listing.wanted
 
         def answer(found: tuple[Sequence[Entry], bool]) -> None:
             entries, more = found
-            self.send(Listing(tuple(entries), more), frame.request)
+            self.send(Listing(tuple(entries), more), listing.request)
 
-        library = self._service.library
-        self._work(
-            frame.request,
-            _Working(),
-            self._service.run_blocking(
-                library.list, wanted.prefix, wanted.after, wanted.limit, LISTING_ROOM
-            ),
-            answer,
+        def ended(_: object) -> None:
+            self._is_listing = False
+            self._next_listing()
+
+        made = self._service.run_blocking(
+            self._service.library.list, wanted.prefix, wanted.after, wanted.limit
         )
+        self._work(listing.request, listing, made, answer)
+        made.addCallback(ended)
 
     def _stat(self, frame: Frame) -> None:
         wanted = decode(frame, Stat)
@@ -466,6 +487,7 @@ class TransferProtocol(Answerer):
         self.end(SourceFailure("Something went wrong inside the node; its log tells more."))
 
     def writable_again(self) -> None:
+        self._next_listing()
         self._write_ready()
 
     def _write_ready(self) -> None:

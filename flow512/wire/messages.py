@@ -175,7 +175,7 @@ class Register(Message, frozen=True):
 
 class Registered(Message, frozen=True):
     """
-    You are listed. A snapshot follows.
+    You are listed. A snapshot follows the first one of a conversation.
 
     @ivar lease: seconds that it lasts without a ping.
     @ivar host: the address that the registry sees the node at.

@@ -203,6 +203,21 @@ class ScanTests(LibraryCase):
         self.assertEqual((report.missing, report.found, report.new), ((), 2, 0))
         self.assertEqual(self.library.stat("a", stop=self.must_not_hash).root, root_of(data))
 
+    def test_folder_removed_between_scans(self) -> None:
+        """Before a scan has noticed that a folder was removed, its files are not found either;
+        a folder that is made anew is found by the next scan."""
+        self.put("a")
+        root = self.library.stat("a").root
+        assert root is not None
+        shutil.rmtree(self.folder)
+        with self.assertRaises(NotFound):
+            self.library.stat("a")
+        with self.assertRaises(NotFound):
+            self.library.open(root)
+        self.put("a", b"anew")
+        self.assertEqual(self.counts(), (1, 0, 1, 0))
+        self.assertEqual(self.library.stat("a").root, root_of(b"anew"))
+
     def test_unreadable_for_now(self) -> None:
         """What cannot be looked at for now stays known; its digests are not thrown away."""
         self.put("a/b/file")

@@ -395,6 +395,10 @@ class ReconnectTests(ClientTestCase):
         for _ in range(20):
             self.endpoint.refuse()
             self.wait_for_attempt()
+        end = self.registered()
+        end.say(Pong(10))
+        self.lose(end)
+        self.assertGreater(self.wait_for_attempt(), 50.0)
         end = self.listed()
         end.say(Pong(10))
         self.lose(end)

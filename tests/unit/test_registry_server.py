@@ -534,6 +534,19 @@ class PushTests(RegistryTestCase):
         self.settle()
         self.assertEqual(slow.heard(), [Delta(61, (), (quick.id,))])
 
+    def test_asks_while_full(self) -> None:
+        """Who asks for the list while full gets it once it takes bytes again, and nothing else."""
+        node = self.join(1)
+        self.clock.advance(2.0)
+        node.fill()
+        self.join(2)
+        node.say(Resync())
+        self.assertEqual(node.heard(), [])
+        node.drain()
+        (snapshot,) = node.heard()
+        assert isinstance(snapshot, Snapshot)
+        self.assertEqual((snapshot.number, len(snapshot.peers)), (2, 2))
+
     def test_nothing_missed(self) -> None:
         """A transport that was full while nothing happened is told nothing."""
         node = self.join(1)
@@ -544,7 +557,8 @@ class PushTests(RegistryTestCase):
     def test_long_snapshot(self) -> None:
         """
         A list that the transport does not take at once is sent as it does; it is the list as it
-        was, and what has happened since is shown by an empty delta after it.
+        was, and what has happened since is shown by an empty delta after it. Whoever asks for it
+        again meanwhile gets no other.
         """
         for number in range(2 * MAX_PEERS + 1):
             self.arrive(number).register()
@@ -563,6 +577,8 @@ class PushTests(RegistryTestCase):
         for _ in range(3):
             slow.drain()
             frames += slow.heard()
+            self.clock.advance(1.0)
+            slow.say(Resync())
             self.nodes[len(frames)].say(Leave())
             self.settle()
         self.assertTrue(all(isinstance(each, Snapshot) for each in frames))

@@ -1,0 +1,58 @@
+"""
+Where the demo is seen: what several processes say, side by side with a progress bar.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TextIO
+
+from rich.console import Console
+from rich.text import Text
+from twisted.internet.interfaces import IReactorTime
+
+from flow512.cli.progress import Bar, Milestones, Progress
+from flow512.cli.voice import PlainVoice, Value
+from flow512.errors import Flow512Error
+
+_COLOURS: Final = {"registry": "magenta", "bootstrap": "cyan", "second": "green"}
+_LOGGED: Final = re.compile(r"\S+ \[(?P<system>[^\]]*)\] (?P<text>.*)")
+_NOISE: Final = re.compile(r"(?!flow512).*#(info|debug)|-")
+"""What Twisted itself tells, rather than flow512, as long as nothing is wrong."""
+
+
+class Stage:
+    """
+    The voice of the demo.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._errors = PlainVoice(out, err)
+
+    def say(self, sentence: str) -> None:
+        """Tell what happens."""
+        self._console.print(Text(sentence))
+
+    def announce(self, sentence: str) -> None:
+        """Tell what happens next, on a line that stands out."""
+        self._console.print(Text(f"\n{sentence}", "bold"))
+
+    def line(self, name: str, line: str) -> None:
+        """Pass on what a process of C{twistd} has logged."""
+        logged = _LOGGED.fullmatch(line)
+        if logged is not None and _NOISE.fullmatch(logged["system"]):
+            return
+        text = line if logged is None else logged["text"]
+        self._console.print(Text.assemble((f"{name:>9} | ", _COLOURS.get(name, "")), text))
+
+    def progress(self, clock: IReactorTime) -> Progress:
+        """Make what shows how far a download is."""
+        return Bar(self._console, clock) if self._console.is_terminal else Milestones(self)
+
+    def tell(self, event: str, **fields: Value) -> None:
+        """Nothing: no program watches."""
+
+    def fail(self, error: Flow512Error) -> None:
+        """Tell why it ended early."""
+        self._errors.fail(error)

@@ -1,0 +1,258 @@
+"""The other ends of transfer conversations, and workers that work when the test says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from flow512.content.catalog import IN_MEMORY, Catalog
+from flow512.content.hashing import never
+from flow512.content.library import Library, OpenContent, Stop
+from flow512.content.shares import Share
+from flow512.link.conversation import Introduction, Patience
+from flow512.transfer.server import TransferFactory, TransferProtocol
+from flow512.transfer.source import SourceFactory, SourceProtocol
+from flow512.wire.frame import Frame, FrameReader, encode_frame
+from flow512.wire.messages import CAPS, Hello, Kind, Message, encode, message_in
+
+OURS = b"o" * 32
+THEIRS = b"t" * 32
+ADDRESS = IPv4Address("TCP", "10.0.0.9", 40000)
+
+
+@dataclass(eq=False)
+class Job:
+    """Something for a worker."""
+
+    work: Callable[[], Any]
+    result: Deferred[Any]
+
+    def do(self) -> None:
+        """Do it, and tell."""
+        execute(self.work).chainDeferred(self.result)
+
+
+class HandFired:
+    """Workers that do nothing before they are told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def run_blocking(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Deferred[Any]:
+        """Note the work."""
+        job = Job(lambda: function(*args, **kwargs), Deferred())
+        self.jobs.append(job)
+        return job.result
+
+    def do(self, which: int = 0) -> None:
+        """Do one of the jobs."""
+        self.jobs.pop(which).do()
+
+    def do_all(self) -> None:
+        """Do all jobs, and those that come of them."""
+        while self.jobs:
+            self.do()
+
+
+class Shelf(Library):
+    """A library of some files in one folder that knows what it has opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.catalog = Catalog(IN_MEMORY)
+        super().__init__(self.catalog, [Share(str(folder))])
+        self.folder = folder
+        self.opened: list[OpenContent] = []
+        self.closed = 0
+        self.read_error: Exception | None = None
+
+    def put(self, path: str, content: bytes) -> bytes:
+        """Write a file, and tell its root."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        os.utime(file, ns=(10**18, 10**18))
+        root = self.stat(path).root
+        assert root is not None
+        return root
+
+    def open(self, root: bytes) -> OpenContent:
+        content = super().open(root)
+        opened = _Watched(content.fd, root, content._stamp, content._what)
+        opened.shelf = self
+        self.opened.append(opened)
+        return opened
+
+    def stat(self, path: str = "", root: bytes | None = None, stop: Stop = never) -> Any:
+        return super().stat(path, root, stop)
+
+    @property
+    def open_now(self) -> int:
+        """How many files are open."""
+        return sum(content.fd >= 0 for content in self.opened)
+
+    def shut(self) -> None:
+        """Close everything."""
+        self.close()
+        self.catalog.close()
+
+
+class _Watched(OpenContent):
+    shelf: Shelf
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self.shelf.read_error is not None:
+            raise self.shelf.read_error
+        return super().read(offset, length)
+
+    def close(self) -> None:
+        assert self.fd >= 0, "a file is closed once"
+        super().close()
+
+
+class FullTransport(StringTransport):
+    """
+    A transport that is full once so many bytes wait in it, and says so as Twisted's do: at every
+    write while it is full, and once when all has been taken.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__(peerAddress=ADDRESS)
+        self.room = room
+        self.aborted = False
+        self.is_full = False
+        self.is_read = True
+        self.most_waiting = 0
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        waiting = len(self.value())
+        self.most_waiting = max(waiting, self.most_waiting)
+        if self.producer is not None and waiting > self.room:
+            self.is_full = True
+            self.producer.pauseProducing()
+
+    def take(self) -> bytes:
+        """Let the other side read all that waits."""
+        data: bytes = self.value()
+        self.clear()
+        if self.is_full and self.producer is not None:
+            self.is_full = False
+            self.producer.resumeProducing()
+        return data
+
+    def pauseProducing(self) -> None:
+        self.is_read = False
+
+    def resumeProducing(self) -> None:
+        self.is_read = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class End:
+    """
+    One end of a transfer conversation, at whose other end a protocol is under test.
+
+    @ivar transport: what that writes to.
+    """
+
+    conversation = "transfer"
+
+    def __init__(self, protocol: IProtocol, room: int = 1 << 40) -> None:
+        self.protocol = protocol
+        self.transport = FullTransport(room)
+        self._reader = FrameReader(CAPS)
+        self._is_lost = False
+        protocol.makeConnection(self.transport)
+
+    def say_hello(self, node: bytes = THEIRS) -> None:
+        """Introduce ourselves, and forget what the other side says of itself."""
+        self.say(Hello(1, 1, self.conversation, node))
+        self.take()
+
+    def say(self, *messages: Message, request: int = 0) -> None:
+        """Send messages with one request number."""
+        self.say_bytes(b"".join(encode(message, request) for message in messages))
+
+    def say_frame(self, kind: Kind, request: int, body: bytes, position: int = 0) -> None:
+        """Send a frame that carries no message."""
+        self.say_bytes(encode_frame(kind, request, body, position))
+
+    def say_bytes(self, data: bytes) -> None:
+        """Send bytes."""
+        self.protocol.dataReceived(data)
+
+    def take(self) -> list[Frame]:
+        """Take one load of frames from the transport."""
+        self._reader.receive(self.transport.take())
+        frames = []
+        while (frame := self._reader.next_frame()) is not None:
+            frames.append(frame)
+        return frames
+
+    def heard(self) -> list[tuple[int, Message]]:
+        """Take the messages that came, with their request numbers."""
+        return [(frame.request, message_in(frame)) for frame in self.take()]
+
+    def hang_up(self, *, cleanly: bool = False) -> None:
+        """Let the connection be gone."""
+        if not self._is_lost:
+            self._is_lost = True
+            self.protocol.connectionLost(Failure(ConnectionDone() if cleanly else ConnectionLost()))
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the protocol under test has closed the connection."""
+        return self.transport.disconnecting or self.transport.aborted
+
+
+@dataclass
+class Served:
+    """A server under test, and its client."""
+
+    factory: TransferFactory
+    protocol: TransferProtocol
+    end: End
+
+
+def serve(
+    library: Library, workers: HandFired, clock: Clock, room: int = 1 << 40, hello: bool = True
+) -> Served:
+    """Connect to a server of a library."""
+    factory = TransferFactory(library, Introduction(OURS, "server"), clock, workers.run_blocking)
+    return join(factory, room, hello)
+
+
+def join(factory: TransferFactory, room: int = 1 << 40, hello: bool = True) -> Served:
+    """Connect to a server."""
+    protocol = factory.buildProtocol(ADDRESS)
+    end = End(protocol, room)
+    if hello:
+        end.say_hello()
+    return Served(factory, protocol, end)
+
+
+def ask(
+    clock: Clock, expected: bytes | None = None, hello: bool = True
+) -> tuple[SourceProtocol, End]:
+    """Make a source under test whose other end is the test's."""
+    factory = SourceFactory(Introduction(OURS, "client"), clock, Patience(), expected)
+    source = factory.buildProtocol(ADDRESS)
+    end = End(source)
+    if hello:
+        end.say_hello()
+    return source, end
