@@ -11,11 +11,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	--config-settings editable_mode=compat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit system lint types docs package bench clean
+.PHONY: help demo test unit system seeds lint types docs package bench clean
 
 help:
 	@echo "make demo     a registry and two nodes move and verify a file, as you watch"
 	@echo "make test     unit tests under trial and pytest, branch coverage, system tests"
+	@echo "make seeds    a registry and 50 nodes in memory, with 200 seeds"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
@@ -38,6 +39,9 @@ unit: $(VENV)/.test
 
 system: $(VENV)/.test
 	$(BIN)/python -m pytest tests/system
+
+seeds: $(VENV)/.test
+	FLOW512_SEEDS=200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -42,10 +42,31 @@ if TYPE_CHECKING:
     from flow512.transfer.download import Checksum, Download
     from flow512.transfer.fetch import Fetched, Target
     from flow512.transfer.finding import Candidate
-    from flow512.transfer.indexing import Indexed
+    from flow512.transfer.indexing import Indexed, IndexingService
     from flow512.transfer.server import TransferFactory
     from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
     from flow512.wire.messages import Entry, Peer
+
+else:
+    # Not for type checkers: they would believe in any name at all.
+
+    def __getattr__(name: str) -> object:
+        """
+        Load a name when it is first asked for (PEP 562).
+
+        @raise AttributeError: there is none.
+        """
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        """List what there is, loaded or not."""
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["__version__"]
 # Added, not assigned: pydoctor would move what it finds assigned to the page of this package, and
@@ -64,6 +85,7 @@ __all__ += [
     "INodeListener",
     "IPeerListListener",
     "Indexed",
+    "IndexingService",
     "Introduction",
     "Library",
     "LocalAddress",
@@ -130,30 +152,9 @@ _NAMES: Final = {
     "transfer.download": ("Checksum", "Download"),
     "transfer.fetch": ("Fetched", "Target"),
     "transfer.finding": ("Candidate",),
-    "transfer.indexing": ("Indexed",),
+    "transfer.indexing": ("Indexed", "IndexingService"),
     "transfer.server": ("TransferFactory",),
     "transfer.source": ("SourceFactory", "SourceProtocol", "connect_source"),
     "wire.messages": ("Entry", "Peer"),
 }
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
-
-# Type checkers read the imports above. They are not to see __getattr__, which would make them
-# believe in any name at all.
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """
-        Load a name when it is first asked for (PEP 562).
-
-        @raise AttributeError: there is none.
-        """
-        from importlib import import_module
-
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return found
-
-    def __dir__() -> list[str]:
-        """List what there is, loaded or not."""
-        return sorted({*globals(), *__all__})

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
 
-from flow512.content.paths import SHOWN, escape
+from flow512.content.paths import SHOWN, check_path, escape
 from flow512.errors import Flow512Error, NotFound, TargetExists
 from flow512.node import NodeService
 
@@ -70,6 +70,7 @@ class Dialogue:
             self._refuse("A filename is needed.")
             return
         try:
+            check_path(name)
             fetched = await self.node.get(name, peer=peer.strip())
         except NotFound:
             self._refuse(

@@ -13,7 +13,7 @@ from flow512.cli.outcome import Interrupted
 from flow512.cli.progress import Progress
 from flow512.cli.running import STOPPED, Machine
 from flow512.cli.voice import Voice
-from flow512.content.paths import escape
+from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, format_content_id, parse_content_id
 from flow512.discovery.election import Mode
 from flow512.errors import Unreachable
@@ -161,6 +161,8 @@ async def get(
     """
     if wish.wanted.startswith(SCHEME):
         parse_content_id(wish.wanted)
+    else:
+        check_path(wish.wanted)
     told = _Download(machine, voice, progress)
     try:
         async with machine.node(settings) as node:

@@ -26,11 +26,12 @@ class Interrupted(Flow512Error):
 
 DONE: Final = 0
 FAILED: Final = 1
+WRONG_USAGE: Final = 2
 
 STATUSES: Final[dict[type[Flow512Error], int]] = {
     Flow512Error: FAILED,
     StateInUse: FAILED,
-    Misuse: 2,
+    Misuse: WRONG_USAGE,
     NotFound: 3,
     NoSuchPeer: 3,
     TargetExists: 4,

@@ -4,23 +4,16 @@ How far a download is: a bar on a terminal, objects for a program, or nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import Final, Protocol, TextIO
 
 from twisted.internet.interfaces import IReactorTime
 
 from flow512.cli.formatting import size_text
 from flow512.cli.voice import Voice
-from flow512.content.paths import escape
 from flow512.wire.messages import Entry
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 TOLD_EVERY: Final = 0.25
 """Seconds between two objects."""
-
-DRAWN_EVERY: Final = 0.1
-"""Seconds between two drawings of the bar."""
 
 
 class Progress(Protocol):
@@ -107,58 +100,6 @@ class Milestones:
         pass
 
 
-class Bar:
-    """
-    Draws a bar with the rate and the time that is left.
-    """
-
-    def __init__(self, console: Console, clock: IReactorTime) -> None:
-        """
-        @param console: on a terminal.
-        @param clock: for the rate.
-        """
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._clock = clock
-        self._next = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,  # nothing but the reactor's thread writes here
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            get_time=clock.seconds,
-        )
-
-    def begin(self, entry: Entry, stored: int) -> None:
-        name = escape(entry.path.rpartition("/")[2], 40)
-        self._task = self._progress.add_task(name, total=entry.size, completed=stored)
-        self._progress.start()
-
-    def grown(self, stored: int) -> None:
-        now = self._clock.seconds()
-        if now >= self._next:
-            self._next = now + DRAWN_EVERY
-            self._progress.update(self._task, completed=stored, refresh=True)
-
-    def end(self) -> None:
-        self._progress.stop()
-
-
 def bar_on(err: TextIO, clock: IReactorTime) -> Progress:
     """
     Make the bar, if there is a terminal to draw it on.
@@ -166,5 +107,7 @@ def bar_on(err: TextIO, clock: IReactorTime) -> Progress:
     if not err.isatty():
         return Silence()
     from rich.console import Console
+
+    from flow512.cli.bar import Bar
 
     return Bar(Console(file=err), clock)

@@ -73,19 +73,19 @@ Command: TypeAlias = Callable[[Machine], Coroutine[Deferred[Any], Any, None]]
 """What a command does; it is cancelled when the user ends it."""
 
 
-def run(command: Command, voice: Voice) -> int:
+def run(command: Command, voice: Voice, reactor: Any = None) -> int:
     """
-    Run a command to its end, with the global reactor.
+    Run a command to its end.
 
     SIGINT and SIGTERM cancel it; the second one ends the process at once.
 
     @param command: raises L{Flow512Error} if it fails.
     @param voice: says why it failed.
+    @param reactor: what runs it, and is not running yet; the global one unless given.
     @return: the exit status.
     """
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    if reactor is None:
+        from twisted.internet import reactor
     results: list[object] = []
     running: list[Deferred[None]] = []
 
@@ -115,6 +115,7 @@ def judge(result: object, voice: Voice) -> int:
     Turn what a command came to into an exit status, and say why if it failed.
 
     @param result: C{None}, or the L{Failure}.
+    @raise BrokenPipeError: nobody reads the output any more.
     """
     if not isinstance(result, Failure):
         return DONE
@@ -125,7 +126,7 @@ def judge(result: object, voice: Voice) -> int:
         voice.fail(error)
         return status_of(error)
     if isinstance(error, BrokenPipeError):
-        return FAILED
+        raise error
     result.printTraceback(sys.stderr)  # type: ignore[no-untyped-call]  # Twisted has no types there
     voice.fail(Flow512Error("That is a defect in flow512; please report what is above."))
     return FAILED

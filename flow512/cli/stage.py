@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 from twisted.internet.interfaces import IReactorTime
 
-from flow512.cli.progress import Bar, Milestones, Progress
+from flow512.cli.bar import Bar
+from flow512.cli.progress import Milestones, Progress
 from flow512.cli.voice import PlainVoice, Value
 from flow512.errors import Flow512Error
 

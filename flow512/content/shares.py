@@ -41,8 +41,6 @@ LARGEST: Final = 2**43
 """Bytes in the largest file that is offered (8 TiB): while it is hashed, its digests are in
 memory, and take 1 GiB. A sparse file may claim any size without having it."""
 
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
 
 class Share:
     """
@@ -102,13 +100,7 @@ class Share:
         with self._turn:
             if self._folder is None:
                 raise NotFound(f"The folder '{self.name}' is not there any more.")
-            try:
-                # Not os.dup: two descriptors of one opening would share their place in a listing.
-                lent = os.open(".", _FOLDER_FLAGS, dir_fd=self._folder)
-            except FileNotFoundError:
-                raise NotFound(f"The folder '{self.name}' was removed.") from None
-            except OSError as error:
-                raise from_os_error(error, f"opening the folder '{self.name}'") from error
+            lent = open_folder_beneath(self._folder, ())
         try:
             yield lent
         finally:

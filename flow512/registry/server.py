@@ -159,7 +159,8 @@ class RegistryProtocol(Answerer):
         self.send(Registered(self._registry.table.lease, host), request)
         if not self.is_listed:
             self.is_listed = True
-            self.log.info("Registered peer: {host}", host=escape(host))
+            said = "Registered peer: {host}" if wish.port else "Registered to watch: {host}"
+            self.log.info(said, host=escape(host))
             self._start_snapshot()
 
     def _leave(self) -> None:

@@ -245,7 +245,11 @@ class SourceProtocol(Caller):
             self.send(Cancel(), number)
 
         pending.result = Deferred(cancel)
-        self.send(message, number)
+        try:
+            self.send(message, number)
+        except Flow512Error:
+            del self._pending[number]  # what cannot be said is not answered
+            raise
         return pending.result
 
     def _free_number(self) -> int:

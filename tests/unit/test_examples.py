@@ -8,6 +8,7 @@ import hashlib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from twisted.internet.endpoints import clientFromString, connectProtocol
@@ -94,7 +95,10 @@ class ExampleTests(SynchronousTestCase):
 
     def test_fetch(self) -> None:
         """The Deferred fires with the file in its place; one that is not there fails it."""
-        share, folder = Path(self.mktemp()), Path(self.mktemp())
+        # Not mktemp(), which leaves its folders in the tree when pytest runs this.
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        share, folder = Path(temporary.name, "share"), Path(temporary.name, "folder")
         share.mkdir()
         folder.mkdir()
         content = Random(3).randbytes(300_000)

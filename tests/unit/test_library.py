@@ -28,7 +28,7 @@ from flow512.errors import (
     UnsafeName,
 )
 from flow512.units import BLOCK
-from flow512.wire.messages import Listing
+from flow512.wire.messages import Entry, Listing
 
 PATTERN = bytes(range(251)) * (3 * BLOCK // 251 + 1)
 
@@ -225,22 +225,21 @@ class ScanTests(LibraryCase):
         self.put("a.txt")
         self.library.scan()
         self.hash_all()
-        scandir = os.scandir
-        broken = os.stat(os.path.join(self.folder, "a")).st_ino
+        opened = os.open
 
-        def fails(folder: int) -> object:
-            if os.fstat(folder).st_ino == broken:
+        def fails(path: str, *args: object, **kwargs: object) -> int:
+            if path == "a":
                 raise OSError(5, "Input/output error")
-            return scandir(folder)
+            return opened(path, *args, **kwargs)  # type: ignore[arg-type] -- passed on
 
-        self.patch(os, "scandir", fails)
+        self.patch(os, "open", fails)
         os.unlink(os.path.join(self.folder, "a.txt"))
         report = self.library.scan()
         self.assertEqual((report.found, report.gone), (0, 1))
         self.assertEqual([left.path for left in report.left_out], ["a"])
         self.assertIn("Input/output error", report.left_out[0].reason)
         self.assertEqual(self.paths(), ["a/b/file", "a/c"])
-        self.patch(os, "scandir", scandir)
+        self.patch(os, "open", opened)
         self.assertEqual(self.counts(), (2, 0, 0, 0))
         self.assertEqual(self.hash_all(), [])
 
@@ -531,6 +530,16 @@ class PageTests(LibraryCase):
             with self.assertRaises(Misuse):
                 self.library.page(root, level, index)
 
+    def test_gone(self) -> None:
+        """The digests of a content that nothing has any more are forgotten by the next scan."""
+        path = self.put("a")
+        root = self.library.stat("a").root
+        assert root is not None
+        os.unlink(path)
+        self.library.scan()
+        with self.assertRaises(NotFound):
+            self.library.page(root, 0, 0)
+
     def test_damaged(self) -> None:
         """Digests that were damaged in the catalog are not given out, but made again."""
         self.put("a")
@@ -663,13 +672,14 @@ class OpenTests(LibraryCase):
         self.put("a")
         self.put("b")
         self.library.scan()
-        self.put("b", b"other", self.folder)
-        old = self.library.stat("a").root
-        assert old is not None
+        self.hash_all()
         self.put("a", b"changed")
+        os.unlink(os.path.join(self.folder, "b"))
         with self.assertRaises(ContentChanged):
-            self.library.open(old)
-        self.assertEqual(self.hash_all()[0], "a")
+            self.library.open(root_of(b"data"))
+        self.assertEqual([entry.size for entry in self.library.list()[0]], [7, 4])
+        self.assertEqual(self.library.pending(), 1)
+        self.assertEqual(self.hash_all(), ["a"])
         self.assertEqual(self.library.stat("a", stop=self.must_not_hash).root, root_of(b"changed"))
 
     def test_another_holder(self) -> None:
@@ -740,6 +750,80 @@ class ChecksumTests(LibraryCase):
             self.library.checksum(root, touch)
         with self.assertRaises(ContentChanged):
             self.library.checksum(root)
+
+
+class MomentTests(LibraryCase):
+    """A file may change at any moment."""
+
+    def change_at(self, moment: int) -> None:
+        """Change the file when something is asked of an open file for the n-th time."""
+        fstat = os.fstat
+        calls: list[int] = []
+
+        def changing(fd: int) -> os.stat_result:
+            calls.append(fd)
+            if len(calls) == moment:
+                with open(os.path.join(self.folder, "a"), "r+b") as file:
+                    file.write(b"new!")
+                os.utime(os.path.join(self.folder, "a"), ns=(2, 2))
+            return fstat(fd)
+
+        self.patch(os, "fstat", changing)
+
+    def check(self, entry: Entry) -> None:
+        """Check that all that is said of the file is said of one state of it."""
+        data = {1: b"old!", 2: b"new!"}[entry.mtime]
+        self.assertIn(entry.root, (None, root_of(data)))
+        self.assertIn(entry.md5, (None, hashlib.md5(data).digest()))
+
+    def sweep(self, ask: Callable[[], object]) -> set[type]:
+        """Ask with the file changing at every moment in turn; say what came of it."""
+        fstat = os.fstat
+        outcomes = set()
+        for moment in range(1, 12):
+            self.writes = 0
+            self.put("a", b"old!")
+            self.library.scan()
+            self.assertEqual(self.library.stat("a").mtime, 1)
+            self.change_at(moment)
+            try:
+                ask()
+                outcomes.add(type(None))
+            except (ContentChanged, NotFound) as error:
+                outcomes.add(type(error))
+            self.patch(os, "fstat", fstat)
+            for entry in self.library.list()[0]:
+                self.check(entry)
+        return outcomes
+
+    def test_stat(self) -> None:
+        """Whenever it changes, time and root belong together, or it is said to change."""
+
+        def ask() -> None:
+            self.catalog.forget(root_of(b"old!"))
+            self.check(self.library.stat("a"))
+
+        self.assertEqual(self.sweep(ask), {type(None), ContentChanged})
+
+    def test_hash_next(self) -> None:
+        """The same holds for hashing in the background, and for the MD5 that comes with it."""
+
+        def ask() -> None:
+            self.catalog.forget(root_of(b"old!"))
+            self.library.scan()
+            while (entry := self.library.hash_next()) is not None:
+                self.check(entry)
+
+        self.assertEqual(self.sweep(ask), {type(None), ContentChanged})
+
+    def test_checksum(self) -> None:
+        """Whenever it changes, no root gets the MD5 of other bytes."""
+
+        def ask() -> None:
+            md5 = self.library.checksum(root_of(b"old!"))
+            self.assertEqual(md5, hashlib.md5(b"old!").digest())
+
+        self.assertEqual(self.sweep(ask), {type(None), ContentChanged})
 
 
 class ThreadTests(LibraryCase):

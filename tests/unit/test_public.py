@@ -1,16 +1,21 @@
-"""What can be imported from flow512 itself, and what the README tells people to do with it."""
+"""What can be imported from flow512 itself, and what the pages tell people to do with it."""
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
+from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -82,7 +87,9 @@ class PieceTests(SynchronousTestCase):
         """Each is an C{IService} or an C{IProtocolFactory}, made with nothing but public names."""
         host = Network().host("10.0.0.1")
         introduction = flow512.Introduction(bytes(32), "embedded")
-        library = flow512.Library(flow512.Catalog(flow512.IN_MEMORY), [])
+        catalog = flow512.Catalog(flow512.IN_MEMORY)
+        self.addCleanup(catalog.close)
+        library = flow512.Library(catalog, [])
         endpoint = flow512.client_endpoint(host.reactor, flow512.HostPort("10.0.0.2", 5000))
         services = [
             flow512.NodeService(
@@ -106,27 +113,93 @@ class PieceTests(SynchronousTestCase):
             verifyObject(IProtocolFactory, factory)
 
 
-class ReadmeTests(SynchronousTestCase):
-    """The README's lines do what it says."""
+def python_blocks(page: str) -> list[str]:
+    """Take the Python that a page shows, but for what it includes from files."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", text)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+class PageTests(SynchronousTestCase):
+    """What the README and docs/embedding.rst show does what they say."""
 
     def setUp(self) -> None:
-        self.text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        self.network = Network(seed=1)
+        self.host = self.network.host("10.0.0.1")
+        # Not mktemp(), which leaves its folders in the tree when pytest runs this.
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name, "folder")
+        self.folder.mkdir()
+        self.application = MultiService()
+        self.names = {
+            "application": self.application,
+            "folder": str(self.folder),
+            "reactor": self.host.reactor,
+            "run_blocking": self.host.run_blocking,
+        }
+
+    def follow(self, block: str) -> None:
+        """Do what a page shows."""
+        exec(compile(block, "shown", "exec"), self.names)
 
     def test_editable_install(self) -> None:
         """There is one command for an editable install, in the mode that keeps the plugins."""
-        found = re.findall(r"pip install [^`\n]*-e [^`\n]*", self.text)
+        text = (ROOT / "README.rst").read_text(encoding="utf-8")
+        found = re.findall(r"pip install [^`\n]*-e [^`\n]*", text)
         self.assertEqual(found, ["pip install -e '.[test]' --config-settings editable_mode=compat"])
 
-    def test_embedding(self) -> None:
-        """The lines on embedding share a folder and fetch a file, in an application's services."""
-        block = re.search(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", self.text)
-        assert block is not None
-        lines = re.sub(r"^    ", "", block[1], flags=re.MULTILINE)
-        self.assertLessEqual(len([line for line in lines.splitlines() if line]), 6)
-        host = Network().host("10.0.0.1")
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        application = MultiService()
-        names = {"reactor": host.reactor, "application": application, "folder": str(folder)}
-        exec(compile(lines, "README.rst", "exec"), names)  # the README is ours
-        self.assertEqual([type(each) for each in application], [flow512.NodeService])
+    def test_node(self) -> None:
+        """A node that shares the folder is one of the application's services."""
+        (readme,) = python_blocks("README.rst")
+        for block in (readme, python_blocks("docs/embedding.rst")[0]):
+            self.follow(block)
+            node = self.names["node"]
+            self.assertIsInstance(node, flow512.NodeService)
+            self.assertIn(node, list(self.application))
+            self.assertEqual(node.settings.shares, (str(self.folder),))
+
+    def test_folder_at_an_endpoint(self) -> None:
+        """What is in the folder is listed at the endpoint and can be fetched from it."""
+        content = Random(1).randbytes(1000)
+        (self.folder / "file.bin").write_bytes(content)
+        self.names["endpoint"] = serverFromString(self.host.reactor, "tcp:7000")
+        (block,) = (
+            each for each in python_blocks("docs/embedding.rst") if "TransferFactory" in each
+        )
+        # The catalog's file goes to the test's own folder.
+        database = str(self.folder.with_suffix(".sqlite"))
+        self.assertIn('"catalog.sqlite"', block)
+        self.follow(block.replace('"catalog.sqlite"', repr(database)))
+        port = self.network.result(self.names["listening"])
+        self.application.startService()
+        self.network.run(1)
+
+        other = self.network.host("10.0.0.2")
+        client = flow512.TransferClient(
+            flow512.Introduction(bytes(32), "other"),
+            other.reactor,
+            partial(flow512.client_endpoint, other.reactor),
+            other.run_blocking,
+        )
+        place = flow512.Candidate(flow512.HostPort("10.0.0.1", 7000))
+
+        async def look() -> list[str]:
+            source = await client.connect(place)
+            paths = [entry.path async for entry in client.entries(source)]
+            source.leave()
+            return paths
+
+        self.assertEqual(self.network.result(Deferred.fromCoroutine(look())), ["file.bin"])
+        target = self.folder.with_name("target")
+        target.mkdir()
+        getting = client.get([place], flow512.Target(str(target)), path="file.bin")
+        self.network.result(Deferred.fromCoroutine(getting))
+        self.assertEqual((target / "file.bin").read_bytes(), content)
+
+        self.network.result(port.stopListening())
+        self.network.result(self.names["factory"].stop())
+        self.network.result(self.application.stopService())
+        self.names["library"].close()
+        self.names["catalog"].close()
+        self.network.close()

@@ -6,25 +6,29 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, maybeDeferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.catalog import IN_MEMORY, Catalog
-from flow512.content.hashing import never
-from flow512.content.library import Library, OpenContent, Stop
+from flow512.content.library import Library, OpenContent
 from flow512.content.shares import Share
+from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Introduction, Patience
+from flow512.testing import Network
 from flow512.transfer.server import TransferFactory, TransferProtocol
-from flow512.transfer.source import SourceFactory, SourceProtocol
+from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.wire.frame import Frame, FrameReader, encode_frame
-from flow512.wire.messages import CAPS, Hello, Kind, Message, encode, message_in
+from flow512.wire.messages import CAPS, Entry, Hello, Kind, Message, encode, message_in
 
 OURS = b"o" * 32
 THEIRS = b"t" * 32
@@ -75,8 +79,9 @@ class Shelf(Library):
         super().__init__(self.catalog, [Share(str(folder))])
         self.folder = folder
         self.opened: list[OpenContent] = []
-        self.closed = 0
+        self.bytes_read = 0
         self.read_error: Exception | None = None
+        self.read_hook: Callable[[int, bytes], bytes] = lambda offset, data: data
 
     def put(self, path: str, content: bytes) -> bytes:
         """Write a file, and tell its root."""
@@ -95,9 +100,6 @@ class Shelf(Library):
         self.opened.append(opened)
         return opened
 
-    def stat(self, path: str = "", root: bytes | None = None, stop: Stop = never) -> Any:
-        return super().stat(path, root, stop)
-
     @property
     def open_now(self) -> int:
         """How many files are open."""
@@ -115,7 +117,8 @@ class _Watched(OpenContent):
     def read(self, offset: int, length: int) -> bytes:
         if self.shelf.read_error is not None:
             raise self.shelf.read_error
-        return super().read(offset, length)
+        self.shelf.bytes_read += length
+        return self.shelf.read_hook(offset, super().read(offset, length))
 
     def close(self) -> None:
         assert self.fd >= 0, "a file is closed once"
@@ -256,3 +259,53 @@ def ask(
     if hello:
         end.say_hello()
     return source, end
+
+
+class TransferTestCase(SynchronousTestCase):
+    """
+    A network with a node that serves a shelf at 10.0.0.1, and a host at 10.0.0.2 that fetches.
+
+    @ivar shelf: what is served.
+    @ivar folder: an empty folder for what is fetched.
+    """
+
+    def setUp(self) -> None:
+        self.network = Network(3)
+        self.network.latency = (0.001, 0.002)
+        self.there = self.network.host("10.0.0.1", name="there")
+        self.here = self.network.host("10.0.0.2", name="here")
+        base = Path(self.mktemp())
+        (base / "shelf").mkdir(parents=True)
+        self.folder = base / "folder"
+        self.folder.mkdir()
+        self.random = Random(5)
+        self.shelf = Shelf(base / "shelf")
+        self.addCleanup(self.shelf.shut)
+        self.factory = TransferFactory(
+            self.shelf, Introduction(THEIRS, "there"), self.there.reactor, self.there.run_blocking
+        )
+        endpoint = serverFromString(self.there.reactor, "tcp:5000")
+        self.port = self.network.result(endpoint.listen(self.factory))
+        self.addCleanup(self.end_all)
+
+    def end_all(self) -> None:
+        """Stop serving; nothing may be left over after that."""
+        self.network.result(maybeDeferred(self.port.stopListening))
+        self.network.result(self.factory.stop())
+        self.network.run(100.0)
+        self.network.assert_quiet()
+        self.assertEqual(self.shelf.open_now, 0)
+
+    def put(self, path: str, size: int) -> tuple[Entry, bytes]:
+        """Share a file of so many random bytes; its entry and its bytes are returned."""
+        content = self.random.randbytes(size)
+        self.shelf.put(path, content)
+        return self.shelf.stat(path), content
+
+    def source(self) -> SourceProtocol:
+        """Connect to the node that serves."""
+        endpoint = client_endpoint(self.here.reactor, HostPort("10.0.0.1", 5000))
+        factory = SourceFactory(Introduction(OURS, "here"), self.here.reactor)
+        source = self.network.result(Deferred.fromCoroutine(connect_source(endpoint, factory)))
+        self.addCleanup(source.leave)
+        return source

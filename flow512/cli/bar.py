@@ -1,0 +1,80 @@
+"""
+The progress bar, which only terminals see; whoever needs no bar does not import it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from twisted.internet.interfaces import IReactorTime
+
+from flow512.cli.formatting import size_text
+from flow512.content.paths import escape
+from flow512.wire.messages import Entry
+
+DRAWN_EVERY: Final = 0.1
+"""Seconds between two drawings."""
+
+_NAME: Final = 40
+"""Characters of the file's name that are shown."""
+
+
+class _Rate(ProgressColumn):
+    """Bytes per second, in the units of all other sizes here."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{size_text(task.speed)}/s", "cyan")
+
+
+class Bar:
+    """
+    Draws a bar with the rate and the time that is left; see L{flow512.cli.progress.Progress}.
+    """
+
+    def __init__(self, console: Console, clock: IReactorTime) -> None:
+        """
+        @param console: on a terminal.
+        @param clock: for the rate.
+        """
+        self._clock = clock
+        self._next = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            DownloadColumn(binary_units=True),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,  # nothing but the reactor's thread writes here
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_time=clock.seconds,
+        )
+
+    def begin(self, entry: Entry, stored: int) -> None:
+        name = escape(entry.path.rpartition("/")[2], _NAME)
+        self._task = self._progress.add_task(name, total=entry.size, completed=stored)
+        self._progress.start()
+
+    def grown(self, stored: int) -> None:
+        now = self._clock.seconds()
+        if now >= self._next:
+            self._next = now + DRAWN_EVERY
+            self._progress.update(self._task, completed=stored, refresh=True)
+
+    def end(self) -> None:
+        self._progress.stop()

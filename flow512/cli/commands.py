@@ -1,0 +1,271 @@
+"""
+The commands: what each is called, what it takes, and whom it asks to do it.
+
+What a command needs is imported when it runs: help and C{flow512 id} come at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from flow512._version import __version__
+from flow512.cli.options import (
+    Reach,
+    json_option,
+    node_options,
+    reach_options,
+    verbose_option,
+    wait_option,
+)
+from flow512.cli.outcome import WRONG_USAGE
+from flow512.cli.voice import JsonVoice, PlainVoice, Voice
+
+if TYPE_CHECKING:
+    from flow512.cli.running import Command, Machine
+    from flow512.settings import NodeSettings
+
+
+class Runner(Protocol):
+    """
+    Runs what a command is to do; the context's C{obj}.
+    """
+
+    def __call__(
+        self,
+        command: Command,
+        voice: Voice,
+        *,
+        verbose: bool,
+        words: Callable[[str], None] | None = None,
+    ) -> int:
+        """
+        @param voice: says why it failed.
+        @param verbose: whether log events of all levels but debug are shown.
+        @param words: takes what nodes tell, if somebody is to read it.
+        @return: the exit status.
+        """
+        ...
+
+
+def _run(
+    command: Command,
+    voice: Voice,
+    *,
+    verbose: bool,
+    words: Callable[[str], None] | None = None,
+) -> int:
+    runner: Runner = click.get_current_context().obj
+    return runner(command, voice, verbose=verbose, words=words)
+
+
+def voice_for(as_json: bool) -> Voice:
+    """
+    Choose who is spoken to.
+    """
+    kind = JsonVoice if as_json else PlainVoice
+    return kind(sys.stdout, sys.stderr)
+
+
+# The commands
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> int:
+    """
+    Share folders on a network, and fetch files from others, in pieces of 512 bytes.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such file or peer, 4 the target exists,
+    5 not reachable now, 130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+    return WRONG_USAGE  # counts only if there is no subcommand
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@node_options
+@json_option
+@verbose_option
+def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbose: bool) -> int:
+    """
+    Share folders until Ctrl-C.
+    """
+    from flow512.cli import serving
+
+    voice = voice_for(as_json)
+    settings = replace(settings, shares=folders)
+    return _run(
+        lambda machine: serving.serve(machine, settings, voice),
+        voice,
+        verbose=verbose,
+        words=voice.say,
+    )
+
+
+@cli.command()
+@click.argument("target")
+@click.option(
+    "-o", "--output", metavar="FILE|DIR", help="Where to; the current folder if not given."
+)
+@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@click.option("--replace", "may_replace", is_flag=True, help="Take the place of another file.")
+@click.option("--no-md5", is_flag=True, help="Leave out the MD5; every block is verified anyway.")
+@click.option(
+    "--run",
+    "pieces",
+    type=click.IntRange(1, 512),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Pieces of 512 bytes in a frame.",
+)
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def get(
+    target: str,
+    output: str | None,
+    peer: str,
+    may_replace: bool,
+    no_md5: bool,
+    pieces: int,
+    wait: float,
+    reach: Reach,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """
+    Fetch a file, by its path in some share or by flow512:ID.
+
+    What was fetched is kept when this is interrupted; the same command goes on from there.
+    """
+    from flow512.cli import getting
+    from flow512.cli.progress import ToldProgress, bar_on
+    from flow512.transfer.download import Checksum
+
+    voice = voice_for(as_json)
+    wish = getting.Wish(
+        target,
+        getting.target_of(output, may_replace=may_replace),
+        pieces,
+        peer,
+        wait,
+        Checksum.NONE if no_md5 else Checksum.MD5,
+    )
+    settings = getting.passing(reach.settings(), peer)
+
+    async def command(machine: Machine) -> None:
+        clock = machine.reactor
+        progress = ToldProgress(voice, clock) if as_json else bar_on(sys.stderr, clock)
+        await getting.get(machine, settings, wish, voice, progress)
+
+    return _run(command, voice, verbose=verbose)
+
+
+@cli.command()
+@click.argument("peer", default="")
+@click.option("--prefix", default="", metavar="PATH", help="Only paths that begin with this.")
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def ls(peer: str, prefix: str, wait: float, reach: Reach, as_json: bool, verbose: bool) -> int:
+    """
+    List what peers share: path, size, time.
+
+    PEER is an address, a name or the beginning of an id; without one, everybody is listed.
+    """
+    from flow512.cli import looking
+    from flow512.cli.getting import passing
+    from flow512.cli.tables import table_for
+
+    voice = voice_for(as_json)
+    table = table_for(sys.stdout, voice)
+    settings = passing(reach.settings(), peer)
+    question = looking.Question(peer, prefix, wait)
+    return _run(
+        lambda machine: looking.ls(machine, settings, question, voice, table),
+        voice,
+        verbose=verbose,
+    )
+
+
+@cli.command()
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def peers(wait: float, reach: Reach, as_json: bool, verbose: bool) -> int:
+    """
+    List who is there: name, address, id, and how they are known.
+    """
+    from flow512.cli import looking
+    from flow512.cli.getting import passing
+    from flow512.cli.tables import table_for
+
+    voice = voice_for(as_json)
+    table = table_for(sys.stdout, voice)
+    settings = passing(reach.settings(), "")
+    return _run(
+        lambda machine: looking.peers(machine, settings, wait, voice, table),
+        voice,
+        verbose=verbose,
+    )
+
+
+@cli.command("id")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@json_option
+def identify(paths: tuple[str, ...], as_json: bool) -> int:
+    """
+    Print content id and MD5 of local files.
+    """
+    from flow512.cli.identifying import identify
+
+    return identify(paths, voice_for(as_json))
+
+
+@cli.command()
+@click.argument("folder", default=".", metavar="[DIR]")
+@node_options
+@verbose_option
+def console(folder: str, settings: NodeSettings, verbose: bool) -> int:
+    """
+    Share a folder, and download into it by question and answer.
+    """
+    from flow512.cli.console import Dialogue
+    from flow512.cli.terminal import Terminal
+
+    terminal = Terminal(sys.stdin.fileno(), sys.stdout.fileno())
+    settings = replace(settings, downloads=folder)
+
+    async def command(machine: Machine) -> None:
+        async with terminal.opened(), machine.node(settings) as node:
+            await Dialogue(node, terminal).hold()
+
+    return _run(command, voice_for(as_json=False), verbose=verbose, words=terminal.say)
+
+
+@cli.command()
+@verbose_option
+def demo(verbose: bool) -> int:
+    """
+    Watch a registry and two nodes move and verify a file, on this machine alone.
+    """
+    from flow512.cli.demo import demo
+    from flow512.cli.stage import Stage
+
+    stage = Stage(sys.stdout, sys.stderr)
+    return _run(lambda machine: demo(machine, stage), stage, verbose=verbose)

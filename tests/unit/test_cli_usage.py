@@ -1,0 +1,224 @@
+"""What C{flow512} makes of what is typed, as far as no network is needed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+
+from flow512 import errors
+from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
+from flow512.cli.main import main
+from flow512.cli.outcome import Interrupted, status_of
+from flow512.content.tree import format_content_id, parse_content_id
+from flow512.settings import NodeSettings
+from tests.unit.command_line import CommandCase
+
+
+class UsageTests(CommandCase):
+    """Wrong usage is one sentence and exit status 2."""
+
+    def refused(self, *arguments: str) -> str:
+        said = self.flow512(*arguments)
+        self.assertEqual((said.status, said.out), (2, ""))
+        self.assertRegex(said.err, r"\Aflow512: [^\n]+\n\Z")
+        return said.err
+
+    def test_no_command(self) -> None:
+        """Without a command, the help is written to standard error."""
+        said = self.flow512()
+        self.assertEqual((said.status, said.out), (2, ""))
+        for command in ("serve", "get", "ls", "peers", "id", "console", "demo"):
+            self.assertIn(f"\n  {command} ", said.err)
+
+    def test_help_and_version(self) -> None:
+        """They are what was asked for: standard output, exit status 0."""
+        said = self.flow512("get", "--help")
+        self.assertEqual((said.status, said.err), (0, ""))
+        self.assertIn("--no-md5", said.out)
+        said = self.flow512("--version")
+        self.assertRegex(said.out, r"\Aflow512 \d+\.\d+")
+        self.assertEqual(said.status, 0)
+
+    def test_mistyped(self) -> None:
+        """The sentence names what is wrong, and the command whose help to read."""
+        self.assertIn("No such command 'frob'; see `flow512 --help`.", self.refused("frob"))
+        self.assertIn("'TARGET'; see `flow512 get --help`.", self.refused("get"))
+        self.assertIn("'--run'", self.refused("get", "x", "--run", "0"))
+        self.assertIn("'--run'", self.refused("get", "x", "--run", "513"))
+        self.assertIn("'--wait'", self.refused("get", "x", "--wait", "-1"))
+        self.assertIn("'--bootstrap'", self.refused("serve", ".", "--bootstrap", "perhaps"))
+        self.assertIn("'DIR...'", self.refused("serve"))
+
+    def test_senseless(self) -> None:
+        """So does what only flow512 itself can judge."""
+        self.assertIn("is no address", self.refused("peers", "--registry", "a b"))
+        self.assertIn("at most 64 characters", self.refused("peers", "--network", "n" * 65))
+
+    def test_hostile_paths(self) -> None:
+        """A path that no share can have is refused before anybody is asked."""
+        for path in ("", "../x", "/etc/passwd", "a\x1b[2Jb", "\udcff"):
+            self.assertIn("is refused as a path", self.refused("get", path))
+
+    def test_half_an_id(self) -> None:
+        """What begins like a content id has to be one."""
+        self.assertIn("That is no content id", self.refused("get", "flow512:abc"))
+
+    def test_ctrl_c_without_network(self) -> None:
+        """Ctrl-C while a command works without a network is exit status 130 as well."""
+
+        def interrupt(*_: object, **__: object) -> int:
+            raise KeyboardInterrupt
+
+        err = io.StringIO()
+        with redirect_stderr(err):
+            status = main(["peers"], interrupt)
+        self.assertEqual((status, err.getvalue().strip()), (130, "flow512: Stopped."))
+
+    def test_reader_gone(self) -> None:
+        """When nobody reads the output any more, that is no sentence but exit status 1."""
+        read, write = os.pipe()
+        os.close(read)
+        err = io.StringIO()
+        with open(write, "w", encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(err):
+            with self.assertRaises(SystemExit) as ended:
+                main(["--version"])
+            self.assertEqual((ended.exception.code, err.getvalue()), (1, ""))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+    def test_names_that_the_terminal_lacks(self) -> None:
+        """Characters that standard output cannot show are written as escapes."""
+        raw = io.BytesIO()
+        path = self.folder / "naïve"
+        path.write_bytes(b"")
+        with io.TextIOWrapper(raw, "ascii") as out, redirect_stdout(out):
+            self.assertEqual(main(["id", str(path)]), 0)
+            self.assertIn(b"na\\xefve", raw.getvalue())
+
+
+class StatusTests(CommandCase):
+    """Every kind of error has the documented exit status."""
+
+    def test_statuses(self) -> None:
+        """Scripts can tell wrong usage, absence, a taken name and bad luck apart."""
+        expected = {
+            errors.DiskFull: 1,
+            errors.BadDigest: 1,
+            errors.StateInUse: 1,
+            errors.NotAllowed: 1,
+            errors.Misuse: 2,
+            errors.ShareMissing: 2,
+            errors.UnsafeName: 2,
+            errors.NotFound: 3,
+            errors.NoSuchPeer: 3,
+            errors.TargetExists: 4,
+            errors.Unreachable: 5,
+            errors.PeerLost: 5,
+            errors.TimedOut: 5,
+            errors.Busy: 5,
+            Interrupted: 130,
+        }
+        self.assertEqual({kind: status_of(kind("x")) for kind in expected}, expected)
+
+
+class IdTests(CommandCase):
+    """C{flow512 id} needs no network."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.folder / "a\nb.txt"
+        self.path.write_bytes(b"hello\n")
+
+    def test_plain(self) -> None:
+        """One line a file: the content id that C{get} takes, the MD5 of C{md5sum}, the path."""
+        said = self.flow512("id", str(self.path), str(self.path))
+        [line, again] = said.out.splitlines()
+        root, md5, path = line.split("  ")
+        self.assertEqual(format_content_id(parse_content_id(root)), root)
+        self.assertEqual(md5, hashlib.md5(b"hello\n").hexdigest())
+        self.assertTrue(path.endswith("a\\x0ab.txt"), path)
+        self.assertEqual((again, said.status, said.err), (line, 0, ""))
+
+    def test_json(self) -> None:
+        """The object has the path as it is."""
+        told = self.flow512("id", "--json", str(self.path)).event("id")
+        self.assertEqual(told["path"], str(self.path))
+        self.assertEqual((told["bytes"], told["md5"]), (6, hashlib.md5(b"hello\n").hexdigest()))
+
+    def test_some_fail(self) -> None:
+        """The others are done, and the exit status tells of the last failure."""
+        said = self.flow512("id", str(self.folder), str(self.folder / "nope"), str(self.path))
+        self.assertEqual(said.status, 3)
+        self.assertIn("is not a regular file", said.err)
+        self.assertIn("There is no file", said.err)
+        self.assertIn("a\\x0ab.txt", said.out)
+        self.assertEqual(self.flow512("id", "a\0b").status, 3)
+        told = self.flow512("id", "--json", str(self.folder)).event("error")
+        self.assertEqual(told["code"], "Misuse")
+
+    def test_true_cause(self) -> None:
+        """Another failure is named as the system names it."""
+        said = self.flow512("id", "x" * 300)
+        self.assertEqual(said.status, 1)
+        self.assertIn(os.strerror(errno.ENAMETOOLONG), said.err)
+
+
+class FormattingTests(CommandCase):
+    """Numbers as people read them."""
+
+    def test_sizes(self) -> None:
+        """About three digits, and never a thousand of something."""
+        sizes = [0, 1, 512, 999, 1000, 1024, 10_240, 1_023_999, 64 * 2**20, 2**40, 2**63, 2**80]
+        self.assertEqual(
+            [size_text(size) for size in sizes],
+            [
+                *("0 bytes", "1 byte", "512 bytes", "999 bytes", "1.0 KiB", "1.0 KiB", "10.0 KiB"),
+                *("1.0 MiB", "64.0 MiB", "1.0 TiB", "8.0 EiB", "1048576 EiB"),
+            ],
+        )
+
+    def test_rates(self) -> None:
+        """Nothing is infinitely fast."""
+        self.assertEqual(rate_text(2048, 2.0), "1.0 KiB/s")
+        self.assertEqual(rate_text(1, 0.0), "1000 bytes/s".replace("1000 bytes", "1.0 KiB"))
+
+    def test_times(self) -> None:
+        """Any number that a peer sends can be shown."""
+        self.assertEqual(exact_time_text(1_000_000_000 * 10**9), "2001-09-09T01:46:40Z")
+        self.assertRegex(time_text(1_000_000_000 * 10**9), r"\A2001-09-(08|09) \d\d:\d\d\Z")
+        for mtime in (2**63 - 1, -(2**63), 0):
+            self.assertTrue(time_text(mtime))
+            self.assertTrue(exact_time_text(mtime))
+        self.assertEqual(exact_time_text(10**30), "?")
+        self.assertEqual(time_text(10**30), "?")
+
+    def test_columns(self) -> None:
+        """They line up, without blanks at the ends."""
+        self.assertEqual(columns([["a", "bb"], ["ccc", "d"]]), ["a    bb", "ccc  d"])
+        self.assertEqual(columns([]), [])
+
+
+class SettingsTests(CommandCase):
+    """Options become settings."""
+
+    def test_options_of_a_node(self) -> None:
+        """Each option of C{serve} arrives where it belongs."""
+        from flow512.cli.options import Reach
+        from flow512.discovery.beacon import PORT
+        from flow512.link.address import HostPort
+
+        reach = Reach("registry:5001", "office", 0, ("lo",))
+        self.assertEqual(
+            reach.settings(name="n"),
+            NodeSettings(
+                name="n",
+                registry=HostPort("registry", 5001),
+                network="office",
+                beacon_port=PORT,
+                interfaces=("lo",),
+            ),
+        )
+        self.assertIsNone(Reach(None, "", None, ()).settings().beacon_port)
+        self.assertEqual(Reach(None, "", 99, ()).settings().beacon_port, 99)

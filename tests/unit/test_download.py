@@ -1,0 +1,385 @@
+"""Tests for L{flow512.transfer.download}."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from unittest import mock
+
+from twisted.internet.defer import Deferred
+
+from flow512.content.partial import Partial
+from flow512.content.paths import open_folder
+from flow512.content.tree import root_digest
+from flow512.errors import (
+    BadDigest,
+    Cancelled,
+    ContentChanged,
+    DiskFull,
+    NotFound,
+    PeerLost,
+    TimedOut,
+)
+from flow512.interfaces import RunBlocking
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.source import SourceProtocol
+from flow512.units import BLOCK
+from flow512.wire.messages import Entry
+from tests.unit.transfer_ends import HandFired, TransferTestCase
+
+
+class DownloadTestCase(TransferTestCase):
+    """Downloads into a folder, from a node on the network."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder_fd = open_folder(str(self.folder))
+        self.addCleanup(os.close, self.folder_fd)
+
+    def partial(self, entry: Entry, boot_id: str = "boot") -> Partial:
+        """Open a partial file."""
+        assert entry.root is not None
+        partial = Partial.open(self.folder_fd, "target", entry.root, entry.size, boot_id)
+        self.addCleanup(partial.close)
+        return partial
+
+    def download(
+        self,
+        entry: Entry,
+        *,
+        partial: Partial | None = None,
+        source: SourceProtocol | None = None,
+        run: int = 512,
+        checksum: Checksum = Checksum.MD5,
+        progress: Callable[[Download], None] = lambda _: None,
+        run_blocking: RunBlocking | None = None,
+    ) -> Download:
+        """Make a download."""
+        return Download(
+            source or self.source(),
+            partial or self.partial(entry),
+            self.here.reactor,
+            run_blocking or self.here.run_blocking,
+            run_blocking or self.here.run_blocking,
+            run=run,
+            checksum=checksum,
+            progress=progress,
+        )
+
+    def finish(self, download: Download) -> None:
+        """Let it run to its end, and no worker be left."""
+        try:
+            self.network.result(download.start(), 600.0)
+        finally:
+            self.network.result(download.idle())
+
+
+class WholeTests(DownloadTestCase):
+    """Downloads that succeed."""
+
+    def check(self, size: int, run: int) -> None:
+        """A file of a size arrives as it is."""
+        entry, content = self.put(f"file-{size}-{run}", size)
+        partial = self.partial(entry)
+        stored: list[int] = []
+        download = self.download(
+            entry, partial=partial, run=run, progress=lambda it: stored.append(it.stored)
+        )
+        self.finish(download)
+        self.assertEqual(partial.read(0, size), content)
+        self.assertEqual(download.md5, hashlib.md5(content).digest())
+        self.assertEqual((download.stored, download.fetched), (size, size))
+        self.assertEqual(stored, sorted(stored))
+        self.assertEqual(stored[-1:], [size] if size else [])
+        partial.discard()
+
+    def test_sizes(self) -> None:
+        """Files of all sizes around pieces and blocks arrive, in runs of all sorts."""
+        for size in (0, 1, 511, 512, 513, 5000):
+            for run in (1, 3, 511, 512):
+                self.check(size, run)
+        for run in (1, 3, 511, 512):
+            self.check(BLOCK + 1, run)
+        for size in (BLOCK - 1, BLOCK, 3 * BLOCK - 1, 3 * BLOCK, 3 * BLOCK + 513):
+            self.check(size, 512)
+
+    def test_sparse_of_a_page_and_a_block(self) -> None:
+        """Files of 512 blocks, one byte more or less, nearly all hole, arrive with all their pages."""
+        for size in (512 * BLOCK - 1, 512 * BLOCK, 512 * BLOCK + 1):
+            with open(self.shelf.folder / "sparse", "wb") as file:
+                file.write(b"begin")
+                file.seek(size - 3)
+                file.write(b"end")
+            entry = self.shelf.stat("sparse")
+            partial = self.partial(entry)
+            self.finish(self.download(entry, partial=partial, checksum=Checksum.NONE))
+            self.assertEqual(partial.read(0, 6), b"begin\0")
+            self.assertEqual(partial.read(size - 4, 4), b"\0end")
+            self.assertEqual(partial.stored, size)
+            partial.discard()
+
+    def test_without_md5(self) -> None:
+        """Without a checksum none is asked for, nor computed."""
+        entry, _ = self.put("one", 1000)
+        self.shelf.checksum = self.fail
+        download = self.download(entry, checksum=Checksum.NONE)
+        self.finish(download)
+        self.assertIsNone(download.md5)
+
+
+class ResumeTests(DownloadTestCase):
+    """What an earlier download has left."""
+
+    def test_lost_midway(self) -> None:
+        """After a lost connection, a second download fetches only what is missing."""
+        entry, content = self.put("one", 200 * BLOCK + 5)
+        source = self.source()
+        partial = self.partial(entry)
+
+        def cut_off(download: Download) -> None:
+            if download.stored > 40 * BLOCK:
+                self.network.cut(self.here, self.there)
+
+        first = self.download(entry, partial=partial, source=source, progress=cut_off)
+        with self.assertRaises(PeerLost):
+            self.finish(first)
+        partial.close()
+        self.network.heal()
+        partial = self.partial(entry)
+        had = partial.stored
+        self.assertGreater(had, 40 * BLOCK)
+        self.assertLess(had, len(content))
+        second = self.download(entry, partial=partial)
+        self.finish(second)
+        self.assertEqual(second.fetched, len(content) - had)
+        self.assertEqual(partial.read(0, entry.size), content)
+        self.assertEqual(second.md5, hashlib.md5(content).digest())
+
+    def test_unproven_blocks(self) -> None:
+        """Blocks that no journal vouches for are looked at, and only the wrong ones fetched."""
+        entry, content = self.put("one", 20 * BLOCK)
+        partial = self.partial(entry)
+        self.finish(self.download(entry, partial=partial))
+        with open(partial.fileno(), "r+b", closefd=False) as file:
+            for block in (3, 11):
+                file.seek(block * BLOCK + 77)
+                file.write(b"damaged")
+        partial.close()
+        for journal in self.folder.glob(".*journal"):
+            journal.write_bytes(journal.read_bytes()[:-40])
+        partial = self.partial(entry, "another boot")
+        self.assertEqual(partial.unproven, ((0, 20),))
+        download = self.download(entry, partial=partial)
+        self.finish(download)
+        self.assertEqual(download.fetched, 2 * BLOCK)
+        self.assertEqual(partial.read(0, entry.size), content)
+
+    def test_missing_blocks_far_apart(self) -> None:
+        """Where one block in each of many pages is missing, all of them arrive."""
+        size = 3 * 512 * BLOCK
+        with open(self.shelf.folder / "sparse", "wb") as file:
+            file.truncate(size)
+        entry = self.shelf.stat("sparse")
+        partial = self.partial(entry)
+        missing = {5, 512 + 6, 1024 + 7, 1024 + 300}
+        partial.vouch(block for block in range(partial.blocks) if block not in missing)
+        download = self.download(entry, partial=partial, checksum=Checksum.NONE)
+        self.finish(download)
+        self.assertEqual((download.fetched, partial.stored), (4 * BLOCK, size))
+
+
+class LiarTests(DownloadTestCase):
+    """Sources that are broken, or lie."""
+
+    def test_damaged_block(self) -> None:
+        """A damaged block fails the download; what was right stays, what was not is not kept."""
+        entry, content = self.put("one", 5 * BLOCK)
+        partial = self.partial(entry)
+        honest = self.shelf.read_hook
+        self.shelf.read_hook = lambda at, data: (
+            data[:9] + b"x" + data[10:] if at == 2 * BLOCK else honest(at, data)
+        )
+        with self.assertRaises(BadDigest) as caught:
+            self.finish(self.download(entry, partial=partial))
+        self.assertIn("damaged block 2", str(caught.exception))
+        self.assertNotIn(2, partial.have)
+        for block in range(5):
+            if block in partial.have:
+                got = partial.read(block * BLOCK, BLOCK)
+                self.assertEqual(got, content[block * BLOCK :][:BLOCK])
+        self.assertIn(0, partial.have)
+        self.shelf.read_hook = honest
+        had = partial.stored
+        download = self.download(entry, partial=partial)
+        self.finish(download)
+        self.assertEqual(download.fetched, entry.size - had)
+
+    def test_page_that_lies(self) -> None:
+        """A page that is not proven fails the download before a block is asked for."""
+        entry, _ = self.put("one", 5 * BLOCK)
+        self.shelf.page = lambda root, level, index: bytes(160)
+        download = self.download(entry)
+        with self.assertRaises(BadDigest):
+            self.finish(download)
+        self.assertEqual(download.fetched, 0)
+
+    def test_empty_content_with_another_root(self) -> None:
+        """That a content is empty is not believed: only one root has no bytes."""
+        entry = Entry("one", 0, 0, b"r" * 32)
+        for checksum in Checksum:
+            partial = self.partial(entry)
+            with self.assertRaises(BadDigest):
+                self.finish(self.download(entry, partial=partial, checksum=checksum))
+            partial.close()
+        empty = Entry("one", 0, 0, root_digest(0, b""))
+        self.finish(self.download(empty, checksum=Checksum.NONE))
+
+    def test_wrong_md5(self) -> None:
+        """An MD5 that is not the content's fails the download, and says how to do without."""
+        entry, _ = self.put("one", 1000)
+        self.shelf.checksum = lambda root, stop: bytes(16)
+        with self.assertRaises(BadDigest) as caught:
+            self.finish(self.download(entry))
+        self.assertIn("--no-md5", str(caught.exception))
+
+    def test_silent_source(self) -> None:
+        """A source that is there and sends nothing is given up in its time."""
+        entry, _ = self.put("one", 5 * BLOCK)
+        source = self.source()
+        self.factory.run_blocking = lambda function, *args: Deferred()
+        self.factory.run_long = self.there.run_blocking
+        started = self.network.clock.seconds()
+        with self.assertRaises(TimedOut):
+            self.finish(self.download(entry, source=source))
+        self.assertLess(self.network.clock.seconds() - started, 130.0)
+        source.leave()
+        self.network.run(1.0)
+        for connection in list(self.factory.connections):
+            self.factory.connection_gone(connection)
+
+    def test_slow_worker_is_no_silence(self) -> None:
+        """However long our own disk takes, the source is not blamed."""
+        entry, _ = self.put("one", 5 * BLOCK)
+        workers = HandFired()
+        source = self.source()
+        download = self.download(entry, source=source, run_blocking=workers.run_blocking)
+        result = download.start()
+        self.network.run(500.0)
+        self.assertNoResult(result)
+        while not result.called:
+            workers.do_all()
+            self.network.run(1.0)
+        self.successResultOf(result)
+
+    def test_refusals(self) -> None:
+        """What the source says is what the caller hears."""
+        entry, _ = self.put("one", 5 * BLOCK)
+        os.truncate(self.shelf.folder / "one", 5)
+        with self.assertRaises(ContentChanged):
+            self.finish(self.download(entry))
+        with self.assertRaises(NotFound):
+            self.finish(self.download(Entry("x", 5 * BLOCK, 0, b"r" * 32)))
+
+
+class OwnTroubleTests(DownloadTestCase):
+    """What goes wrong on this machine."""
+
+    def test_disk_full(self) -> None:
+        """A full disk is told as such, at whatever write; what was written before stays."""
+        entry, content = self.put("one", 6 * BLOCK)
+        for written in range(6):
+            partial = self.partial(entry)
+            outcomes = [mock.DEFAULT] * written + [DiskFull("The disk is full.")]
+            with (
+                mock.patch.object(partial, "write", wraps=partial.write, side_effect=outcomes),
+                self.assertRaises(DiskFull),
+            ):
+                self.finish(self.download(entry, partial=partial))
+            self.assertEqual(partial.stored, written * BLOCK)
+            partial.close()
+            partial = self.partial(entry)
+            self.assertEqual(partial.stored, written * BLOCK)
+            download = self.download(entry, partial=partial)
+            self.finish(download)
+            self.assertEqual(download.fetched, (6 - written) * BLOCK)
+            self.assertEqual(partial.read(0, entry.size), content)
+            partial.discard()
+
+    def test_journal_between_many_blocks(self) -> None:
+        """Of a long batch the journal is told now and then, so that a crash costs little."""
+        entry, content = self.put("one", 40 * BLOCK)
+        partial = self.partial(entry)
+        workers = HandFired()
+        download = self.download(entry, partial=partial, run_blocking=workers.run_blocking)
+        result = download.start()
+        self.network.run(2.0)
+        with mock.patch.object(Partial, "flush", autospec=True, side_effect=Partial.flush) as flush:
+            while not result.called:
+                workers.do_all()
+                self.network.run(1.0)
+        self.assertGreaterEqual(flush.call_count, 3)
+        self.assertEqual(partial.read(0, entry.size), content)
+
+    def test_progress_that_fails(self) -> None:
+        """A mistake in the application's own code fails the download, and is not lost."""
+        entry, _ = self.put("one", 1000)
+
+        def progress(download: Download) -> None:
+            raise ZeroDivisionError
+
+        with self.assertRaises(ZeroDivisionError):
+            self.finish(self.download(entry, progress=progress))
+
+
+class CancelTests(DownloadTestCase):
+    """Downloads that are stopped."""
+
+    def test_any_time(self) -> None:
+        """
+        Stopped at any time, it fails at once; no worker is started after that, and it is idle
+        only when those that work have ended. What was stored stays.
+        """
+        entry, content = self.put("one", 30 * BLOCK)
+        for moment in range(0, 60, 3):
+            source = self.source()
+            partial = self.partial(entry)
+            workers = HandFired()
+            download = self.download(
+                entry, partial=partial, source=source, run_blocking=workers.run_blocking
+            )
+            result = download.start()
+            for _ in range(moment):
+                if workers.jobs:
+                    workers.do()
+                self.network.run(0.002)
+            if result.called:
+                self.successResultOf(result)
+                partial.discard()
+                continue
+            result.cancel()
+            self.failureResultOf(result, Cancelled)
+            busy = len(workers.jobs)
+            self.network.run(5.0)
+            self.assertEqual(len(workers.jobs), busy)
+            idle = download.idle()
+            self.assertEqual(idle.called, not busy)
+            workers.do_all()
+            self.successResultOf(idle)
+            for first, count in partial.have.runs():
+                span = slice(first * BLOCK, (first + count) * BLOCK)
+                self.assertEqual(partial.read(span.start, count * BLOCK), content[span])
+            partial.close()
+            source.leave()
+
+    def test_data_after_it(self) -> None:
+        """Data that comes after the end goes nowhere."""
+        entry, _ = self.put("one", 30 * BLOCK)
+        download = self.download(entry)
+        result = download.start()
+        self.network.run_until(lambda: download.fetched)
+        result.cancel()
+        self.failureResultOf(result, Cancelled)
+        fetched = download.fetched
+        self.network.run(5.0)
+        self.assertEqual(download.fetched, fetched)

@@ -1,0 +1,216 @@
+"""Tests for L{flow512.transfer.fetch}."""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512.errors import (
+    BadDigest,
+    Cancelled,
+    Flow512Error,
+    StateInUse,
+    TargetExists,
+    TimedOut,
+    UnsafeName,
+)
+from flow512.interfaces import RunBlocking
+from flow512.transfer.download import Download
+from flow512.transfer.fetch import Fetched, Fetcher, Target
+from flow512.transfer.source import SourceProtocol
+from flow512.units import BLOCK
+from flow512.wire.messages import Entry
+from tests.unit.transfer_ends import HandFired, TransferTestCase
+
+
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TargetTests(SynchronousTestCase):
+    """L{Target}."""
+
+    def test_name(self) -> None:
+        """A file keeps the last part of its path, or is called what the user says."""
+        self.assertEqual(Target("x").name_for(Entry("a/b/c", 0, 0)), "c")
+        self.assertEqual(Target("x", "mine").name_for(Entry("../../c", 0, 0)), "mine")
+        for path in ("..", "/etc/passwd", "a/..", "a\0b", "CON", ""):
+            with self.assertRaises(UnsafeName):
+                Target("x").name_for(Entry(path, 0, 0))
+
+
+class FetcherTests(TransferTestCase):
+    """L{Fetcher}."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.target = Target(str(self.folder))
+
+    def fetch(
+        self,
+        entry: Entry,
+        source: SourceProtocol | None = None,
+        target: Target | None = None,
+        run_blocking: RunBlocking | None = None,
+    ) -> Deferred[Fetched]:
+        """Begin to fetch."""
+        run = run_blocking or self.here.run_blocking
+        fetcher = Fetcher(self.here.reactor, run, run)
+        return Deferred.fromCoroutine(
+            fetcher.fetch(source or self.source(), entry, target or self.target)
+        )
+
+    def names(self) -> list[str]:
+        """What is in the folder."""
+        return sorted(os.listdir(self.folder))
+
+    def test_published(self) -> None:
+        """The file is there under its name, with its time, and nothing else is."""
+        entry, content = self.put("deep/down.bin", 2 * BLOCK + 3)
+        fetched = self.network.result(self.fetch(entry))
+        self.assertEqual(fetched.path, str(self.folder / "down.bin"))
+        self.assertEqual((fetched.resumed, fetched.fetched), (0, entry.size))
+        self.assertEqual((self.folder / "down.bin").read_bytes(), content)
+        self.assertEqual(os.stat(fetched.path).st_mtime_ns, entry.mtime)
+        self.assertEqual(self.names(), ["down.bin"])
+
+    def test_empty_file(self) -> None:
+        """A file of no bytes is published as well."""
+        entry, _ = self.put("empty", 0)
+        self.network.result(self.fetch(entry))
+        self.assertEqual((self.folder / "empty").read_bytes(), b"")
+
+    def test_name_is_taken(self) -> None:
+        """Somebody's file is not replaced unless the user says so; not a byte is fetched before."""
+        entry, content = self.put("one", 1000)
+        (self.folder / "one").write_bytes(b"mine")
+        with self.assertRaises(TargetExists):
+            self.network.result(self.fetch(entry))
+        self.assertEqual(self.names(), ["one"])
+        self.assertEqual((self.folder / "one").read_bytes(), b"mine")
+        self.network.result(self.fetch(entry, target=Target(str(self.folder), replace=True)))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+
+    def test_name_that_is_taken_meanwhile(self) -> None:
+        """A name that is taken while the file is on its way is not taken back; a retry resumes."""
+        entry, content = self.put("one", 3 * BLOCK)
+        result = self.fetch(entry)
+        self.network.run_until(lambda: any(name.endswith(".part") for name in self.names()))
+        (self.folder / "one").write_bytes(b"mine")
+        with self.assertRaises(TargetExists):
+            self.network.result(result)
+        self.assertEqual((self.folder / "one").read_bytes(), b"mine")
+        (self.folder / "one").unlink()
+        fetched = self.network.result(self.fetch(entry))
+        self.assertEqual((fetched.resumed, fetched.fetched), (entry.size, 0))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+
+    def test_lie_about_the_size(self) -> None:
+        """A wrong size is found out before the disk is touched: nothing that is there is lost."""
+        entry, _ = self.put("one", 3 * BLOCK)
+        assert entry.root is not None
+        source = self.source()
+        result = self.fetch(entry, source)
+        self.network.run_until(lambda: any(name.endswith(".part") for name in self.names()))
+        self.network.run_until(lambda: self.here.bytes_received > 2 * BLOCK)
+        result.cancel()
+        with self.assertRaises(Cancelled):
+            self.network.result(result)
+        left = {name: (self.folder / name).stat().st_size for name in self.names()}
+        self.assertTrue(left)
+        for size in (0, 1, entry.size - 1, entry.size + 1, 2**50):
+            lie = Entry("one", size, 0, entry.root)
+            with self.assertRaises(Flow512Error):
+                self.network.result(self.fetch(lie))
+        now = {name: (self.folder / name).stat().st_size for name in self.names()}
+        self.assertEqual(now, left)
+        fetched = self.network.result(self.fetch(entry))
+        self.assertGreater(fetched.resumed, 0)
+
+    def test_empty_content_with_another_root(self) -> None:
+        """Nobody gets an empty file for a content that is not empty."""
+        with self.assertRaises(BadDigest):
+            self.network.result(self.fetch(Entry("one", 0, 0, b"r" * 32)))
+        self.assertEqual(self.names(), [])
+
+    def test_silent_source(self) -> None:
+        """A source that does not even give the first page is given up."""
+        entry, _ = self.put("one", 1000)
+        source = self.source()
+        self.factory.run_blocking = lambda function, *args: Deferred()
+        with self.assertRaises(TimedOut):
+            self.network.result(self.fetch(entry, source), 200.0)
+        source.leave()
+        self.network.run(1.0)
+        for connection in list(self.factory.connections):
+            self.factory.connection_gone(connection)
+
+    def test_same_file_twice_at_once(self) -> None:
+        """Two fetches of one file to one place do not get into each other's way."""
+        entry, content = self.put("one", 3 * BLOCK)
+        first = self.fetch(entry)
+        self.network.run_until(lambda: any(name.endswith(".part") for name in self.names()))
+        with self.assertRaises(StateInUse):
+            self.network.result(self.fetch(entry))
+        self.network.result(first)
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+
+    def test_cancelled_at_every_step(self) -> None:
+        """
+        Stopped at any step, once or twice: it waits for the worker that is busy, closes all that
+        it had opened, and the next fetch goes on from there.
+        """
+        entry, content = self.put("one", 3 * BLOCK)
+        self.network.result(self.fetch(entry))
+        (self.folder / "one").unlink()
+        ends = set()
+        for step in range(40):
+            source = self.source()
+            workers = HandFired()
+            before = open_files()
+            result = self.fetch(entry, source, run_blocking=workers.run_blocking)
+            self.network.run(0.05)
+            for _ in range(step):
+                if workers.jobs:
+                    workers.do()
+                self.network.run(0.01)
+            result.cancel()
+            result.cancel()
+            self.network.run(1.0)
+            if workers.jobs:
+                self.assertNoResult(result)
+                result.cancel()
+            workers.do_all()
+            self.network.run(1.0)
+            outcome: list[object] = []
+            result.addBoth(outcome.append)
+            self.assertEqual(open_files(), before)
+            self.assertEqual(len(outcome), 1)
+            ends.add(type(outcome[0]).__name__)
+            source.leave()
+            self.network.run(1.0)
+            fetched = self.folder / "one"
+            if isinstance(outcome[0], Fetched):
+                self.assertEqual(fetched.read_bytes(), content)
+                fetched.unlink()
+            self.assertFalse(fetched.exists())
+        self.assertEqual(ends, {"Failure", "Fetched"})
+        self.network.result(self.fetch(entry))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+
+    def test_progress(self) -> None:
+        """Progress is told first at the beginning, with what an earlier fetch had left."""
+        entry, _ = self.put("one", 2 * BLOCK)
+        told: list[int] = []
+
+        def progress(download: Download) -> None:
+            told.append(download.stored)
+
+        fetcher = Fetcher(self.here.reactor, self.here.run_blocking, self.here.run_blocking)
+        self.network.result(
+            Deferred.fromCoroutine(fetcher.fetch(self.source(), entry, self.target, progress))
+        )
+        self.assertEqual((told[0], told[-1]), (0, entry.size))

@@ -1,0 +1,220 @@
+"""Tests for L{flow512.transfer.finding}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512.content.tree import format_content_id
+from flow512.errors import (
+    Busy,
+    Misuse,
+    NoSuchPeer,
+    NotFound,
+    Unreachable,
+    Violation,
+)
+from flow512.link.address import HostPort
+from flow512.testing import Network
+from flow512.transfer.finding import DIALS_AT_ONCE, GRACE, Candidate, Finder, Found
+from flow512.wire.messages import Entry
+
+
+class FakeSource:
+    """A source that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[Entry] = Deferred()
+        self.is_open = True
+        self.asked: tuple[str, bytes | None] | None = None
+
+    def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
+        """Wait for the answer."""
+        self.asked = (path, root)
+        return self.answer
+
+    def leave(self) -> None:
+        """Close."""
+        self.is_open = False
+
+
+def entry(root: bytes = b"r" * 32) -> Entry:
+    """Make an entry."""
+    return Entry("a", 1, 0, root)
+
+
+class FinderTests(SynchronousTestCase):
+    """L{Finder}, with every answer in the test's hands."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.clock = self.network.clock
+        self.connecting: dict[Candidate, Deferred[FakeSource]] = {}
+        self.sources: dict[Candidate, FakeSource] = {}
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def connect(self, candidate: Candidate) -> Deferred[FakeSource]:
+        """Begin to connect."""
+        self.connecting[candidate] = Deferred()
+        return self.connecting[candidate]
+
+    def candidates(self, count: int) -> list[Candidate]:
+        """Make candidates."""
+        return [Candidate(HostPort(f"10.0.0.{n + 1}", 5000), f"n{n}") for n in range(count)]
+
+    def find(self, candidates: Sequence[Candidate], **wanted: object) -> Deferred[Found]:
+        """Begin to search."""
+        finder = Finder(self.connect, self.clock)  # type: ignore[arg-type]  # a fake is enough
+        return Deferred.fromCoroutine(
+            finder.find(candidates, **(wanted or {"path": "a"}))  # type: ignore[arg-type]  # known names
+        )
+
+    def connected(self, candidate: Candidate) -> FakeSource:
+        """A candidate is there."""
+        source = self.sources[candidate] = FakeSource()
+        self.connecting[candidate].callback(source)
+        return source
+
+    def open_sources(self) -> list[FakeSource]:
+        """Those that nobody has left."""
+        return [source for source in self.sources.values() if source.is_open]
+
+    def test_nobody_known(self) -> None:
+        """Without anybody to ask, the user is told what to do."""
+        failure = self.failureResultOf(self.find([]), NoSuchPeer)
+        self.assertIn("--from", str(failure.value))
+
+    def test_only_one(self) -> None:
+        """The only one who is asked is taken as soon as it answers."""
+        (only,) = self.candidates(1)
+        result = self.find([only], root=b"r" * 32)
+        source = self.connected(only)
+        self.assertEqual(source.asked, ("", b"r" * 32))
+        source.answer.callback(entry())
+        self.assertEqual(self.successResultOf(result), Found(only, source, entry()))
+        self.assertTrue(source.is_open)
+
+    def test_only_one_that_fails(self) -> None:
+        """The only one's own words are told, and who it is if it cannot be reached."""
+        (only,) = self.candidates(1)
+        for error, expected, words in (
+            (Busy("full"), Busy, "full"),
+            (Violation("no node"), Violation, "no node"),
+            (
+                Unreachable("connection refused"),
+                Unreachable,
+                "n0 (10.0.0.1:5000) cannot be reached (connection refused)",
+            ),
+        ):
+            result = self.find([only])
+            self.connecting[only].errback(error)
+            failure = self.failureResultOf(result, expected)
+            self.assertIn(words, str(failure.value))
+
+    def test_first_of_several(self) -> None:
+        """Of several with the same content the first is taken, and the others are left."""
+        everyone = self.candidates(3)
+        result = self.find(everyone)
+        for each in (everyone[2], everyone[0], everyone[1]):
+            self.connected(each).answer.callback(entry())
+        found = self.successResultOf(result)
+        self.assertEqual(found.candidate, everyone[2])
+        self.assertEqual(self.open_sources(), [found.source])
+
+    def test_slow_ones(self) -> None:
+        """After the first who has it, others have a moment; those who are slower are left."""
+        everyone = self.candidates(4)
+        result = self.find(everyone)
+        self.connected(everyone[0]).answer.callback(entry())
+        slow = self.connected(everyone[1])
+        self.clock.advance(GRACE / 2)
+        self.connected(everyone[2]).answer.callback(entry())
+        self.assertNoResult(result)
+        self.clock.advance(GRACE / 2)
+        found = self.successResultOf(result)
+        self.assertEqual(found.candidate, everyone[0])
+        self.assertFalse(slow.is_open)
+        self.assertEqual(self.open_sources(), [found.source])
+        self.assertTrue(self.connecting[everyone[3]].called)
+
+    def test_different_files(self) -> None:
+        """Different files under one path are the user's to choose from; nobody is kept."""
+        everyone = self.candidates(2)
+        result = self.find(everyone)
+        self.connected(everyone[0]).answer.callback(entry())
+        self.connected(everyone[1]).answer.callback(entry(b"x" * 32))
+        failure = self.failureResultOf(result, Misuse)
+        self.assertIn("n0 (10.0.0.1:5000), n1 (10.0.0.2:5000)", str(failure.value))
+        self.assertEqual(self.open_sources(), [])
+
+    def test_nobody_has_it(self) -> None:
+        """If nobody has it the sentence says how many were asked, and how many not reached."""
+        everyone = self.candidates(3)
+        for wanted, shown in (
+            ({"path": "a\x1b"}, "'a\\x1b'"),
+            ({"root": b"r" * 32}, format_content_id(b"r" * 32)),
+        ):
+            result = self.find(everyone, **wanted)
+            self.connected(everyone[0]).answer.errback(NotFound("none"))
+            self.connected(everyone[1]).answer.errback(NotFound("none"))
+            self.connecting[everyone[2]].errback(Unreachable("gone"))
+            failure = self.failureResultOf(result, NotFound)
+            self.assertIn("(asked: 2, not reached: 1)", str(failure.value))
+            self.assertIn(shown, str(failure.value))
+            self.assertEqual(self.open_sources(), [])
+
+    def test_nobody_there(self) -> None:
+        """If nobody is reached, that is what is said."""
+        everyone = self.candidates(2)
+        result = self.find(everyone)
+        for each in everyone:
+            self.connecting[each].errback(Unreachable("gone"))
+        failure = self.failureResultOf(result, Unreachable)
+        self.assertIn("None of the 2 known peers", str(failure.value))
+
+    def test_somebody_refuses(self) -> None:
+        """A refusal tells more than that others do not have it."""
+        everyone = self.candidates(2)
+        result = self.find(everyone)
+        self.connected(everyone[0]).answer.errback(NotFound("none"))
+        self.connected(everyone[1]).answer.errback(Busy("come later"))
+        self.assertEqual(str(self.failureResultOf(result, Busy).value), "come later")
+
+    def test_bound(self) -> None:
+        """Only so many are dialled at once; the next when one has answered."""
+        everyone = self.candidates(DIALS_AT_ONCE + 2)
+        result = self.find(everyone)
+        self.assertEqual(len(self.connecting), DIALS_AT_ONCE)
+        self.connecting[everyone[0]].errback(Unreachable("gone"))
+        self.assertEqual(len(self.connecting), DIALS_AT_ONCE + 1)
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+
+    def test_cancelled(self) -> None:
+        """A search that is cancelled leaves no connection, and asks nobody any more."""
+        everyone = self.candidates(DIALS_AT_ONCE + 3)
+        result = self.find(everyone)
+        self.connected(everyone[0]).answer.callback(entry())
+        asked = self.connected(everyone[1])
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertEqual(self.open_sources(), [])
+        self.assertTrue(asked.answer.called)
+        self.assertTrue(self.connecting[everyone[2]].called)
+        self.assertNotIn(everyone[-1], self.sources)
+
+    def test_our_own_mistake(self) -> None:
+        """What nobody foresaw ends the search, instead of leaving it to wait for ever."""
+        everyone = self.candidates(2)
+        result = self.find(everyone)
+        asked = self.connected(everyone[1])
+        self.connecting[everyone[0]].errback(ZeroDivisionError())
+        self.failureResultOf(result, ZeroDivisionError)
+        self.assertFalse(asked.is_open)
+
+    def test_shown(self) -> None:
+        """A candidate is shown by its escaped name and address."""
+        self.assertEqual(str(Candidate("unix:/x")), "unix:/x")
+        self.assertEqual(str(Candidate(HostPort("::1", 5), "a\x1b")), "a\\x1b ([::1]:5)")

@@ -1,0 +1,112 @@
+"""Tests for L{flow512.link.identity}."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512.errors import DiskFailure, DiskFull, Misuse, StateInUse
+from flow512.link.identity import ID_SIZE, StateFolder, check_names, default_state
+
+
+class StateFolderTests(SynchronousTestCase):
+    """L{StateFolder}."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def open(self, path: Path | None = None) -> StateFolder:
+        """Take a state folder."""
+        folder = StateFolder(str(path or self.path))
+        self.addCleanup(folder.close)
+        return folder
+
+    def test_same_node_again(self) -> None:
+        """A node that comes back to its folder is the same node; another folder is another."""
+        first = StateFolder(str(self.path / "deep" / "down"))
+        first.close()
+        again = self.open(self.path / "deep" / "down")
+        self.assertEqual(len(first.node), ID_SIZE)
+        self.assertEqual(again.node, first.node)
+        self.assertNotEqual(self.open(self.path / "other").node, first.node)
+
+    def test_private(self) -> None:
+        """Nobody else may look into the folder."""
+        folder = self.open()
+        self.assertEqual(stat.S_IMODE(os.stat(folder.path).st_mode), 0o700)
+        for name in os.listdir(folder.path):
+            self.assertEqual(stat.S_IMODE(os.stat(folder.file(name)).st_mode), 0o600, name)
+
+    def test_two_nodes(self) -> None:
+        """A folder that is taken is refused until it is given back."""
+        first = StateFolder(str(self.path))
+        with self.assertRaises(StateInUse) as caught:
+            StateFolder(str(self.path))
+        self.assertIn("--state", str(caught.exception))
+        first.close()
+        self.open()
+
+    def test_refused_for_nothing(self) -> None:
+        """A folder that could not be taken leaves no descriptor open."""
+        before = len(os.listdir("/proc/self/fd"))
+        self.path.mkdir()
+        (self.path / "node-id").write_bytes(b"short")
+        for _ in range(3):
+            with self.assertRaises(Misuse) as caught:
+                StateFolder(str(self.path))
+        self.assertIn("node-id' holds no node id", str(caught.exception))
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_no_folder(self) -> None:
+        """A file where the folder should be is refused."""
+        self.path.write_bytes(b"")
+        for path in (self.path, self.path / "below"):
+            with self.assertRaises(Misuse):
+                StateFolder(str(path))
+
+    def test_disk_errors(self) -> None:
+        """What the disk does not let us do is named."""
+        self.path.mkdir()
+        with (
+            mock.patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, "full")),
+            self.assertRaises(DiskFull),
+        ):
+            StateFolder(str(self.path))
+        with (
+            mock.patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks")),
+            self.assertRaises(DiskFailure),
+        ):
+            StateFolder(str(self.path))
+        with (
+            mock.patch.object(os, "makedirs", side_effect=OSError(errno.EROFS, "Read-only")),
+            self.assertRaises(DiskFailure),
+        ):
+            StateFolder(str(self.path))
+        (self.path / "node-id").mkdir()
+        with self.assertRaises(DiskFailure):
+            StateFolder(str(self.path))
+        (self.path / "node-id").rmdir()
+        self.open()
+        self.assertEqual(sorted(os.listdir(self.path)), ["lock", "node-id"])
+
+    def test_default(self) -> None:
+        """Without a choice of the user's, it is an absolute path of flow512's own."""
+        self.assertTrue(os.path.isabs(default_state()))
+        self.assertIn("flow512", default_state())
+
+
+class NameTests(SynchronousTestCase):
+    """L{check_names}."""
+
+    def test_names(self) -> None:
+        """A name is text of at most 64 characters."""
+        check_names("", "ü" * 64)
+        for name in ("x" * 65, "\udcff"):
+            with self.assertRaises(Misuse):
+                check_names("good", name)
