@@ -105,7 +105,7 @@ class WholeTests(DownloadTestCase):
             self.check(size, 512)
 
     def test_sparse_of_a_page_and_a_block(self) -> None:
-        """Files of 512 blocks, one byte more or less, nearly all hole, arrive with all their pages."""
+        """Files of 512 blocks, a byte more or less, nearly all hole, arrive with all pages."""
         for size in (512 * BLOCK - 1, 512 * BLOCK, 512 * BLOCK + 1):
             with open(self.shelf.folder / "sparse", "wb") as file:
                 file.write(b"begin")

@@ -1,0 +1,98 @@
+"""Tests for L{flow512.transfer.client}."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from twisted.internet.defer import Deferred
+
+from flow512.errors import NotFound, Violation
+from flow512.link.address import HostPort, client_endpoint
+from flow512.link.conversation import Introduction
+from flow512.transfer.client import TransferClient
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.fetch import Target
+from flow512.transfer.finding import Candidate
+from flow512.units import BLOCK
+from flow512.wire.messages import MAX_LIST, Entry
+from tests.unit.transfer_ends import OURS, THEIRS, TransferTestCase
+
+
+class ClientTests(TransferTestCase):
+    """L{TransferClient}."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.client = TransferClient(
+            Introduction(OURS, "here"),
+            self.here.reactor,
+            partial(client_endpoint, self.here.reactor),
+            self.here.run_blocking,
+            self.here.run_blocking,
+        )
+        self.there_is = Candidate(HostPort("there", 5000), "there", THEIRS)
+        self.target = Target(str(self.folder))
+
+    def test_entries(self) -> None:
+        """All that is shared is gone through, in as many lists as it takes."""
+        for number in range(MAX_LIST + 5):
+            (self.shelf.folder / f"file{number:04}").touch()
+        (self.shelf.folder / "other").touch()
+        self.shelf.scan()
+
+        async def entries(prefix: str = "") -> list[str]:
+            source = await self.client.connect(self.there_is)
+            try:
+                return [entry.path async for entry in self.client.entries(source, prefix)]
+            finally:
+                source.leave()
+
+        names = [f"file{number:04}" for number in range(MAX_LIST + 5)]
+        found = self.network.result(Deferred.fromCoroutine(entries()))
+        self.assertEqual(found, [*names, "other"])
+        found = self.network.result(Deferred.fromCoroutine(entries("file100")))
+        self.assertEqual(found, [name for name in names if name.startswith("file100")])
+
+    def test_get(self) -> None:
+        """A file is found by path or root and fetched; then the source is left."""
+        entry, content = self.put("one", 2 * BLOCK)
+        told: list[tuple[Candidate, Entry]] = []
+        progress: list[Download] = []
+        got = self.client.get(
+            [self.there_is],
+            self.target,
+            path="one",
+            found=lambda candidate, entry: told.append((candidate, entry)),
+            progress=progress.append,
+        )
+        fetched = self.network.result(Deferred.fromCoroutine(got))
+        self.assertEqual(told, [(self.there_is, entry)])
+        self.assertIsNotNone(fetched.md5)
+        self.assertTrue(progress)
+        again = self.client.get(
+            [self.there_is],
+            Target(str(self.folder), "again"),
+            root=entry.root,
+            run=3,
+            checksum=Checksum.NONE,
+        )
+        fetched = self.network.result(Deferred.fromCoroutine(again))
+        self.assertIsNone(fetched.md5)
+        self.assertEqual((self.folder / "again").read_bytes(), content)
+        self.network.run(1.0)
+        self.assertFalse(self.factory.connections)
+
+    def test_not_there(self) -> None:
+        """What is not there is refused, and no connection is left."""
+        with self.assertRaises(NotFound):
+            self.network.result(
+                Deferred.fromCoroutine(self.client.get([self.there_is], self.target, path="none"))
+            )
+        self.network.run(1.0)
+        self.assertFalse(self.factory.connections)
+
+    def test_another_node(self) -> None:
+        """A node that is not the one looked for is not talked to."""
+        wrong = Candidate(HostPort("there", 5000), node=OURS)
+        with self.assertRaises(Violation):
+            self.network.result(Deferred.fromCoroutine(self.client.connect(wrong)))

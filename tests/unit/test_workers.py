@@ -1,0 +1,94 @@
+"""Tests for L{flow512.interfaces}."""
+
+from __future__ import annotations
+
+import threading
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flow512.interfaces import Workers
+
+
+@implementer(IReactorFromThreads)
+class Inbox:
+    """What threads want to have called."""
+
+    def __init__(self) -> None:
+        self.has_some = threading.Condition()
+        self.calls: list[tuple[object, ...]] = []
+
+    def callFromThread(self, callable: object, *args: object, **kwargs: object) -> None:
+        with self.has_some:
+            self.calls.append((callable, *args))
+            self.has_some.notify_all()
+
+    def take(self) -> None:
+        """Call the next, once there is one."""
+        with self.has_some:
+            assert self.has_some.wait_for(lambda: self.calls, 30)
+            call, *args = self.calls.pop(0)
+        call(*args)  # type: ignore[operator]  # it is what threads gave
+
+
+class WorkersTests(SynchronousTestCase):
+    """L{Workers}, with real threads, each of which the test waits for."""
+
+    def setUp(self) -> None:
+        self.inbox = Inbox()
+        self.workers = Workers(self.inbox)
+        self.workers.startService()
+        self.addCleanup(lambda: self.workers.running and self.workers.stopService())
+
+    def wait(self, result: Deferred[object]) -> None:
+        """Wait for a result."""
+        while not result.called:
+            self.inbox.take()
+
+    def test_elsewhere(self) -> None:
+        """What is run is run on another thread; results and errors come through the reactor."""
+        verifyObject(IService, self.workers)
+        verifyObject(IReactorFromThreads, self.inbox)
+        for run in (self.workers.run_blocking, self.workers.run_long):
+            result = run(lambda a, b: (threading.get_ident(), a, b), 1, b=2)
+            self.assertNoResult(result)
+            self.wait(result)
+            ident, a, b = self.successResultOf(result)
+            self.assertNotEqual(ident, threading.get_ident())
+            self.assertEqual((a, b), (1, 2))
+            result = run(lambda: 1 // 0)
+            self.wait(result)
+            self.failureResultOf(result, ZeroDivisionError)
+
+    def test_long_work_keeps_nobody_waiting(self) -> None:
+        """While all threads for long work are busy, those for the disk are free."""
+        go_on = threading.Event()
+        busy = [self.workers.run_long(go_on.wait, 30) for _ in range(40)]
+        quick = self.workers.run_blocking(lambda: "quick")
+        self.wait(quick)
+        self.assertEqual(self.successResultOf(quick), "quick")
+        self.assertFalse(any(result.called for result in busy))
+        go_on.set()
+        for result in busy:
+            self.wait(result)
+
+    def test_stop(self) -> None:
+        """Stopping waits for what runs, and ends the threads."""
+        before = threading.active_count()
+        result = self.workers.run_blocking(lambda: "done")
+        self.workers.stopService()
+        self.wait(result)
+        self.assertEqual(self.successResultOf(result), "done")
+        self.assertLessEqual(threading.active_count(), before)
+
+    def test_started_again(self) -> None:
+        """A node that is started again has workers again."""
+        self.workers.stopService()
+        self.workers.startService()
+        result = self.workers.run_long(lambda: "again")
+        self.wait(result)
+        self.assertEqual(self.successResultOf(result), "again")
