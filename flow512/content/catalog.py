@@ -52,7 +52,6 @@ _SCHEMA: Final = (
         size INTEGER NOT NULL,
         mtime INTEGER NOT NULL,
         inode INTEGER NOT NULL,
-        device INTEGER NOT NULL,
         content INTEGER REFERENCES contents ON DELETE SET NULL,
         PRIMARY KEY (share, path)
     ) WITHOUT ROWID
@@ -62,8 +61,7 @@ _SCHEMA: Final = (
 )
 
 _KNOWN: Final = """
-    SELECT files.path, files.size, files.mtime, files.inode, files.device, contents.root,
-        contents.md5
+    SELECT files.path, files.size, files.mtime, files.inode, contents.root, contents.md5
     FROM files LEFT JOIN contents ON contents.id = files.content
 """
 
@@ -74,14 +72,13 @@ class Stamp(NamedTuple):
 
     @ivar size: bytes.
     @ivar mtime: nanoseconds since 1970 (UTC), cut to 64 bits.
-    @ivar inode: the number of the file on its device, taken as a signed number of 64 bits.
-    @ivar device: likewise.
+    @ivar inode: the number of the file on its device, taken as a signed number of 64 bits. The
+        device's own number is left out: it may be another after every mount.
     """
 
     size: int
     mtime: int
     inode: int
-    device: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
@@ -92,7 +89,6 @@ class Stamp(NamedTuple):
             status.st_size,
             max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)),
             _signed(status.st_ino),
-            _signed(status.st_dev),
         )
 
 
@@ -214,7 +210,7 @@ class Catalog:
         """
         with self._database.reading() as database:
             rows = database.execute(
-                "SELECT path, size, mtime, inode, device FROM files"
+                "SELECT path, size, mtime, inode FROM files"
                 " WHERE share = ? AND path > ? AND path < ?",
                 (share, after, b"" if last is None else last + "\0"),
             ).fetchall()
@@ -230,10 +226,10 @@ class Catalog:
         """
         with self._database.writing() as database:
             database.executemany(
-                "INSERT INTO files (share, path, size, mtime, inode, device)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (share, path) DO UPDATE SET"
+                "INSERT INTO files (share, path, size, mtime, inode)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (share, path) DO UPDATE SET"
                 " size = excluded.size, mtime = excluded.mtime, inode = excluded.inode,"
-                " device = excluded.device, content = NULL",
+                " content = NULL",
                 ((share, path, *stamp) for path, stamp in seen.items()),
             )
             database.executemany(
@@ -280,7 +276,7 @@ class Catalog:
         """
         with self._database.writing() as database:
             row = database.execute(
-                "SELECT size, mtime, inode, device FROM files WHERE share = ? AND path = ?",
+                "SELECT size, mtime, inode FROM files WHERE share = ? AND path = ?",
                 (share, path),
             ).fetchone()
             if row is None or Stamp(*row) != stamp:
@@ -356,8 +352,8 @@ class Catalog:
 
 
 def _known(row: tuple[str, int, int, int, int, bytes | None, bytes | None]) -> Known:
-    path, size, mtime, inode, device, root, md5 = row
-    return Known(path, Stamp(size, mtime, inode, device), root, md5)
+    path, size, mtime, inode, root, md5 = row
+    return Known(path, Stamp(size, mtime, inode), root, md5)
 
 
 def _end_of(prefix: str) -> str | bytes:

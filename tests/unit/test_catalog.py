@@ -25,7 +25,7 @@ OTHER = b"other"
 
 def stamp(size: int = 1, mtime: int = 0) -> Stamp:
     """Make a stamp."""
-    return Stamp(size, mtime, 1, 1)
+    return Stamp(size, mtime, 1)
 
 
 def tree(blocks: int, seed: int = 0) -> Tree:
@@ -63,7 +63,7 @@ class StampTests(SynchronousTestCase):
             status = os.stat_result(
                 (0o100644, ours, 7, 1, 0, 0, 9, 0, 0, 0), {"st_mtime_ns": 253_370_764_800 * 10**9}
             )
-            self.assertEqual(Stamp.of(status), Stamp(9, 2**63 - 1, theirs, 7))
+            self.assertEqual(Stamp.of(status), Stamp(9, 2**63 - 1, theirs))
 
 
 class FileTests(CatalogCase):
@@ -90,7 +90,7 @@ class FileTests(CatalogCase):
 
     def test_entry(self) -> None:
         """The wire learns path, size, time and digests."""
-        entry = Known("a", Stamp(5, 6, 7, 8), b"r" * 32, None).entry()
+        entry = Known("a", Stamp(5, 6, 7), b"r" * 32, None).entry()
         self.assertEqual(
             (entry.path, entry.size, entry.mtime, entry.root, entry.md5),
             ("a", 5, 6, b"r" * 32, None),

@@ -13,13 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import DiskFailure, DiskFull, Misuse, StateInUse
 from flow512.link.identity import ID_SIZE, StateFolder, check_names, default_state
+from tests.unit.transfer_ends import a_folder
 
 
 class StateFolderTests(SynchronousTestCase):
     """L{StateFolder}."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        self.path = a_folder(self) / "state"
 
     def open(self, path: Path | None = None) -> StateFolder:
         """Take a state folder."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from twisted.application.service import IService
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -14,7 +12,7 @@ from flow512.content.library import Stop
 from flow512.errors import ContentChanged, DiskFailure
 from flow512.transfer.indexing import RESCAN, Indexed, IndexingService
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import HandFired, Shelf
+from tests.unit.transfer_ends import HandFired, Shelf, a_folder
 
 
 class IndexingTests(SynchronousTestCase):
@@ -23,9 +21,7 @@ class IndexingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.workers = HandFired()
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        self.shelf = Shelf(folder)
+        self.shelf = Shelf(a_folder(self))
         self.addCleanup(self.shelf.shut)
         self.rounds: list[Indexed] = []
         self.service = IndexingService(

@@ -27,7 +27,7 @@ from flow512.transfer.fetch import Fetched, Target
 from flow512.units import BLOCK
 
 NODES = 50
-SEEDS = int(os.environ.get("FLOW512_SEEDS", "3"))
+SEEDS = int(os.environ.get("FLOW512_SEEDS", "2"))
 SIZES = (0, 1, 511, 512, 513, 4096, 70_000, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 100)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from random import Random
 
 from twisted.internet.task import Clock
@@ -43,7 +42,7 @@ from flow512.wire.messages import (
     Stated,
     decode,
 )
-from tests.unit.transfer_ends import HandFired, Served, Shelf, join, serve
+from tests.unit.transfer_ends import HandFired, Served, Shelf, a_folder, join, serve
 
 INTERNAL = WIRE_CODES[Flow512Error]
 
@@ -59,9 +58,7 @@ class ServerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.workers = HandFired()
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        self.shelf = Shelf(folder)
+        self.shelf = Shelf(a_folder(self))
         self.addCleanup(self.shelf.shut)
         self.random = Random(7)
         self.served: list[Served] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,13 @@ from flow512.wire.messages import CAPS, Entry, Hello, Kind, Message, encode, mes
 OURS = b"o" * 32
 THEIRS = b"t" * 32
 ADDRESS = IPv4Address("TCP", "10.0.0.9", 40000)
+
+
+def a_folder(test: SynchronousTestCase) -> Path:
+    """Make an empty folder that is gone after the test."""
+    folder = tempfile.mkdtemp()
+    test.addCleanup(shutil.rmtree, folder)
+    return Path(folder)
 
 
 @dataclass(eq=False)
@@ -274,7 +283,7 @@ class TransferTestCase(SynchronousTestCase):
         self.network.latency = (0.001, 0.002)
         self.there = self.network.host("10.0.0.1", name="there")
         self.here = self.network.host("10.0.0.2", name="here")
-        base = Path(self.mktemp())
+        base = a_folder(self)
         (base / "shelf").mkdir(parents=True)
         self.folder = base / "folder"
         self.folder.mkdir()
