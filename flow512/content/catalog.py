@@ -326,6 +326,20 @@ class Catalog:
             ).fetchone()
         return None if row is None else row[0]
 
+    def without_md5(self, after: bytes) -> bytes | None:
+        """
+        Find a content that has no MD5 yet.
+
+        @param after: only roots after this one; empty from the start.
+        @return: the first root, in their order; L{None} if there is none.
+        """
+        with self._database.reading() as database:
+            row = database.execute(
+                "SELECT root FROM contents WHERE md5 IS NULL AND root > ? ORDER BY root LIMIT 1",
+                (after,),
+            ).fetchone()
+        return None if row is None else row[0]
+
     def set_md5(self, root: bytes, md5: bytes) -> None:
         """
         Remember the MD5 of a content, if the content is known.
@@ -351,7 +365,7 @@ class Catalog:
             )
 
 
-def _known(row: tuple[str, int, int, int, int, bytes | None, bytes | None]) -> Known:
+def _known(row: tuple[str, int, int, int, bytes | None, bytes | None]) -> Known:
     path, size, mtime, inode, root, md5 = row
     return Known(path, Stamp(size, mtime, inode), root, md5)
 

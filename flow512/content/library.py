@@ -42,6 +42,12 @@ from flow512.wire.messages import CAPS, MAX_LIST, Entry, Kind
 
 __all__ = ["LeftOut", "Library", "OpenContent", "ScanReport", "Share", "Stop", "never"]
 
+MD5_AT_ONCE: Final = 8 * 1024 * 1024
+"""
+Bytes up to which a file's MD5 is made together with its tree. A larger file can be fetched as soon
+as its tree is there, and MD5 takes several times as long.
+"""
+
 _MAX_HOLDERS: Final = 100
 """Files of one share that are tried for one content."""
 
@@ -128,6 +134,8 @@ class Library:
         self._choosing = threading.Lock()
         # How far hash_next has come in each share: what failed lies behind, until the next scan.
         self._hashed_up_to: dict[bytes, str] = {}
+        # Likewise for sum_next, over all shares.
+        self._summed_up_to = b""
         # What somebody waits for, in the order in which it was asked for.
         self._asked_for: dict[tuple[Share, str], None] = {}
 
@@ -153,6 +161,7 @@ class Library:
             self._catalog.prune()
         with self._choosing:
             self._hashed_up_to.clear()
+            self._summed_up_to = b""
         return scan.report()
 
     def pending(self) -> int:
@@ -163,8 +172,8 @@ class Library:
 
     def hash_next(self, stop: Stop = never) -> Entry | None:
         """
-        Hash one file that has no root yet, and make its MD5 in the same pass. Those that somebody
-        asked for come first.
+        Hash one file that has no root yet. Those that somebody asked for come first. A small one's
+        MD5 is made in the same pass; L{sum_next} makes the others'.
 
         @return: what is known of it now; L{None} if none is left to do.
         @raise Cancelled: C{stop} said so; the file comes first next time.
@@ -180,10 +189,26 @@ class Library:
             except (NotFound, UnsafeName):
                 continue  # gone since the last scan; the next one will take note
             try:
-                return self._hash(share, path, fd, stop, md5=True).entry()
+                return self._hash(share, path, fd, stop, md5_up_to=MD5_AT_ONCE).entry()
             finally:
                 os.close(fd)
         return None
+
+    def sum_next(self, stop: Stop = never) -> bytes | None:
+        """
+        Make the MD5 of one content that has none yet.
+
+        @return: the root of the content; L{None} if none is left to do.
+        @raise Flow512Error: as L{checksum}. As after every error, it is left alone until the next
+            scan; call again for the next one.
+        """
+        with self._choosing:
+            root = self._catalog.without_md5(self._summed_up_to)
+            if root is None:
+                return None
+            self._summed_up_to = root
+        self.checksum(root, stop)
+        return root
 
     def list(
         self,
@@ -250,7 +275,7 @@ class Library:
                 except (NotFound, UnsafeName):
                     continue
                 try:
-                    return self._hash(share, path, fd, stop, md5=False).entry()
+                    return self._hash(share, path, fd, stop, md5_up_to=-1).entry()
                 finally:
                     os.close(fd)
         raise NotFound(f"No file '{escape(path)}' is shared here; `flow512 ls` shows what is.")
@@ -339,7 +364,7 @@ class Library:
         with self._choosing:
             self._asked_for[share, path] = None
 
-    def _hash(self, share: Share, path: str, fd: int, stop: Stop, *, md5: bool) -> Known:
+    def _hash(self, share: Share, path: str, fd: int, stop: Stop, *, md5_up_to: int) -> Known:
         what = _name(path)
         try:
             with self._turns.take((share.key, path), stop):
@@ -351,7 +376,9 @@ class Library:
                     self._catalog.update(share.key, {path: stamp}, ())
                 elif known.root is not None:
                     return known
-                tree, checksum = hash_file(fd, stamp.size, stop=stop, md5=md5, what=what)
+                tree, checksum = hash_file(
+                    fd, stamp.size, stop=stop, md5=stamp.size <= md5_up_to, what=what
+                )
                 _check_unchanged(fd, stamp, what)
                 self._catalog.record(share.key, path, stamp, tree, checksum)
                 return Known(path, stamp, tree.root, checksum)

@@ -186,6 +186,13 @@ class RegistryFollower(Service):
                 wait = max(0.0, until - self._clock.seconds())
                 self._timer = self._clock.callLater(wait, self._waited)
 
+    def _reconsider_soon(self) -> None:
+        # Not at once: a client that tells of a failure is in the middle of it, and could not be
+        # stopped there.
+        self._cancel_timer()
+        if self.running and not self.is_leading:
+            self._timer = self._clock.callLater(0, self._waited)
+
     def _waited(self) -> None:
         self._timer = None
         self.reconsider()
@@ -238,7 +245,7 @@ class RegistryFollower(Service):
             ticket=self._ticket,
             random=self._random,
             listener=ear,
-            state_changed=self.reconsider,
+            state_changed=self._reconsider_soon,
         )
         client.startService()
         return client

@@ -1,5 +1,5 @@
 """
-Keeping the library up to date: walk, hash what is new, wait, walk again.
+Keeping the library up to date: walk, hash what is new, make the MD5s, wait, walk again.
 
 One worker at a time does this, so that serving keeps its own. Everything is usable meanwhile:
 what is not hashed yet is hashed when somebody asks for it.
@@ -101,6 +101,9 @@ class IndexingService(Service):
             except Flow512Error as error:
                 # The next round may find the disk in a better state.
                 self.log.warn("The shares were not looked through: {why}", why=escape(str(error)))
+            if stop.is_set():
+                # The worker had nothing left to stop.
+                return
             self._waiting = deferLater(self._clock, self._rescan)
             try:
                 await self._waiting
@@ -132,3 +135,14 @@ class IndexingService(Service):
                 break
             hashed += 1
         self._indexed(Indexed(scan, hashed, failed))
+        await self._sum_all(stop)
+
+    async def _sum_all(self, stop: Event) -> None:
+        while not stop.is_set():
+            try:
+                if await self._run_long(self._library.sum_next, stop.is_set) is None:
+                    return
+            except Cancelled:
+                raise
+            except Flow512Error as error:
+                self.log.info("No MD5 was made: {why}", why=escape(str(error)))

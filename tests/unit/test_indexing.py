@@ -94,6 +94,26 @@ class IndexingTests(SynchronousTestCase):
         self.assertIn("Not hashed: 'a' changes.", [formatEvent(event) for event in logs])
         self.assertEqual((self.rounds[0].hashed, self.rounds[0].failed), (2, 1))
 
+    def test_checksums(self) -> None:
+        """MD5s are made after all roots; one that cannot be made is said, and the next one is."""
+        self.write("a")
+        left = [ContentChanged("'a' has changed."), b"root", None]
+        told: list[int] = []
+
+        def sum_next(stop: Stop) -> bytes | None:
+            told.append(len(self.rounds))
+            result = left.pop(0)
+            if isinstance(result, ContentChanged):
+                raise result
+            return result
+
+        self.shelf.sum_next = sum_next  # type: ignore[method-assign]  # to fail once
+        with capturedLogs() as logs:
+            self.service.startService()
+            self.workers.do_all()
+        self.assertIn("No MD5 was made: 'a' has changed.", [formatEvent(event) for event in logs])
+        self.assertEqual((left, told), ([], [1, 1, 1]))
+
     def test_broken_catalog(self) -> None:
         """If nothing can be hashed at all it gives up, until the next round."""
         self.write("a", "b")
@@ -154,6 +174,16 @@ class IndexingTests(SynchronousTestCase):
             self.successResultOf(stopped)
             self.assertEqual(self.workers.jobs, [])
         self.assertEqual((self.rounds, self.shelf.pending()), ([], 2))
+
+    def test_stopped_at_the_end_of_a_round(self) -> None:
+        """Stopped when the worker is just done, it does not wait for the next round."""
+        self.service.startService()
+        self.workers.do()
+        job = self.workers.jobs.pop()
+        stopped = self.service.stopService()
+        assert stopped is not None
+        job.result.callback(None)
+        self.successResultOf(stopped)
 
     def test_stopped_while_waiting(self) -> None:
         """Stopping between two rounds ends at once; a second time there is nothing to end."""

@@ -15,7 +15,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.catalog import IN_MEMORY, Catalog
-from flow512.content.library import Library, OpenContent, Share
+from flow512.content.library import MD5_AT_ONCE, Library, OpenContent, Share
 from flow512.content.shares import LARGEST
 from flow512.content.tree import TreeBuilder, TreeVerifier, block_digest, page_digest
 from flow512.errors import (
@@ -303,6 +303,34 @@ class HashTests(LibraryCase):
         with self.assertRaises(Cancelled):
             self.library.hash_next(stop=lambda: True)
         self.assertEqual(self.hash_all(), ["c", "a", "b"])
+
+    def test_large_files_later(self) -> None:
+        """
+        A large file has its root without waiting for its MD5, which is made afterwards, once, and
+        not for a file that has changed meanwhile.
+        """
+        for name in ("a", "b"):
+            self.put(name, name.encode())
+            os.truncate(os.path.join(self.folder, name), MD5_AT_ONCE + 1)
+        self.put("c")
+        self.library.scan()
+        self.assertEqual(self.hash_all(), ["a", "b", "c"])
+        entries = {entry.path: entry for entry in self.library.list()[0]}
+        self.assertEqual([e.md5 is None for e in entries.values()], [True, True, False])
+        os.truncate(os.path.join(self.folder, "b"), 1)
+        done, failed = [], 0
+        while True:
+            try:
+                root = self.library.sum_next()
+            except ContentChanged:
+                failed += 1
+                continue
+            if root is None:
+                break
+            done.append(root)
+        self.assertEqual((done, failed), ([entries["a"].root], 1))
+        md5 = hashlib.md5(b"a" + bytes(MD5_AT_ONCE)).digest()
+        self.assertEqual(self.library.list()[0][0].md5, md5)
 
     def test_trouble(self) -> None:
         """A file that is being written is told of once, and not tried again before the next

@@ -1,0 +1,445 @@
+"""Tests for L{flow512.node}."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from unittest import mock
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from flow512.content import library
+from flow512.content.tree import format_content_id
+from flow512.discovery.addresses import LocalAddress
+from flow512.discovery.election import Mode
+from flow512.errors import (
+    Cancelled,
+    Misuse,
+    NoSuchPeer,
+    PortTaken,
+    ShareMissing,
+    StateInUse,
+)
+from flow512.interfaces import Workers
+from flow512.link.address import HostPort
+from flow512.node import NodeService
+from flow512.registry.client import IPeerListListener
+from flow512.settings import NodeListener, NodeSettings
+from flow512.testing import Host, Network
+from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.finding import Candidate
+from flow512.transfer.indexing import Indexed
+from flow512.units import BLOCK
+from flow512.wire.messages import Peer
+from tests.unit.transfer_ends import a_folder
+
+
+class Told(NodeListener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.listening: list[tuple[str, int]] = []
+        self.indexed: list[Indexed] = []
+        self.joined: list[str] = []
+        self.left: list[str] = []
+        self.bootstrap: list[int] = []
+
+    def node_listening(self, host: str, port: int) -> None:
+        self.listening.append((host, port))
+
+    def node_indexed(self, indexed: Indexed) -> None:
+        self.indexed.append(indexed)
+
+    def peers_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        self.joined += [peer.name for peer in joined]
+        self.left += [peer.name for peer in left]
+
+    def bootstrap_started(self, port: int) -> None:
+        self.bootstrap.append(port)
+
+
+def text_of(events: Sequence[LogEvent]) -> str:
+    """What an operator reads."""
+    return "\n".join(str(formatEvent(event)) for event in events)
+
+
+def open_files(folder: Path) -> list[str]:
+    """The files and folders in a folder that this process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            continue  # the listing's own
+    return sorted(each for each in found if each.startswith(str(folder.resolve())))
+
+
+class NodeTestCase(SynchronousTestCase):
+    """Nodes on hosts of one network, each with a share."""
+
+    def setUp(self) -> None:
+        self.network = Network(4)
+        self.base = a_folder(self)
+        self.nodes: list[NodeService] = []
+        self.addCleanup(self.end_all)
+
+    def end_all(self) -> None:
+        """Stop all; nothing may be left open."""
+        for node in self.nodes:
+            if node.running:
+                self.network.result(node.stopService())
+        self.network.run(1.0)
+        self.network.assert_quiet()
+        self.assertEqual(open_files(self.base), [])
+
+    def host(self, number: int) -> Host:
+        """Make a host."""
+        return self.network.host(f"10.0.0.{number}", name=f"host{number}")
+
+    def share(self, name: str, **files: bytes) -> str:
+        """Make a folder with files."""
+        folder = self.base / name
+        folder.mkdir(exist_ok=True)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        return str(folder)
+
+    def make(
+        self, host: Host, settings: NodeSettings, listener: NodeListener | None = None
+    ) -> NodeService:
+        """Make a node."""
+        node = NodeService(
+            host.reactor,
+            settings,
+            listener=listener,
+            random=Random(len(self.nodes)),
+            run_blocking=host.run_blocking,
+            local_addresses=lambda: [LocalAddress(host.addresses[0], 24, "eth0", 2)],
+        )
+        self.nodes.append(node)
+        return node
+
+    def start(
+        self, host: Host, settings: NodeSettings, listener: NodeListener | None = None
+    ) -> NodeService:
+        """Make a node and start it."""
+        node = self.make(host, settings, listener)
+        node.startService()
+        return node
+
+    def refused(self, kind: type[Exception], node: NodeService) -> str:
+        """The node does not start, says why, and leaves nothing open."""
+        before = open_files(self.base)
+        with self.assertRaises(kind) as caught:
+            node.privilegedStartService()
+        self.assertEqual(open_files(self.base), before)
+        return str(caught.exception)
+
+
+class LifeTests(NodeTestCase):
+    """Starting and stopping."""
+
+    def test_first_node(self) -> None:
+        """The first node on a network serves, becomes the bootstrap, and says so."""
+        told = Told()
+        host = self.host(1)
+        with capturedLogs() as logs:
+            node = self.make(host, NodeSettings(name="one"), told)
+            verifyObject(IService, node)
+            verifyObject(IPeerListListener, node)
+            node.startService()
+            self.network.run_until(lambda: node.is_listed)
+        said = text_of(logs)
+        for line in (
+            "Server running on port 5000",
+            "File-sharing node running at IP: 10.0.0.1, Port: 5000",
+            "No bootstrap node found, starting as bootstrap.",
+            "Bootstrap node started on port 5000.",
+            "No peers available yet, this is the first node in the network.",
+        ):
+            self.assertIn(line, said)
+        self.assertTrue(node.is_bootstrap)
+        self.assertEqual((told.listening, told.bootstrap), ([("10.0.0.1", 5000)], [5000]))
+        self.assertEqual((node.peers, node.candidates(), told.joined), ([], [], []))
+        self.network.result(node.stopService())
+        self.assertEqual(host.left_over(), [])
+        self.assertEqual((node.port, node.is_bootstrap, node.is_listed), (0, False, False))
+        self.assertEqual((node.peers, node.sightings()), ([], ()))
+
+    def test_port_is_taken(self) -> None:
+        """If the usual port is taken a free one is used, and that is said."""
+        host = self.host(1)
+        port = self.network.result(serverFromString(host.reactor, "tcp:5000").listen(Factory()))
+        with capturedLogs() as logs:
+            node = self.start(host, NodeSettings(beacon_port=None))
+        self.assertNotIn(node.port, (0, 5000))
+        self.assertIn(f"serving at port {node.port} instead", text_of(logs))
+        port.stopListening()
+
+    def test_own_port_is_taken(self) -> None:
+        """A port that the user named is used or nothing is."""
+        host = self.host(1)
+        port = self.network.result(serverFromString(host.reactor, "tcp:7000").listen(Factory()))
+        settings = NodeSettings(
+            (self.share("s"),), state=str(self.base / "state"), listen="tcp:7000"
+        )
+        node = self.make(host, settings)
+        self.assertIn("'tcp:7000'", self.refused(PortTaken, node))
+        port.stopListening()
+        self.network.run(1.0)
+        node.startService()
+        self.assertEqual(node.port, 7000)
+
+    def test_what_cannot_start(self) -> None:
+        """State in use, shares that are missing, addresses that are none: said, nothing left."""
+        state = str(self.base / "state")
+        self.start(self.host(1), NodeSettings(state=state))
+        host = self.host(2)
+        self.refused(StateInUse, self.make(host, NodeSettings(state=state)))
+        other = str(self.base / "other")
+        shares = (self.share("s"), self.share("t"), str(self.base / "none"))
+        said = self.refused(ShareMissing, self.make(host, NodeSettings(shares, state=other)))
+        self.assertIn("none", said)
+        self.refused(Misuse, self.make(host, NodeSettings(registry="nonsense:1", state=other)))
+        self.refused(Misuse, self.make(host, NodeSettings(listen="nonsense:1", state=other)))
+
+    def test_damaged_catalog(self) -> None:
+        """A catalog that is damaged is said, made anew, and keeps no node from starting."""
+        state = self.share("state", **{"catalog.sqlite": b"SQLite format 3\0" + b"x" * 5000})
+        settings = NodeSettings((self.share("s", a=b"a"),), state=state, beacon_port=None)
+        told = Told()
+        with capturedLogs() as logs:
+            self.start(self.host(1), settings, told)
+            self.network.run_until(lambda: told.indexed)
+        self.assertIn("catalog", text_of(logs))
+        self.assertEqual(told.indexed[0].hashed, 1)
+
+    def test_same_state_again(self) -> None:
+        """A node that is started again is the same node, and hashes nothing twice."""
+        share = self.share("s", a=b"a" * BLOCK, b=b"b")
+        settings = NodeSettings((share,), state=str(self.base / "state"), beacon_port=None)
+        ids, hashed = [], []
+        with mock.patch.object(library, "hash_file", wraps=library.hash_file) as hashing:
+            for _ in range(2):
+                told = Told()
+                node = self.start(self.host(len(ids) + 1), settings, told)
+                self.network.run_until(lambda told=told: told.indexed)
+                ids.append(node.introduction.node)
+                hashed.append((told.indexed[0].hashed, hashing.call_count))
+                self.network.result(node.stopService())
+        self.assertEqual(hashed, [(2, 2), (0, 2)])
+        self.assertEqual(ids[0], ids[1])
+
+    def test_started_again(self) -> None:
+        """The same service can be started again after it was stopped."""
+        node = self.start(self.host(1), NodeSettings((self.share("s", a=b"a"),)))
+        for _ in range(2):
+            self.network.run(3.0)
+            self.network.result(node.stopService())
+            self.assertEqual(self.network.left_over(), [])
+            node.startService()
+        self.network.run_until(lambda: node.is_listed)
+        self.assertEqual(node.port, 5000)
+
+    def test_stopped_at_any_time(self) -> None:
+        """Stopped at any time, nothing is left behind."""
+        host = self.host(1)
+        share = self.share("s", a=b"a" * BLOCK, b=b"b")
+        for moment in (0.0, 0.001, 0.004, 0.01, 0.5, 1.6, 2.1, 30.0):
+            node = self.start(host, NodeSettings((share,), state=str(self.base / "state")))
+            self.network.run(moment)
+            self.network.result(node.stopService())
+            self.assertEqual(self.network.left_over(), [])
+            self.assertEqual(open_files(self.base), [])
+
+    def test_without_serving(self) -> None:
+        """A node that does not serve opens no port, is not listed, and follows the others."""
+        self.start(self.host(1), NodeSettings((self.share("s", a=b"a"),), name="one"))
+        self.network.run(5.0)
+        told = Told()
+        node = self.start(self.host(2), NodeSettings(serves=False, name="two"), told)
+        self.network.run_until(lambda: node.peers)
+        self.assertEqual((node.port, told.listening, told.joined), (0, [], ["one"]))
+        self.assertEqual([each.name for each in self.nodes[0].peers], [])
+
+    def test_names(self) -> None:
+        """Without a name it is the machine's; without a network it is the loopback's."""
+        node = NodeService(
+            self.host(1).reactor,
+            NodeSettings(beacon_port=None),
+            run_blocking=self.network.hosts[0].run_blocking,
+            local_addresses=list,
+        )
+        self.nodes.append(node)
+        node.startService()
+        self.assertTrue(node.introduction.name)
+        self.assertEqual(node.host, "127.0.0.1")
+
+    def test_threads_of_its_own(self) -> None:
+        """Unless it is handed workers, a node has some of its own, which end with it."""
+        host = self.host(1)
+        started: list[bool] = []
+        with (
+            mock.patch.object(Workers, "startService", side_effect=lambda: started.append(True)),
+            mock.patch.object(Workers, "stopService", side_effect=lambda: started.append(False)),
+            mock.patch.object(Workers, "run_long", lambda it, *args: host.run_blocking(*args)),
+        ):
+            node = NodeService(host.reactor, NodeSettings(beacon_port=None), local_addresses=list)
+            node.startService()
+            self.network.result(node.stopService())
+        self.assertEqual(started, [True, False])
+
+
+class TogetherTests(NodeTestCase):
+    """Several nodes."""
+
+    def two(self, **settings: object) -> tuple[NodeService, NodeService, Told]:
+        """Start two nodes, and wait until the second knows the first."""
+        one = self.start(
+            self.host(1),
+            NodeSettings((self.share("s", **{"a.bin": b"a" * 1000}),), name="one", **settings),  # type: ignore[arg-type]  # known names
+        )
+        self.network.run(5.0)
+        told = Told()
+        two = self.start(
+            self.host(2),
+            NodeSettings(downloads=self.share("d"), name="two", **settings),  # type: ignore[arg-type]  # known names
+            told,
+        )
+        self.network.run_until(lambda: two.candidates())
+        return one, two, told
+
+    def test_two_start_together(self) -> None:
+        """Of nodes that start together one leads, and all find each other."""
+        for number in (1, 2, 3):
+            self.start(self.host(number), NodeSettings(name=f"n{number}"))
+        self.network.run_until(lambda: all(len(node.peers) == 2 for node in self.nodes))
+        self.assertEqual(sum(node.is_bootstrap for node in self.nodes), 1)
+
+    def test_peers_come_and_go(self) -> None:
+        """The listener hears of others, and never of the node itself."""
+        one, two, told = self.two()
+        self.network.run_until(lambda: told.joined)
+        self.assertEqual(told.joined, ["one"])
+        third = self.start(self.host(3), NodeSettings(name="three"))
+        self.network.run_until(lambda: len(told.joined) == 2)
+        self.network.result(third.stopService())
+        self.network.run_until(lambda: told.left)
+        self.assertEqual((told.joined, told.left), (["one", "three"], ["three"]))
+        self.assertEqual([peer.name for peer in two.peers], ["one"])
+        self.assertEqual([peer.name for peer in one.peers], ["two"])
+
+    def test_found_by_beacon_alone(self) -> None:
+        """Without any registry, the beacon is enough to find and fetch."""
+        _, two, _ = self.two(bootstrap=Mode.NEVER)
+        self.network.run(5.0)
+        self.assertEqual(two.peers, [])
+        self.assertEqual([str(each) for each in two.candidates()], ["one (10.0.0.1:5000)"])
+        fetched = self.network.result(two.get("a.bin"))
+        self.assertEqual(Path(fetched.path), self.base / "d" / "a.bin")
+
+    def test_get(self) -> None:
+        """A file is got by its path or content id, from anybody or from a peer however named."""
+        one, two, _ = self.two()
+        root = self.network.result(two.get("a.bin")).entry.root
+        assert root is not None
+        target = Target(str(self.base / "d"), "again", replace=True)
+        seen: list[Candidate] = []
+        for wanted, peer in (
+            (format_content_id(root), ""),
+            ("a.bin", "one"),
+            ("a.bin", one.introduction.node.hex()[:8]),
+            ("a.bin", "10.0.0.1"),
+            (format_content_id(root), "host1:5000"),
+        ):
+            got = two.get(
+                wanted, peer=peer, target=target, found=lambda who, entry: seen.append(who)
+            )
+            self.assertEqual(self.network.result(got).entry.root, root)
+        self.assertEqual([each.name for each in seen], ["one", "one", "one", "", ""])
+        self.assertEqual((self.base / "d" / "again").read_bytes(), b"a" * 1000)
+
+    def test_get_of_nonsense(self) -> None:
+        """What cannot be got fails the Deferred, and raises nothing."""
+        _, two, _ = self.two()
+        for wanted, peer in (("flow512:short", ""), ("a.bin", "a b"), ("a.bin", "nonsense:x:y")):
+            self.failureResultOf(two.get(wanted, peer=peer), Misuse)
+
+    def test_peers_of_one_name(self) -> None:
+        """If several have the name, the user has to choose by address."""
+        _, two, _ = self.two()
+        self.start(self.host(3), NodeSettings(name="one"))
+        self.network.run_until(lambda: len(two.candidates()) == 2)
+        failure = self.failureResultOf(two.get("a.bin", peer="one"), NoSuchPeer)
+        self.assertIn("10.0.0.1:5000, 10.0.0.3:5000", str(failure.value))
+
+    def test_stopped_while_fetching(self) -> None:
+        """A node that stops ends what it fetches, and waits for that; the next time goes on."""
+        _, two, _ = self.two()
+        content = Random(1).randbytes(30 * BLOCK)
+        self.share("s", big=content)
+        for moment in (0.0, 0.005, 0.02, 0.05):
+            got = two.get("big", peer="10.0.0.1")
+            outcome: list[object] = []
+            got.addBoth(outcome.append)
+            self.network.run(moment)
+            self.assertEqual(outcome, [])
+            self.network.result(two.stopService())
+            self.assertEqual(len(outcome), 1)
+            self.assertEqual(self.network.hosts[1].left_over(), [])
+            two.startService()
+        got = two.get("big", peer="10.0.0.1")
+        self.network.run_until(lambda: self.network.hosts[1].bytes_received > 5 * BLOCK)
+        self.network.result(two.stopService())
+        self.failureResultOf(got, Cancelled)
+        two.startService()
+        fetched = self.network.result(two.get("big", peer="10.0.0.1"))
+        self.assertIsInstance(fetched, Fetched)
+        self.assertGreater(fetched.resumed, 0)
+        self.assertEqual((self.base / "d" / "big").read_bytes(), content)
+
+    def test_server_stopped_while_serving(self) -> None:
+        """A node that stops while it serves closes every file, and waits for its workers."""
+        one, two, _ = self.two()
+        self.share("s", big=Random(1).randbytes(30 * BLOCK))
+        got = two.get("big", peer="10.0.0.1")
+        self.network.run_until(lambda: self.network.hosts[1].bytes_received > 5 * BLOCK)
+        self.network.result(one.stopService())
+        self.assertEqual(self.network.hosts[0].left_over(), [])
+        failed: list[object] = []
+        got.addErrback(failed.append)
+        self.network.run_until(lambda: failed)
+
+    def test_configured_registry(self) -> None:
+        """A node that is told where the registry is needs no beacon."""
+        self.start(self.host(1), NodeSettings(name="one", beacon_port=None))
+        self.network.run(1.0)
+        settings = NodeSettings(
+            name="two", beacon_port=None, registry=HostPort("host1", 5000), bootstrap=Mode.NEVER
+        )
+        two = self.start(self.host(2), settings)
+        self.network.run_until(lambda: two.peers)
+        self.assertFalse(two.is_bootstrap)
+
+    def test_own_changes_are_no_news(self) -> None:
+        """A change that concerns only the node itself is not told of."""
+        one, _, _ = self.two()
+        me = Peer(one.introduction.node, "me", "10.0.0.1", 5000)
+        listener = Told()
+        call: Callable[..., None] = one.peer_list_changed
+        with mock.patch.object(one, "_listener", listener):
+            call([me], [], [])
+            call([], [me], [])
+            call([], [], [me])
+        self.assertEqual((listener.joined, listener.left), ([], []))
+        self.assertIsInstance(one.stopService(), Deferred)
