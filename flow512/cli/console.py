@@ -47,35 +47,35 @@ class Dialogue:
         """
         Go on until C{q}, or until there is no more input.
         """
-        while True:
-            choice = await self.asking.ask(CHOOSE)
-            if choice is None or choice.strip() == "q":
-                return
-            if choice.strip() == "d":
-                await self._download()
-            elif choice.strip():
-                self._refuse(f"'{escape(choice, SHOWN)}' is neither 'd' nor 'q'.")
+        try:
+            while (choice := (await self._ask(CHOOSE)).strip()) != "q":
+                if choice == "d":
+                    await self._download()
+                elif choice:
+                    self._refuse(f"'{escape(choice, SHOWN)}' is neither 'd' nor 'q'.")
+        except EOFError:
+            pass
+
+    async def _ask(self, question: str) -> str:
+        answer = await self.asking.ask(question)
+        if answer is None:
+            raise EOFError
+        return answer
 
     async def _download(self) -> None:
-        peer = await self.asking.ask(WHOM)
-        if peer is None:
-            return
-        if not peer.strip():
+        peer = (await self._ask(WHOM)).strip()
+        if not peer:
             self._refuse("A peer is needed: its IP, or its name.")
             return
-        name = await self.asking.ask(WHAT)
-        if name is None:
-            return
+        name = await self._ask(WHAT)
         if not name:
             self._refuse("A filename is needed.")
             return
         try:
             check_path(name)
-            fetched = await self.node.get(name, peer=peer.strip())
+            fetched = await self.node.get(name, peer=peer)
         except NotFound:
-            self._refuse(
-                f"File '{escape(name, SHOWN)}' not found on {escape(peer.strip(), SHOWN)}."
-            )
+            self._refuse(f"File '{escape(name, SHOWN)}' not found on {escape(peer, SHOWN)}.")
         except TargetExists:
             self._refuse(f"File '{escape(name, SHOWN)}' is here already; move it away first.")
         except Flow512Error as error:

@@ -115,8 +115,8 @@ class _Cast:
         self._children: list[Child] = []
         reactor: Any = machine.reactor
         self._reactor = reactor
-        # The reactor's own threads, which it ends itself.
-        self.run_blocking: RunBlocking = partial(
+        # In a process of its own, the reactor's own threads, which it ends itself.
+        self.run_blocking: RunBlocking = machine.run_blocking or partial(
             deferToThreadPool, reactor, reactor.getThreadPool()
         )
 

@@ -92,17 +92,18 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        reactor.callFromThread(running[0].cancel)
+        reactor.callFromThread(lambda: running[0].cancel())  # there by then
 
     def ended(result: object) -> None:
         results.append(result)
         reactor.stop()
 
     def begin() -> None:
-        running.append(Deferred.fromCoroutine(command(Machine(reactor))))
-        # Later than the reactor's own, which would stop it before the node has said goodbye.
+        # Over the reactor's own, which would stop it before the node has said goodbye; and before
+        # the command says anything that somebody could answer with a signal.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, interrupt)
+        running.append(Deferred.fromCoroutine(command(Machine(reactor))))
         running[0].addBoth(ended)
 
     reactor.callLater(0, begin)

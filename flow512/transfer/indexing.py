@@ -135,9 +135,10 @@ class IndexingService(Service):
                 break
             hashed += 1
         self._indexed(Indexed(scan, hashed, failed))
-        await self._sum_all(stop)
+        await self._sum_all(stop, scan.found)
 
-    async def _sum_all(self, stop: Event) -> None:
+    async def _sum_all(self, stop: Event, most: int) -> None:
+        failed = 0
         while not stop.is_set():
             try:
                 if await self._run_long(self._library.sum_next, stop.is_set) is None:
@@ -145,4 +146,7 @@ class IndexingService(Service):
             except Cancelled:
                 raise
             except Flow512Error as error:
+                failed += 1
                 self.log.info("No MD5 was made: {why}", why=escape(str(error)))
+                if failed > most:
+                    raise

@@ -378,20 +378,19 @@ class TransferProtocol(Answerer):
         if opened is not None:
             self._begin_reading(frame.request, wanted, opened)
             return
-        waiting = self._opening.get(root)
-        if waiting is None:
-            if not self._make_room():
-                busy = Busy(f"At most {MAX_OPEN} files may be read at once; wait for one of them.")
-                self.fail_request(frame.request, busy)
-                return
-            waiting = self._opening[root] = []
+        is_first = root not in self._opening
+        if is_first and not self._make_room():
+            busy = Busy(f"At most {MAX_OPEN} files may be read at once; wait for one of them.")
+            self.fail_request(frame.request, busy)
+            return
+        working = self._requests[frame.request] = _Working()
+        self._opening.setdefault(root, []).append((frame.request, wanted, working))
+        if is_first:
             self._wait_for_worker(
                 self._service.run_blocking(self._service.library.open, root),
                 lambda file: self._file_opened(root, file),
                 lambda failure: self._file_not_opened(root, failure),
             )
-        working = self._requests[frame.request] = _Working()
-        waiting.append((frame.request, wanted, working))
 
     def _make_room(self) -> bool:
         if len(self._files) + len(self._opening) >= MAX_OPEN:

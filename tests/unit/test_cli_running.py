@@ -94,6 +94,15 @@ class RunTests(CommandCase):
             self.assertEqual(signal.getsignal(number), signal.SIG_DFL)
         self.assertEqual(self.err.getvalue(), "flow512: Stopped.\n" * 2)
 
+    def test_early_signal(self) -> None:
+        """A signal that comes while the command is still starting counts as well."""
+
+        async def command(machine: Machine) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            await Deferred()
+
+        self.assertEqual(run(command, self.voice, ShortReactor()), 130)
+
     def test_until_ended(self) -> None:
         """What runs until the user ends it has not failed when he does."""
 
@@ -225,8 +234,10 @@ class Process:
 class Spawner:
     """Starts no process, but remembers which."""
 
-    def spawnProcess(self, child: Child, path: str, arguments: list[str], **more: object) -> None:
-        self.started = (path, arguments, more["path"])
+    def spawnProcess(
+        self, child: Child, program: str, arguments: list[str], env: dict[str, str], path: str
+    ) -> None:
+        self.started = (program, arguments, path)
         self.transport = Process()
         child.makeConnection(self.transport)
 

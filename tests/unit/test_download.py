@@ -373,7 +373,7 @@ class CancelTests(DownloadTestCase):
             source.leave()
 
     def test_data_after_it(self) -> None:
-        """Data that comes after the end goes nowhere."""
+        """The source is told to send no more, and data that comes still goes nowhere."""
         entry, _ = self.put("one", 30 * BLOCK)
         download = self.download(entry)
         result = download.start()
@@ -383,3 +383,4 @@ class CancelTests(DownloadTestCase):
         fetched = download.fetched
         self.network.run(5.0)
         self.assertEqual(download.fetched, fetched)
+        self.assertLess(self.here.bytes_received, 15 * BLOCK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from twisted.application.service import IService
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -132,6 +134,22 @@ class IndexingTests(SynchronousTestCase):
         self.clock.advance(RESCAN)
         self.workers.do_all()
         self.assertEqual(self.rounds[0].hashed, 2)
+
+    def test_checksums_that_fail(self) -> None:
+        """MD5s are made after everything is hashed; one that fails keeps nothing from going on."""
+        self.write("a", "b")
+        broken = DiskFailure("The catalog cannot be read.")
+        for outcomes, calls in (
+            ([ContentChanged("'a' changes."), b"r" * 32, None], 3),
+            ([broken] * 9, 3),
+        ):
+            with mock.patch.object(self.shelf, "sum_next", side_effect=outcomes) as sum_next:
+                self.service.startService()
+                self.workers.do_all()
+                self.assertEqual(sum_next.call_count, calls)
+                self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+                self.stop()
+        self.assertEqual([each.hashed for each in self.rounds], [2, 0])
 
     def test_scan_that_fails(self) -> None:
         """A walk that fails is said, and the next one is made all the same."""

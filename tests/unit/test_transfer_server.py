@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from random import Random
 
+from twisted.internet.defer import execute
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -121,6 +122,26 @@ class QuestionTests(ServerTestCase):
                 4: ([], False),
             },
         )
+
+    def test_lists_are_made_one_at_a_time(self) -> None:
+        """
+        However many lists are asked for, one is made at a time, and none for one who does not
+        read; one that is cancelled before its turn is never made.
+        """
+        self.put("a", 1)
+        self.shelf.scan()
+        served = self.serve(room=0)
+        for request in range(1, 5):
+            served.end.say(List(), request=request)
+        served.end.say(Cancel(), request=3)
+        self.assertEqual(self.errors(served), [(3, WIRE_CODES[Cancelled])])
+        for request in (1, 2, 4):
+            self.assertEqual(len(self.workers.jobs), 1)
+            self.workers.do()
+            self.assertEqual(self.workers.jobs, [])
+            ((number, message),) = served.end.heard()
+            self.assertEqual((number, type(message)), (request, Listing))
+        self.assertEqual(self.workers.jobs, [])
 
     def test_stat_by_path_and_by_root(self) -> None:
         """STAT tells the same of a file by its path and by its root."""
@@ -249,6 +270,17 @@ class ReadTests(ServerTestCase):
                         b"".join(bytes(frame.body) for frame in frames),
                         content[first * PIECE : (first + count) * PIECE],
                     )
+
+    def test_disk_that_answers_at_once(self) -> None:
+        """Workers may answer before they are waited for: the bytes come all the same, in order."""
+        root, content = self.put("one", 20 * BLOCK)
+        served = self.serve(room=BLOCK)
+        served.factory.run_blocking = execute
+        served.end.say(Read(root, 0, 20 * 512, 100), request=1)
+        frames = []
+        while more := served.end.take():
+            frames += more
+        self.assertEqual(b"".join(bytes(frame.body) for frame in frames), content)
 
     def test_past_the_end(self) -> None:
         """Pieces that the file has not are refused, and the connection goes on."""

@@ -303,6 +303,15 @@ class EndTests(SourceTestCase):
         self.addCleanup(end.hang_up)
         self.failureResultOf(source.stat("a"), PeerLost)
 
+    def test_what_cannot_be_said(self) -> None:
+        """A request that no frame can carry is refused here; nothing is left to wait for."""
+        with self.assertRaises(BadMessage):
+            self.source.stat("\udcff")
+        self.assertEqual(self.end.take(), [])
+        result = self.source.stat("a")
+        self.end.hang_up()
+        self.failureResultOf(result, PeerLost)
+
     def test_request_numbers_wrap(self) -> None:
         """After the largest number comes 1 again, and none that is under way."""
         with mock.patch("flow512.transfer.source.MAX_REQUEST", 3):
