@@ -108,6 +108,8 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
 
     reactor.callLater(0, begin)
     reactor.run()
+    if not results:  # a signal came before the command did
+        results.append(Failure(CancelledError()))  # type: ignore[no-untyped-call]  # Twisted has no types there
     return judge(results[0], voice)
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from random import Random
 
+from flow512.cli.getting import target_of
+from flow512.cli.meeting import is_address
+from flow512.cli.serving import Announcer
+from flow512.cli.voice import PlainVoice
+from flow512.content.scan import ScanReport
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host
+from flow512.transfer.fetch import Target
+from flow512.transfer.indexing import Indexed
 from flow512.units import BLOCK
 from tests.unit.command_line import CommandCase, Said, TerminalText
 
@@ -86,8 +95,6 @@ class GetTests(CommandCase):
         self.patch_environment("COLUMNS", "120")
 
     def patch_environment(self, name: str, value: str) -> None:
-        import os
-
         before = os.environ.get(name)
         os.environ[name] = value
         if before is None:
@@ -173,9 +180,6 @@ class GetTests(CommandCase):
 
     def test_current_folder(self) -> None:
         """Without C{-o}, files go where the user is, and a bare name is a file there."""
-        from flow512.cli.getting import target_of
-        from flow512.transfer.fetch import Target
-
         self.assertEqual(target_of(None, may_replace=False), Target("."))
         self.assertEqual(target_of("new", may_replace=True), Target(".", "new", True))
 
@@ -325,21 +329,10 @@ class ServeTests(CommandCase):
 
     def test_unreadable(self) -> None:
         """What cannot be shared is counted."""
-        said = self.serve_one_bad()
-        self.assertIn("Sharing 1 file, 1 could not be read.", said)
-
-    def serve_one_bad(self) -> str:
-        import io
-
-        from flow512.cli.serving import Announcer
-        from flow512.cli.voice import PlainVoice
-        from flow512.content.scan import ScanReport
-        from flow512.transfer.indexing import Indexed
-
         out = io.StringIO()
         scan = ScanReport(1, 1, 0, 0, (), (), 0)
         Announcer(PlainVoice(out, out)).node_indexed(Indexed(scan, 0, 1))
-        return out.getvalue()
+        self.assertEqual(out.getvalue(), "Sharing 1 file, 1 could not be read.\n")
 
     def test_cannot(self) -> None:
         """A share that is not there, and a taken port, are one sentence each."""
@@ -480,8 +473,6 @@ class WhereTests(CommandCase):
 
     def test_addresses(self) -> None:
         """IP addresses, anything with a port, endpoint strings; bare words may be names."""
-        from flow512.cli.meeting import is_address
-
         for text in ("10.0.0.1", "::1", "[::1]:80", "box:5000", "unix:/run/x", "tcp:a:1"):
             self.assertTrue(is_address(text), text)
         for text in ("box", "box.local", "my box", "deadbeef"):

@@ -103,6 +103,16 @@ class RunTests(CommandCase):
 
         self.assertEqual(run(command, self.voice, ShortReactor()), 130)
 
+    def test_signal_before_the_start(self) -> None:
+        """So does one that stops the reactor before the command has been called."""
+
+        async def command(machine: Machine) -> None:
+            raise AssertionError("it is over already")
+
+        reactor = ShortReactor()
+        reactor.stop()
+        self.assertEqual(run(command, self.voice, reactor), 130)
+
     def test_until_ended(self) -> None:
         """What runs until the user ends it has not failed when he does."""
 
@@ -189,7 +199,7 @@ class ProgressTests(CommandCase):
         progress.end()
         self.assertEqual(
             out.getvalue().splitlines(),
-            [f"{n} % of 1000 bytes".replace("1000 bytes", "1.0 KiB") for n in (25, 50, 75, 100)],
+            [f"{n} % of 1.0 KiB" for n in (25, 50, 75, 100)],
         )
 
     def test_bar(self) -> None:

@@ -182,7 +182,7 @@ class FormattingTests(CommandCase):
     def test_rates(self) -> None:
         """Nothing is infinitely fast."""
         self.assertEqual(rate_text(2048, 2.0), "1.0 KiB/s")
-        self.assertEqual(rate_text(1, 0.0), "1000 bytes/s".replace("1000 bytes", "1.0 KiB"))
+        self.assertEqual(rate_text(1, 0.0), "1.0 KiB/s")
 
     def test_times(self) -> None:
         """Any number that a peer sends can be shown."""
