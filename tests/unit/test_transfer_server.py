@@ -24,7 +24,9 @@ from flow512.errors import (
     NotFound,
     SourceFailure,
 )
-from flow512.transfer.server import MAX_OPEN, MAX_REQUESTS, READ_BLOCKS, TransferFactory
+from flow512.link.conversation import Introduction
+from flow512.transfer.reading import MAX_OPEN, READ_BLOCKS
+from flow512.transfer.server import MAX_REQUESTS, TransferFactory
 from flow512.units import BLOCK, PIECE
 from flow512.wire.frame import Frame
 from flow512.wire.messages import (
@@ -274,8 +276,11 @@ class ReadTests(ServerTestCase):
     def test_disk_that_answers_at_once(self) -> None:
         """Workers may answer before they are waited for: the bytes come all the same, in order."""
         root, content = self.put("one", 20 * BLOCK)
-        served = self.serve(room=BLOCK)
-        served.factory.run_blocking = execute
+        factory = TransferFactory(
+            self.shelf, Introduction(b"s" * 32, "server"), self.clock, execute
+        )
+        served = join(factory, room=BLOCK)
+        self.served.append(served)
         served.end.say(Read(root, 0, 20 * 512, 100), request=1)
         frames = []
         while more := served.end.take():
@@ -530,7 +535,7 @@ class HostileTests(ServerTestCase):
         for request in range(1, 6):
             served.end.say(Read(root, 0, 40 * 512), request=request)
         self.workers.do_all()
-        in_memory = len(served.protocol._ready)
+        in_memory = len(served.protocol._reads._ready)
         self.assertLessEqual(in_memory, 2 * READ_BLOCKS - 1)
         self.assertEqual(len(served.end.transport.value()), BLOCK + 16)
         self.assertLessEqual(self.shelf.bytes_read, 2 * READ_BLOCKS * BLOCK)
