@@ -32,7 +32,7 @@ from flow512.content.tree import TreeVerifier, block_digest
 from flow512.errors import BadDigest, Cancelled, Flow512Error, TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.transfer.plan import AskBlocks, AskPage, Plan
-from flow512.transfer.source import SourceProtocol
+from flow512.transfer.source import SourceProtocol, silent
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 
 _T = TypeVar("_T")
@@ -44,15 +44,11 @@ RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
 
 
-def _silent() -> TimedOut:
-    return TimedOut("The source sends nothing, though it is there; try another source.")
-
-
-def fell_silent(result: object, seconds: float) -> Failure:
-    """
-    Say so, as C{addTimeout} wants it said.
-    """
-    return Failure(_silent())  # type: ignore[no-untyped-call]  # Twisted has no types there
+CHECKSUM_WITHIN: Final = 600.0
+"""
+Seconds for which a download that has every block waits for the MD5, if its source is silent. The
+source makes it while it serves, so it is late only if it does so much slower than it sends.
+"""
 
 
 class Checksum(Enum):
@@ -121,6 +117,7 @@ class Download:
         self._summed = 0
         self._their_md5: bytes | None = None
         self._heard = False
+        self._silent_for = 0.0
         self._timer: IDelayedCall | None = None
         self.stored = partial.stored
         self.fetched = 0
@@ -350,10 +347,19 @@ class Download:
 
     def _look(self) -> None:
         self._timer = None
-        if not self._heard and not self._workers and not self._plan.is_done:
-            self._fail(_silent())
-            return
-        self._watch()
+        busy = self._heard or self._workers
+        self._silent_for = 0.0 if busy else self._silent_for + self._source.patience.silence * 2
+        if self._silent_for and not self._plan.is_done:
+            self._fail(silent())
+        elif self._silent_for >= CHECKSUM_WITHIN:
+            self._fail(
+                TimedOut(
+                    "Every block is here and verified, but the source does not tell the MD5;"
+                    " --no-md5 does without."
+                )
+            )
+        else:
+            self._watch()
 
     def _finish_if_done(self) -> None:
         if self._has_failed or not self._plan.is_done or self._result.called:

@@ -24,8 +24,8 @@ from flow512.content.publish import check_target
 from flow512.content.tree import TreeVerifier
 from flow512.errors import Cancelled
 from flow512.interfaces import RunBlocking
-from flow512.transfer.download import Checksum, Download, fell_silent
-from flow512.transfer.source import SourceProtocol
+from flow512.transfer.download import Checksum, Download
+from flow512.transfer.source import SourceProtocol, fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
 

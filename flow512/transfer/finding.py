@@ -27,11 +27,17 @@ from flow512.errors import (
     Unreachable,
 )
 from flow512.link.address import HostPort
-from flow512.transfer.source import SourceProtocol
+from flow512.transfer.source import SourceProtocol, fell_silent
 from flow512.wire.messages import Entry
 
 DIALS_AT_ONCE: Final = 16
 """Connections that one search makes at the same time."""
+
+ANSWERS_WITHIN: Final = 60.0
+"""
+Seconds for one of several peers to say whether it has the file. A peer that hashes it first may
+take longer; whoever wants to wait for that one asks it alone.
+"""
 
 GRACE: Final = 0.5
 """Seconds that others may still answer after the first who has the file."""
@@ -117,7 +123,10 @@ class Finder:
             try:
                 source = await self._connect(candidate)
                 try:
-                    entry = await source.stat(path, root)
+                    answer = source.stat(path, root)
+                    if len(candidates) > 1:
+                        answer.addTimeout(ANSWERS_WITHIN, self._clock, fell_silent)
+                    entry = await answer
                 except BaseException:
                     source.leave()
                     raise

@@ -23,8 +23,9 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLo
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from flow512.errors import BadFrame, Flow512Error, PeerLost, Unreachable, from_wire
+from flow512.errors import BadFrame, Flow512Error, PeerLost, TimedOut, Unreachable, from_wire
 from flow512.link.conversation import Caller, Introduction, Patience
 from flow512.transfer.plan import WINDOW
 from flow512.transfer.server import CONVERSATION
@@ -57,6 +58,20 @@ Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
 Takes the number of the first piece, and the pieces. They belong to the sink, which gives them
 back to L{SourceProtocol.buffers} when it is done.
 """
+
+
+def silent() -> TimedOut:
+    """
+    Make the error for a source that answers pings and nothing else.
+    """
+    return TimedOut("The source sends nothing, though it is there; try another source.")
+
+
+def fell_silent(result: object, seconds: float) -> Failure:
+    """
+    Say so, as C{addTimeout} wants it said.
+    """
+    return Failure(silent())  # type: ignore[no-untyped-call]  # Twisted has no types there
 
 
 class _Pending(Protocol):

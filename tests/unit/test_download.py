@@ -22,7 +22,7 @@ from flow512.errors import (
     TimedOut,
 )
 from flow512.interfaces import RunBlocking
-from flow512.transfer.download import Checksum, Download
+from flow512.transfer.download import CHECKSUM_WITHIN, Checksum, Download
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
@@ -253,6 +253,27 @@ class LiarTests(DownloadTestCase):
         with self.assertRaises(TimedOut):
             self.finish(self.download(entry, source=source))
         self.assertLess(self.network.clock.seconds() - started, 130.0)
+        source.leave()
+        self.network.run(1.0)
+        for connection in list(self.factory.connections):
+            self.factory.connection_gone(connection)
+
+    def test_md5_that_never_comes(self) -> None:
+        """
+        A source that sends everything but the MD5 is waited for, but not for ever; the sentence
+        says that all is there, and how to do without.
+        """
+        entry, _ = self.put("one", 5 * BLOCK)
+        source = self.source()
+        self.factory.run_long = lambda function, *args: Deferred()
+        download = self.download(entry, source=source)
+        result = download.start()
+        self.network.run(CHECKSUM_WITHIN - 60.0)
+        self.assertNoResult(result)
+        self.assertEqual(download.stored, entry.size)
+        self.network.run(180.0)
+        failure = self.failureResultOf(result, TimedOut)
+        self.assertIn("--no-md5", str(failure.value))
         source.leave()
         self.network.run(1.0)
         for connection in list(self.factory.connections):

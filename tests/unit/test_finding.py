@@ -18,7 +18,7 @@ from flow512.errors import (
 )
 from flow512.link.address import HostPort
 from flow512.testing import Network
-from flow512.transfer.finding import DIALS_AT_ONCE, GRACE, Candidate, Finder, Found
+from flow512.transfer.finding import ANSWERS_WITHIN, DIALS_AT_ONCE, GRACE, Candidate, Finder, Found
 from flow512.wire.messages import Entry
 
 
@@ -95,6 +95,27 @@ class FinderTests(SynchronousTestCase):
         source.answer.callback(entry())
         self.assertEqual(self.successResultOf(result), Found(only, source, entry()))
         self.assertTrue(source.is_open)
+
+    def test_one_that_never_says(self) -> None:
+        """
+        One of several that never says whether it has the file does not hold up the search for
+        ever; the only one who is asked has all the time that hashing takes.
+        """
+        candidates = self.candidates(2)
+        result = self.find(candidates)
+        _, honest = (self.connected(each) for each in candidates)
+        honest.answer.errback(NotFound("no"))
+        self.clock.advance(ANSWERS_WITHIN - 1)
+        self.assertNoResult(result)
+        self.clock.advance(1)
+        self.failureResultOf(result, NotFound)
+        self.assertEqual(self.open_sources(), [])
+        (only,) = self.candidates(1)
+        result = self.find([only])
+        source = self.connected(only)
+        self.clock.advance(ANSWERS_WITHIN * 10)
+        source.answer.callback(entry())
+        self.successResultOf(result)
 
     def test_only_one_that_fails(self) -> None:
         """The only one's own words are told, and who it is if it cannot be reached."""
