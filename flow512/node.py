@@ -32,7 +32,7 @@ from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_
 from flow512.discovery.beacon import Beacon
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.errors import NoSuchPeer
+from flow512.errors import Misuse, NoSuchPeer
 from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
@@ -195,6 +195,13 @@ class NodeService(Service):
         ).addCallbacks(self._listens, failures.append)
         if failures:
             failures[0].raiseException()
+        if self.settings.bootstrap is Mode.ALWAYS and not self.port:
+            if self._listening is not None:
+                self._listening.stopListening()
+            raise Misuse(
+                "Only a node that listens on a TCP port can be the bootstrap; choose another"
+                " place with --listen, or leave out --bootstrap always."
+            )
 
     def _listens(self, port: IListeningPort) -> None:
         self._listening = port
@@ -206,6 +213,15 @@ class NodeService(Service):
                 taken=DEFAULT_PORT,
                 port=self.port,
             )
+
+    def _say_where(self, listening: IListeningPort) -> None:
+        if not self.port:
+            self.log.info("Server running on {address}", address=listening.getHost())
+            return
+        self.log.info("Server running on port {port}", port=self.port)
+        self.log.info(
+            "File-sharing node running at IP: {host}, Port: {port}", host=self.host, port=self.port
+        )
 
     def startService(self) -> None:
         """
@@ -219,12 +235,7 @@ class NodeService(Service):
         if self._workers is not None:
             self._workers.startService()
         if self._listening is not None:
-            self.log.info("Server running on port {port}", port=self.port)
-            self.log.info(
-                "File-sharing node running at IP: {host}, Port: {port}",
-                host=self.host,
-                port=self.port,
-            )
+            self._say_where(self._listening)
             self._listener.node_listening(self.host, self.port)
         if self._library is not None:
             self._indexing = IndexingService(
@@ -242,7 +253,8 @@ class NodeService(Service):
             self._reactor,
             partial(client_endpoint, self._reactor),
             self.introduction,
-            mode=settings.bootstrap if settings.serves else Mode.NEVER,
+            # Whom nobody can reach by TCP would be a registry for nobody.
+            mode=settings.bootstrap if self.port else Mode.NEVER,
             configured=settings.registry,
             port=self.port,
             ticket=self._random.randbytes(16),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from unittest import mock
 
 from twisted.application.service import IService
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flow512.content import library
@@ -66,6 +70,27 @@ class Told(NodeListener):
 
     def bootstrap_started(self, port: int) -> None:
         self.bootstrap.append(port)
+
+
+@implementer(IListeningPort)
+class Pipe:
+    """A place to listen that is no TCP port."""
+
+    is_open = False
+
+    async def listen_at(self, *arguments: object) -> Pipe:
+        """Listen."""
+        self.is_open = True
+        return self
+
+    def getHost(self) -> UNIXAddress:
+        return UNIXAddress("/run/pipe")
+
+    def startListening(self) -> None:
+        self.is_open = True
+
+    def stopListening(self) -> None:
+        self.is_open = False
 
 
 def text_of(events: Sequence[LogEvent]) -> str:
@@ -212,6 +237,25 @@ class LifeTests(NodeTestCase):
         self.assertIn("none", said)
         self.refused(Misuse, self.make(host, NodeSettings(registry="nonsense:1", state=other)))
         self.refused(Misuse, self.make(host, NodeSettings(listen="nonsense:1", state=other)))
+
+    def test_no_tcp_port(self) -> None:
+        """
+        A node that listens on something else than TCP serves there, says where, and never becomes
+        the bootstrap: nobody could reach it as that.
+        """
+        pipe = Pipe()
+        settings = NodeSettings(listen="unix:/run/pipe", beacon_port=None)
+        with mock.patch("flow512.node.listen_at", pipe.listen_at):
+            self.refused(Misuse, self.make(self.host(1), replace(settings, bootstrap=Mode.ALWAYS)))
+            self.assertFalse(pipe.is_open)
+            with capturedLogs() as logs:
+                node = self.start(self.host(2), settings)
+                self.network.run(30.0)
+        self.assertTrue(pipe.is_open)
+        self.assertIn("Server running on UNIXAddress('/run/pipe')", text_of(logs))
+        self.assertFalse(node.is_bootstrap)
+        self.network.result(node.stopService())
+        self.assertFalse(pipe.is_open)
 
     def test_damaged_catalog(self) -> None:
         """A catalog that is damaged is said, made anew, and keeps no node from starting."""
