@@ -41,7 +41,8 @@ system: $(VENV)/.test
 	$(BIN)/python -m pytest tests/system
 
 seeds: $(VENV)/.test
-	FLOW512_SEEDS=200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py
+	FLOW512_SEEDS=0:100 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py & \
+	FLOW512_SEEDS=100:200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && wait $$!
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

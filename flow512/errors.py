@@ -159,6 +159,12 @@ WIRE_CODES: Final[dict[type[Flow512Error], int]] = {
 
 _BY_CODE: Final = {code: kind for kind, code in WIRE_CODES.items()}
 
+_BELIEVED: Final = frozenset(
+    {NotFound, NotAllowed, ContentChanged, Unsupported, SourceFailure, StateInUse}
+)
+# The others would say something of this side (that it broke the protocol, was cancelled, or is
+# misused), or that nobody is there: none of that is the other side's to say.
+
 
 def to_wire(error: BaseException) -> tuple[int, str, float]:
     """
@@ -183,7 +189,8 @@ def from_wire(code: int, sentence: str, retry_after: float) -> Flow512Error:
     """
     Make the error that an ERROR message tells of.
 
-    @param code: any number; one that this version does not know becomes a plain L{Refusal}.
+    @param code: any number. One that this version does not know, or that is not for the other
+        side to say, becomes a plain L{Refusal}.
     @param sentence: what the other side said; hostile until it is escaped for display.
     @return: the error, not raised.
     """
@@ -192,10 +199,7 @@ def from_wire(code: int, sentence: str, retry_after: float) -> Flow512Error:
         return Busy(sentence, retry_after)
     if kind is Flow512Error:
         return SourceFailure(sentence)
-    if issubclass(kind, Violation):
-        # It is this side that is said to have broken the protocol.
-        return Refusal(sentence)
-    return kind(sentence)
+    return kind(sentence) if kind in _BELIEVED else Refusal(sentence)
 
 
 def from_os_error(error: OSError, doing: str) -> ResourceFailure:

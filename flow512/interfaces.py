@@ -54,7 +54,7 @@ class Workers(Service):
         # A pool that was stopped cannot be started again.
         self._pools = [
             ThreadPool(0, 8, "flow512-disk"),
-            ThreadPool(0, max(2, os.cpu_count() or 1), "flow512-hash"),
+            ThreadPool(0, 2 + (os.cpu_count() or 1), "flow512-hash"),
         ]
         for pool in self._pools:
             pool.start()

@@ -9,6 +9,7 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -65,6 +66,22 @@ from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry, Peer
 
 _CATALOG_FILE: Final = "catalog.sqlite"
+
+
+def check_state_is_not_shared(state: str, shares: Sequence[str]) -> None:
+    """
+    Make sure that nobody can fetch what is only the node's own.
+
+    @raise Misuse: the state folder lies in a share.
+    """
+    inner = os.path.realpath(state)
+    for share in shares:
+        outer = os.path.realpath(share)
+        if os.path.commonpath([inner, outer]) == outer:
+            raise Misuse(
+                f"The state folder '{escape(state)}' lies in the share '{escape(share)}';"
+                " choose another with --state, outside of it."
+            )
 
 
 @implementer(IPeerListListener)
@@ -167,6 +184,8 @@ class NodeService(Service):
         if settings.registry is not None:
             # Whether that is an address at all is known now, and not only when it is dialled.
             client_endpoint(self._reactor, settings.registry)
+        if self._state is not None:
+            check_state_is_not_shared(self._state.path, settings.offered)
         if settings.serves:
             self._catalog = Catalog(catalog, self._catalog_damaged)
             with ExitStack() as undo:
@@ -402,14 +421,16 @@ class NodeService(Service):
         """
         listed = [] if self._follower is None else self._follower.peers_to_dial()
         found = [Candidate(HostPort(each.host, each.port), each.name, each.node) for each in listed]
-        known = {each.node for each in found} | {self.introduction.node}
+        # Not by id: anybody on the network can announce anybody's, at an address of their own.
+        known = {each.address for each in found}
         for sighting in self.sightings():
             port = sighting.port("node")
-            if port is not None and sighting.node_id not in known:
-                known.add(sighting.node_id)
-                found.append(
-                    Candidate(HostPort(sighting.host, port), sighting.name, sighting.node_id)
-                )
+            if port is None or sighting.node_id == self.introduction.node:
+                continue
+            address = HostPort(sighting.host, port)
+            if address not in known:
+                known.add(address)
+                found.append(Candidate(address, sighting.name, sighting.node_id or None))
         return found
 
     def candidate(self, wanted: str) -> Candidate:
@@ -426,12 +447,16 @@ class NodeService(Service):
             if each.name == wanted
             or (len(wanted) >= 8 and each.node is not None and each.node.hex().startswith(wanted))
         ]
-        if len(known) > 1:
+        if len({each.node or each.address for each in known}) > 1:
             which = ", ".join(f"{each.address}" for each in known)
             raise NoSuchPeer(
                 f"Several peers are called '{escape(wanted)}'; name one by its address: {which}."
             )
         return known[0] if known else Candidate(parse_address(wanted))
+
+    def _addresses_of(self, chosen: Candidate) -> list[Candidate]:
+        same = [each for each in self.candidates() if each.node and each.node == chosen.node]
+        return same or [chosen]
 
     def get(
         self,
@@ -461,7 +486,7 @@ class NodeService(Service):
         async def get() -> Fetched:
             is_id = wanted.startswith(SCHEME)
             return await self.client.get(
-                [self.candidate(peer)] if peer else self.candidates(),
+                self._addresses_of(self.candidate(peer)) if peer else self.candidates(),
                 target or Target(self.settings.downloads or "."),
                 path="" if is_id else wanted,
                 root=parse_content_id(wanted) if is_id else None,

@@ -87,7 +87,7 @@ async def peers(
         raise _nobody(wait)
     for each in known:
         short = each.node.hex()[:ID_SHOWN]
-        table.row(escape(each.name), str(each.address), short, each.known_by)
+        table.row(escape(each.name), escape(str(each.address)), short, each.known_by)
         voice.tell(
             "peer",
             name=each.name,
@@ -185,7 +185,7 @@ def _unreachable(candidates: Sequence[Candidate], failures: Sequence[Flow512Erro
 def _tell_entry(
     candidate: Candidate, entry: Entry, voice: Voice, table: Table, *, with_peer: bool
 ) -> None:
-    who = [escape(candidate.name) or str(candidate.address)] if with_peer else []
+    who = [escape(candidate.name or str(candidate.address))] if with_peer else []
     table.row(*who, escape(entry.path), table.size(entry.size), table.time(entry.mtime))
     voice.tell(
         "entry",

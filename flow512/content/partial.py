@@ -335,6 +335,18 @@ class Partial:
         self._close_files()
         return self._name
 
+    def distrust(self) -> None:
+        """
+        Take back all that the journal vouched for, since something of it is wrong: the file was
+        changed, or the disk did not keep it. This can only be closed then; whoever opens it
+        again looks at the digest of every block, and loses none that is right.
+
+        @raise flow512.errors.ResourceFailure: the journal cannot be emptied.
+        """
+        with self._lock, blaming(f"doubting '{self._shown}'"):
+            self._doubted = True
+            self._journal.reset()
+
     def close(self) -> None:
         """
         Leave the file for later: what is in place is sealed, as far as the disk lets us. What
@@ -410,11 +422,15 @@ def _open_own(folder_fd: int, name: str, disk: Disk) -> int:
         raise
     with ExitStack() as undo:
         undo.callback(disk.close, fd)
-        if not stat.S_ISREG(disk.fstat(fd).st_mode):
+        status = disk.fstat(fd)
+        # Who owns it could change it later; another user's is not ours to go on with.
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise _in_the_way(name)
         undo.pop_all()
     return fd
 
 
 def _in_the_way(name: str) -> UnsafeName:
-    return UnsafeName(f"'{name}' is a link or no file, and so not ours; remove it.")
+    return UnsafeName(
+        f"'{name}' is a link, no file, or another user's, and so not ours; remove it."
+    )

@@ -125,7 +125,8 @@ class Election:
         self._mode = mode
         self._looks_at = now + PATIENCE if configured else now
         spread = random.uniform(0, SPREAD) if listens else 0.0
-        self._leads_at = max(self._looks_at, now + listens) + spread
+        self._has_heard_at = max(self._looks_at, now + listens)
+        self._leads_at = self._has_heard_at + spread
 
     def decide(
         self,
@@ -149,11 +150,15 @@ class Election:
             return FollowConfigured()
         if now < self._looks_at:
             return Wait(self._looks_at)
-        for host, port in registries(sightings):
-            if (host, port) not in failed:
+        # What a registry sees of who comes by a link-local address is of no use to others: such
+        # an address is for those who turn out to have no other.
+        has_heard = now >= self._has_heard_at
+        found = [each for each in registries(sightings) if each not in failed]
+        for host, port in found:
+            if has_heard or "%" not in host:
                 return Follow(host, port)
         if self._mode is Mode.NEVER:
-            return Wait(None)
+            return Wait(self._has_heard_at if found else None)
         if now < self._leads_at:
             return Wait(self._leads_at)
         return Lead()

@@ -4,12 +4,14 @@ What both plugins' options have in common.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
 from flow512.content.paths import escape
@@ -28,6 +30,14 @@ def refuse(command: str, sentence: str) -> NoReturn:
     if sys.__stderr__ is not None:
         sys.__stderr__.write(f"twistd {command}: {sentence}\n")
     raise SystemExit(1)
+
+
+def _is_detached() -> bool:
+    """Whether nobody can see what is written to standard error."""
+    try:
+        return os.path.samestat(os.fstat(2), os.stat(os.devnull))
+    except OSError:
+        return True
 
 
 def port_number(text: str) -> int:
@@ -100,6 +110,8 @@ class Daemon(Service):
     sentence and exit status 1.
     """
 
+    log = Logger()
+
     def __init__(self, command: str, service: IService) -> None:
         """
         @param command: the plugin's name.
@@ -113,6 +125,11 @@ class Daemon(Service):
         try:
             self.service.privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         except Flow512Error as error:
+            if _is_detached():
+                # twistd hands an exception to the process that the user waits for; of an exit
+                # that would never hear.
+                self.log.critical("{why}", why=str(error))
+                raise
             refuse(self.command, str(error))
 
     def startService(self) -> None:

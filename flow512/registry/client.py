@@ -37,6 +37,7 @@ from flow512.content.paths import escape
 from flow512.errors import BadFrame, BadMessage, Busy, Cancelled, Flow512Error, TimedOut, from_wire
 from flow512.link.conversation import Caller, Introduction, Patience
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled
+from flow512.registry.table import source_of, subnet_of
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -63,6 +64,12 @@ SHORTEST_PING: Final = 1.0
 
 LONGEST_OBEYED: Final = 3600.0
 """Seconds for which a registry can send a node away."""
+
+DIALS_PER_SUBNET: Final = 256
+"""Peers in one subnet (/24 of IPv4, /48 of IPv6) that it gives."""
+
+MOST_DIALS: Final = 1024
+"""Peers that it gives in all."""
 
 DIALS_PER_HOST: Final = 32
 """Peers at one address that L{RegistryClient.peers_to_dial} gives."""
@@ -312,13 +319,22 @@ class RegistryClient(Service):
         Give the peers that may be dialled without anybody having named them.
 
         A registry only introduces, and could lie: so no host is among these that would have to be
-        looked up or stands for many machines, and no address more often than C{dials_per_host}.
+        looked up or stands for many machines, no machine more often than C{dials_per_host}, no
+        subnet more often than L{DIALS_PER_SUBNET}, and no more than L{MOST_DIALS} in all.
         """
         dials: Counter[str] = Counter()
-        chosen = []
+        chosen: list[Peer] = []
         for peer in self.other_peers:
-            if can_be_dialled(peer) and dials[peer.host] < self._dials_per_host:
-                dials[peer.host] += 1
+            if len(chosen) == MOST_DIALS:
+                break
+            host, subnet = source_of(peer.host), subnet_of(peer.host)
+            if (
+                can_be_dialled(peer)
+                and dials[host] < self._dials_per_host
+                and dials[subnet] < DIALS_PER_SUBNET
+            ):
+                dials[host] += 1
+                dials[subnet] += 1
                 chosen.append(peer)
         return chosen
 

@@ -72,7 +72,8 @@ class PeerList:
         Forget the numbers of the conversation before; the peers stay.
 
         @param registry_host: the address that the registry is reached at. A peer that it sees at a
-            loopback address runs on the registry's own machine, and is found there.
+            loopback address runs on the registry's own machine, and is found there; one that it
+            sees at a link-local address is on the link that the registry is reached by.
         """
         self.number = 0
         self.is_current = False
@@ -177,9 +178,14 @@ class PeerList:
 
     def _as_reached(self, peer: Peer) -> Peer:
         address = plain_address(peer.host)
-        if self._registry_host is None or address is None or not address.is_loopback:
+        if self._registry_host is None or address is None:
             return peer
-        return msgspec.structs.replace(peer, host=self._registry_host)
+        _, percent, scope = self._registry_host.partition("%")
+        if address.is_loopback:
+            return msgspec.structs.replace(peer, host=self._registry_host)
+        if percent and address.version == 6 and address.is_link_local:
+            return msgspec.structs.replace(peer, host=f"{address}%{scope}")
+        return peer
 
 
 def can_be_dialled(peer: Peer) -> bool:
@@ -187,9 +193,9 @@ def can_be_dialled(peer: Peer) -> bool:
     Tell whether a peer's host is the address of one machine: no name that would have to be looked
     up, and no address that stands for many machines or none.
     """
-    try:
-        address = ip_address(peer.host)
-    except ValueError:
+    # As it is dialled: ::ffff:0.0.0.0 is 0.0.0.0, which is this very machine.
+    address = plain_address(peer.host)
+    if address is None:
         return False
     return not (address.is_multicast or address.is_unspecified or address == _EVERYBODY)
 

@@ -122,6 +122,16 @@ def source_of(host: str) -> str:
     return host if address is None else str(address)
 
 
+def subnet_of(host: str) -> str:
+    """
+    Tell which machines are likely to be one network's: those of a /24 of IPv4, or a /48 of IPv6.
+    """
+    address = plain_address(host)
+    if address is None:
+        return host
+    return str(ip_network((address, 24 if address.version == 4 else 48), strict=False))
+
+
 def clean_name(name: str) -> str:
     """
     Check what a user calls a node.

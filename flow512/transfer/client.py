@@ -13,8 +13,8 @@ from flow512.link.address import HostPort
 from flow512.link.conversation import Introduction
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Fetcher, Target
-from flow512.transfer.finding import Candidate, Finder
-from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder
+from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
 
@@ -64,10 +64,12 @@ class TransferClient:
         """
         after = ""
         while True:
-            listing = await source.list(prefix, after)
+            asked = source.list(prefix, after)
+            asked.addTimeout(ANSWERS_WITHIN, self._clock, fell_silent)
+            listing = await asked
             for entry in listing.entries:
                 yield entry
-            if not listing.more or not listing.entries:
+            if not listing.more:
                 return
             after = listing.entries[-1].path
 

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from flow512.content.partial import Partial
 from flow512.content.tree import TreeVerifier, block_digest
-from flow512.errors import BadDigest, Cancelled, Flow512Error, TimedOut
+from flow512.errors import BadDigest, Cancelled, DiskFailure, Flow512Error, TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.transfer.plan import AskBlocks, AskPage, Plan
 from flow512.transfer.source import SourceProtocol, silent
@@ -51,6 +51,10 @@ source makes it while it serves, so it is late only if it does so much slower th
 """
 
 
+class DamagedPartial(DiskFailure):
+    """A partial file is not what its journal says."""
+
+
 class Checksum(Enum):
     """What is compared at the end, beyond the tree."""
 
@@ -63,6 +67,7 @@ class Download:
     Fetches what a partial file lacks.
 
     @ivar stored: bytes that are verified and in place.
+    @ivar resumed: bytes that were there, by the journal, before it began.
     @ivar fetched: bytes that this download received.
     @ivar md5: of the whole content, once it is done and if it was wanted.
     """
@@ -120,6 +125,7 @@ class Download:
         self._silent_for = 0.0
         self._timer: IDelayedCall | None = None
         self.stored = partial.stored
+        self.resumed = self.stored
         self.fetched = 0
         self.md5: bytes | None = None
 
@@ -369,15 +375,21 @@ class Download:
                 return
             self.md5 = self._hash.digest()
             if self.md5 != self._their_md5:
-                self._fail(
-                    BadDigest(
-                        "The MD5 that the source tells is not that of the content, though every"
-                        " block is right; the source's catalog is wrong. Use --no-md5 to go on."
-                    )
-                )
+                self._fail(self._wrong_md5())
                 return
         self._stop_watching()
         self._result.callback(None)
+
+    def _wrong_md5(self) -> Flow512Error:
+        if self.resumed:
+            return DamagedPartial(
+                "What an earlier download left on this disk has been damaged since; run the same"
+                " command again, and only that is fetched anew."
+            )
+        return BadDigest(
+            "The MD5 that the source tells is not that of the content, though every block is"
+            " right; the source's catalog is wrong. Use --no-md5 to go on."
+        )
 
     def _stop_watching(self) -> None:
         if self._timer is not None:

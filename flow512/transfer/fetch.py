@@ -24,7 +24,7 @@ from flow512.content.publish import check_target
 from flow512.content.tree import TreeVerifier
 from flow512.errors import Cancelled
 from flow512.interfaces import RunBlocking
-from flow512.transfer.download import Checksum, Download
+from flow512.transfer.download import Checksum, DamagedPartial, Download
 from flow512.transfer.source import SourceProtocol, fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
@@ -112,6 +112,21 @@ class Fetcher:
         """
         name = target.name_for(entry)
         verifier = await self._prove(source, entry)
+        try:
+            return await self._fetch_into(source, entry, target, name, verifier, progress)
+        except DamagedPartial:
+            # Nothing of it is trusted now: what is right is found by its digests, and kept.
+            return await self._fetch_into(source, entry, target, name, verifier, progress)
+
+    async def _fetch_into(
+        self,
+        source: SourceProtocol,
+        entry: Entry,
+        target: Target,
+        name: str,
+        verifier: TreeVerifier,
+        progress: Callable[[Download], None],
+    ) -> Fetched:
         opened, is_unwanted = await _at_its_end(self.run_blocking(_open, target, name, entry))
         download = Download(
             source,
@@ -129,7 +144,12 @@ class Fetcher:
             if is_unwanted:
                 raise Cancelled("The download was stopped.")
             progress(download)
-            await download.start()
+            try:
+                await download.start()
+            except DamagedPartial:
+                await _at_its_end(download.idle())
+                await _at_its_end(self.run_blocking(opened.partial.distrust))
+                raise
             await _at_its_end(self.run_blocking(opened.publish, target.replace, entry.mtime))
         finally:
             await _at_its_end(download.idle())

@@ -20,10 +20,12 @@ from twisted.python.failure import Failure
 from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.errors import (
+    Busy,
     Flow512Error,
     Misuse,
     NoSuchPeer,
     NotFound,
+    Refusal,
     Unreachable,
 )
 from flow512.link.address import HostPort
@@ -73,6 +75,17 @@ class Found:
     candidate: Candidate
     source: SourceProtocol
     entry: Entry
+
+
+def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
+    """
+    Name who is behind an error, so that a stranger's sentence is not taken for ours.
+    """
+    words = "says: " if isinstance(error, Refusal) else ""
+    sentence = f"{candidate} {words}{escape(str(error))}" if words else f"{candidate}: {error}"
+    if isinstance(error, Busy):
+        return Busy(sentence, error.retry_after)
+    return type(error)(sentence)
 
 
 class Finder:
@@ -189,11 +202,14 @@ class Finder:
                     f"{candidate} cannot be reached ({escape(str(error))});"
                     " is a node running there?"
                 )
-            raise error
+            raise said_by(candidate, error)
         if answers:
-            others = [error for error in answers if not isinstance(error, NotFound)]
-            if others:
-                raise others[0]
+            if not any(isinstance(error, NotFound) for error in answers):
+                raise next(
+                    said_by(candidate, error)
+                    for candidate, error in failed
+                    if not isinstance(error, Unreachable)
+                )
             raise NotFound(
                 f"Nobody has '{wanted}' (asked: {len(answers)},"
                 f" not reached: {len(failed) - len(answers)}); `flow512 ls` shows what there is."

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.library import Library
-from flow512.content.paths import escape
+from flow512.content.paths import SHOWN, escape
 from flow512.errors import (
     BadMessage,
     Busy,
@@ -37,6 +37,7 @@ from flow512.errors import (
 from flow512.interfaces import RunBlocking
 from flow512.link.conversation import Answerer, Introduction, Patience
 from flow512.transfer.reading import Reads
+from flow512.transfer.shared_work import SharedWork
 from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -251,20 +252,27 @@ class TransferProtocol(Answerer):
         if bool(wanted.path) == (wanted.root is not None):
             raise BadMessage("STAT names a path or a root, and not both.")
         if wanted.path:
-            self.log.info("Request for file: '{path}'", path=escape(wanted.path))
+            self.log.info("Request for file: '{path}'", path=escape(wanted.path, SHOWN))
 
         def answer(entry: Entry) -> None:
             self.send(Stated(entry), frame.request)
 
         working = _Working()
-        self._work(
-            frame.request,
-            working,
-            self._service.run_long(
-                self._service.library.stat, wanted.path, wanted.root, working.stop.is_set
-            ),
-            answer,
-        )
+        self._work(frame.request, working, self._find(wanted, working.stop), answer)
+
+    def _find(self, wanted: Stat, stop: Event) -> Deferred[Entry]:
+        library, service = self._service.library, self._service
+        if not wanted.path:
+            return service.run_blocking(library.stat, "", wanted.root, stop.is_set)
+
+        def hash_unless_known(known: Entry | None) -> Entry | Deferred[Entry]:
+            if known is not None:
+                return known
+            return service.long_work.join(
+                wanted.path, stop, lambda may_stop: library.stat(wanted.path, None, may_stop)
+            )
+
+        return service.run_blocking(library.known, wanted.path).addCallback(hash_unless_known)
 
     def _page(self, frame: Frame) -> None:
         wanted = decode(frame, PageRequest)
@@ -292,8 +300,10 @@ class TransferProtocol(Answerer):
         self._work(
             frame.request,
             working,
-            self._service.run_long(
-                self._service.library.checksum, wanted.root, working.stop.is_set
+            self._service.long_work.join(
+                wanted.root,
+                working.stop,
+                lambda may_stop: self._service.library.checksum(wanted.root, may_stop),
             ),
             answer,
         )
@@ -349,7 +359,7 @@ class TransferFactory(Factory[TransferProtocol]):
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking
-        self.run_long = run_long or run_blocking
+        self.long_work = SharedWork(run_long or run_blocking)
         self.patience = patience or Patience()
         # In the order of their arrival, so that a simulation repeats to the byte.
         self.connections: dict[TransferProtocol, None] = {}

@@ -193,6 +193,8 @@ class SourceProtocol(Caller):
             listing = decode(frame, Listing)
             paths = [entry.path for entry in listing.entries]
             in_order = all(one < next_one for one, next_one in pairwise([after, *paths]))
+            if listing.more and not paths:
+                raise BadFrame("A list came that says there is more, and has nothing.")
             if not in_order or not all(path.startswith(prefix) for path in paths):
                 raise BadFrame("The list that came is not the part that was asked for.")
             return listing
@@ -347,7 +349,8 @@ async def connect_source(endpoint: IStreamClientEndpoint, factory: SourceFactory
     except ConnectingCancelledError as error:
         raise CancelledError from error
     except (ConnectError, DNSLookupError) as error:
-        raise Unreachable(error.MESSAGE.rstrip(".").lower()) from error
+        told = error.args[0] if type(error) is ConnectError and error.args else ""
+        raise Unreachable((str(told) or error.MESSAGE).rstrip(".").lower()) from error
     except OSError as error:
         raise Unreachable((error.strerror or str(error)).lower()) from error
     assert isinstance(source, SourceProtocol)

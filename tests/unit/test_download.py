@@ -23,6 +23,7 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.download import CHECKSUM_WITHIN, Checksum, Download
+from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
@@ -248,7 +249,6 @@ class LiarTests(DownloadTestCase):
         entry, _ = self.put("one", 5 * BLOCK)
         source = self.source()
         self.factory.run_blocking = lambda function, *args: Deferred()
-        self.factory.run_long = self.there.run_blocking
         started = self.network.clock.seconds()
         with self.assertRaises(TimedOut):
             self.finish(self.download(entry, source=source))
@@ -265,7 +265,7 @@ class LiarTests(DownloadTestCase):
         """
         entry, _ = self.put("one", 5 * BLOCK)
         source = self.source()
-        self.factory.run_long = lambda function, *args: Deferred()
+        self.factory.long_work = SharedWork(lambda function, *args: Deferred())
         download = self.download(entry, source=source)
         result = download.start()
         self.network.run(CHECKSUM_WITHIN - 60.0)

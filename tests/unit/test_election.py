@@ -90,6 +90,20 @@ class ElectionTests(SynchronousTestCase):
             decision = self.decide(self.election(), after, sighting(1, "10.0.0.1", port=5001))
             self.assertEqual(decision, Follow("10.0.0.1", 5001))
 
+    def test_link_local(self) -> None:
+        """
+        A registry that is seen at a link-local address is followed there only if no other address
+        of it turns up while the node listens.
+        """
+        far, near = sighting(1, "10.0.0.1"), sighting(1, "fe80::1%eth0")
+        for mode in (Mode.AUTO, Mode.NEVER):
+            election = self.election(mode)
+            waits = self.decide(election, 0, near)
+            assert isinstance(waits, Wait)
+            self.assertIsNotNone(waits.until)
+            self.assertEqual(self.decide(election, 0.1, near, far), Follow("10.0.0.1", 5000))
+            self.assertEqual(self.decide(election, LISTEN, near), Follow("fe80::1%eth0", 5000))
+
     def test_only_nodes_seen(self) -> None:
         """Nodes without a registry are no reason not to lead."""
         decision = self.decide(self.election(), 60, sighting(1, "10.0.0.1", "node"))

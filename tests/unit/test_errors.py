@@ -14,15 +14,18 @@ from flow512.errors import (
     BadFrame,
     BadMessage,
     Busy,
+    Cancelled,
     DiskFailure,
     DiskFull,
     Flow512Error,
+    Misuse,
     NotFound,
     PortTaken,
     Refusal,
     SourceFailure,
     TargetExists,
     TooManyOpenFiles,
+    Unreachable,
     Violation,
     from_os_error,
     from_wire,
@@ -41,14 +44,19 @@ class WireTests(SynchronousTestCase):
 
     def test_there_and_back(self) -> None:
         """
-        What one side says is what the other side gets, with its sentence; but who is accused of
-        a violation is told of a refusal, for the other side has not committed it.
+        A refusal arrives as what it was sent as, with its sentence. What would say something of
+        the one who reads it (a violation, misuse, its own cancelling), or that nobody is there,
+        is only a refusal to that one.
         """
         for kind in WIRE_CODES:
             if kind is Flow512Error:
                 continue
             back = from_wire(*to_wire(kind("It is so.")))
-            self.assertIs(type(back), Refusal if issubclass(kind, Violation) else kind)
+            is_ours_to_say = issubclass(kind, Violation | Unreachable) or kind in (
+                Cancelled,
+                Misuse,
+            )
+            self.assertIs(type(back), Refusal if is_ours_to_say else kind)
             self.assertEqual(str(back), "It is so.")
 
     def test_retry_after(self) -> None:

@@ -137,6 +137,42 @@ class FetcherTests(TransferTestCase):
         fetched = self.network.result(self.fetch(entry))
         self.assertGreater(fetched.resumed, 0)
 
+    def leave_part(self, entry: Entry) -> Path:
+        """Stop a fetch when something of it is there."""
+        result = self.fetch(entry)
+        self.network.run_until(lambda: self.here.bytes_received > 4 * BLOCK)
+        result.cancel()
+        with self.assertRaises(Cancelled):
+            self.network.result(result)
+        (part,) = self.folder.glob(".flow512-*.part")
+        return part
+
+    def test_damaged_since(self) -> None:
+        """
+        Blocks that the journal vouches for and that were damaged on this disk since are found out
+        by the MD5, and only they are fetched anew.
+        """
+        entry, content = self.put("one", 6 * BLOCK)
+        part = self.leave_part(entry)
+        with part.open("r+b") as file:
+            file.seek(1000)
+            file.write(bytes([content[1000] ^ 1]))
+        before = self.here.bytes_received
+        fetched = self.network.result(self.fetch(entry))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        self.assertEqual(self.names(), ["one"])
+        self.assertGreater(fetched.resumed + fetched.fetched, 0)
+        self.assertLess(self.here.bytes_received - before, entry.size)
+
+    def test_part_of_another_user(self) -> None:
+        """What another user has put in the place of the partial file is not gone on with."""
+        entry, _ = self.put("one", 6 * BLOCK)
+        self.leave_part(entry)
+        theirs = os.geteuid() + 1
+        self.patch(os, "geteuid", lambda: theirs)
+        with self.assertRaises(UnsafeName):
+            self.network.result(self.fetch(entry))
+
     def test_empty_content_with_another_root(self) -> None:
         """Nobody gets an empty file for a content that is not empty."""
         with self.assertRaises(BadDigest):

@@ -13,6 +13,7 @@ from flow512.errors import (
     Misuse,
     NoSuchPeer,
     NotFound,
+    Refusal,
     Unreachable,
     Violation,
 )
@@ -196,12 +197,21 @@ class FinderTests(SynchronousTestCase):
         self.assertIn("None of the 2 known peers", str(failure.value))
 
     def test_somebody_refuses(self) -> None:
-        """A refusal tells more than that others do not have it."""
+        """
+        A refusal is told with the name of who said it, unless somebody else said plainly that
+        they do not have it.
+        """
         everyone = self.candidates(2)
         result = self.find(everyone)
-        self.connected(everyone[0]).answer.errback(NotFound("none"))
+        self.connected(everyone[0]).answer.errback(Unreachable("gone"))
         self.connected(everyone[1]).answer.errback(Busy("come later"))
-        self.assertEqual(str(self.failureResultOf(result, Busy).value), "come later")
+        self.assertEqual(
+            str(self.failureResultOf(result, Busy).value), "n1 (10.0.0.2:5000) says: come later"
+        )
+        result = self.find(everyone)
+        self.connected(everyone[0]).answer.errback(NotFound("none"))
+        self.connected(everyone[1]).answer.errback(Refusal("Run this: rm -rf /"))
+        self.assertNotIn("rm -rf", str(self.failureResultOf(result, NotFound).value))
 
     def test_bound(self) -> None:
         """Only so many are dialled at once; the next when one has answered."""

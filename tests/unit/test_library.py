@@ -332,6 +332,29 @@ class HashTests(LibraryCase):
         md5 = hashlib.md5(b"a" + bytes(MD5_AT_ONCE)).digest()
         self.assertEqual(self.library.list()[0][0].md5, md5)
 
+    def test_of_a_folder_that_is_not_shared_now(self) -> None:
+        """MD5s that are due in a folder that is no longer shared are passed over."""
+        self.put("a", folder=self.second)
+        os.truncate(os.path.join(self.second, "a"), MD5_AT_ONCE + 1)
+        self.library.scan()
+        self.hash_all()
+        only_first = Library(self.catalog, [Share(self.folder)])
+        self.addCleanup(only_first.close)
+        self.assertIsNone(only_first.sum_next())
+        self.assertIsNotNone(self.library.sum_next())
+
+    def test_known(self) -> None:
+        """What needs no hashing is told at once; of all else nothing is said."""
+        self.put("a")
+        self.assertIsNone(self.library.known("a"))
+        entry = self.library.stat("a")
+        self.assertEqual(self.library.known("a"), entry)
+        self.assertIsNone(self.library.known("b"))
+        self.put("a", b"other")
+        self.assertIsNone(self.library.known("a"))
+        with self.assertRaises(UnsafeName):
+            self.library.known("../a")
+
     def test_trouble(self) -> None:
         """A file that is being written is told of once, and not tried again before the next
         scan; the others are hashed."""

@@ -238,6 +238,15 @@ class LifeTests(NodeTestCase):
         self.refused(Misuse, self.make(host, NodeSettings(registry="nonsense:1", state=other)))
         self.refused(Misuse, self.make(host, NodeSettings(listen="nonsense:1", state=other)))
 
+    def test_state_in_a_share(self) -> None:
+        """What is only the node's own cannot be shared by mistake."""
+        share = self.share("s")
+        for state in (share, f"{share}/deep/state"):
+            settings = NodeSettings(shares=(self.share("t"), share), state=state)
+            self.assertIn(
+                "--state", self.refused(Misuse, self.make(self.host(1 + len(self.nodes)), settings))
+            )
+
     def test_no_tcp_port(self) -> None:
         """
         A node that listens on something else than TCP serves there, says where, and never becomes

@@ -11,6 +11,7 @@ from unittest import mock
 from twisted.application.service import IService, IServiceMaker, ServiceMaker
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import capturedLogs, formatEvent
 from twisted.plugin import IPlugin
 from twisted.plugins import flow512_dropin
 from twisted.python.usage import Options
@@ -176,10 +177,21 @@ class ServiceTests(PluginTestCase):
 
         service = Broken(self.host.reactor, self.registry("--no-beacon").settings)
         daemon = Daemon("flow512-x", service)
-        with mock.patch.object(sys, "__stderr__", io.StringIO()) as said:
+        with (
+            mock.patch("flow512.plugins.options._is_detached", return_value=False),
+            mock.patch.object(sys, "__stderr__", io.StringIO()) as said,
+        ):
             with self.assertRaises(SystemExit):
                 daemon.privilegedStartService()
             self.assertEqual(said.getvalue(), "twistd flow512-x: No port.\n")
+        with (
+            mock.patch("flow512.plugins.options._is_detached", return_value=True),
+            capturedLogs() as logs,
+            self.assertRaises(PortTaken),
+        ):
+            # In the background: what twistd hands to the process that waits is an exception.
+            daemon.privilegedStartService()
+        self.assertEqual([formatEvent(event) for event in logs], ["No port."])
 
     def test_global_reactor(self) -> None:
         """Without a reactor it is the installed one, asked for only then."""

@@ -30,6 +30,7 @@ from flow512.errors import (
     Unsupported,
 )
 from flow512.link.conversation import Introduction, Patience
+from flow512.registry import client as client_module
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
@@ -663,6 +664,30 @@ class HostileRegistryTests(ClientTestCase):
         self.assertEqual(len(self.client.other_peers), 398)
         self.assertEqual(len(self.client.peers_to_dial()), 3)
 
+    def test_victim_by_other_names(self) -> None:
+        """One machine is one machine, however its address is written; so is a subnet."""
+        spellings = [
+            "203.0.113.80",
+            "::ffff:203.0.113.80",
+            "::ffff:cb00:7150",
+            "::FFFF:203.0.113.80",
+        ]
+        self.listed(
+            1, [peer(number, spellings[number % 4], 1 + number) for number in range(2, 100)]
+        )
+        self.assertEqual(len(self.client.peers_to_dial()), 3)
+
+    def test_subnet(self) -> None:
+        """A registry cannot have a whole subnet dialled, nor the whole world."""
+        table = [
+            peer(number, f"203.0.{113 + number % 2}.{number % 250}") for number in range(2, 100)
+        ]
+        self.listed(1, table)
+        self.patch(client_module, "DIALS_PER_SUBNET", 10)
+        self.assertEqual(len(self.client.peers_to_dial()), 20)
+        self.patch(client_module, "MOST_DIALS", 15)
+        self.assertEqual(len(self.client.peers_to_dial()), 15)
+
     def test_too_many(self) -> None:
         """A list without end ends its conversation, before it fills the memory."""
         end = self.registered()
@@ -685,6 +710,8 @@ class HostileRegistryTests(ClientTestCase):
                 peer(5, "224.0.0.251"),
                 peer(6, "0.0.0.0"),
                 peer(7, "2001:db8::7"),
+                peer(8, "::ffff:0.0.0.0"),
+                peer(9, "::ffff:224.0.0.1"),
             ],
         )
         self.assertEqual(

@@ -642,6 +642,22 @@ class HistoryTests(SynchronousTestCase):
         )
 
 
+class ReachTests(SynchronousTestCase):
+    """At which address a peer is reached by the one who reads the list."""
+
+    def test_same_link(self) -> None:
+        """A link-local address is on the link by which the registry is reached, if that tells."""
+        for reached_at, expected in (
+            ("fe80::9%eth7", "fe80::1%eth7"),
+            ("192.0.2.9", "fe80::1"),
+            ("fd00::9", "fe80::1"),
+        ):
+            copy = PeerList()
+            copy.begin(reached_at)
+            copy.snapshot(Snapshot(1, (Peer(b"n" * 32, "n", "fe80::1", 5000),)))
+            self.assertEqual([each.host for each in copy.peers.values()], [expected])
+
+
 class PeerListTests(SynchronousTestCase):
     """A node's copy notices what it misses and what cannot be."""
 

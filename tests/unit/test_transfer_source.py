@@ -231,6 +231,13 @@ class ViolationTests(SourceTestCase):
             self.fails_the_conversation(result)
             self.doCleanups()
 
+    def test_list_of_nothing_and_more(self) -> None:
+        """A list that has nothing cannot be followed by more."""
+        result = self.source.list("b")
+        self.end.heard()
+        self.end.say(Listing((), True), request=1)
+        self.fails_the_conversation(result)
+
 
 class CancelTests(SourceTestCase):
     """Requests that nobody wants any more."""
