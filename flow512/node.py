@@ -29,7 +29,12 @@ from flow512.content.library import Library
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.content.tree import SCHEME, parse_content_id
-from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
+from flow512.discovery.addresses import (
+    LocalAddress,
+    addresses_of_host,
+    check_interfaces,
+    choose_interfaces,
+)
 from flow512.discovery.beacon import Beacon
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
@@ -181,6 +186,8 @@ class NodeService(Service):
             self._run_blocking,
             self._run_long,
         )
+        if settings.beacon_port is not None:
+            check_interfaces(settings.interfaces, self._local_addresses())
         if settings.registry is not None:
             # Whether that is an address at all is known now, and not only when it is dialled.
             client_endpoint(self._reactor, settings.registry)

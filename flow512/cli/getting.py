@@ -169,6 +169,11 @@ async def get(
             fetched = await _fetch(machine, node, wish, told)
     except STOPPED:
         raise told.stopped() from None
+    except Unreachable as error:
+        told.failed()
+        if not told.has_begun:
+            raise
+        raise type(error)(f"{error} Run the same command again to go on.") from error
     except BaseException:
         told.failed()
         raise

@@ -12,6 +12,9 @@ from typing import Final
 
 import ifaddr
 
+from flow512.discovery.datagram import printable
+from flow512.errors import Misuse
+
 _LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
 
 
@@ -135,6 +138,20 @@ def choose_interfaces(
     if not names:
         return usable(addresses)
     return [each for each in addresses if each.interface in names or each.address in names]
+
+
+def check_interfaces(names: Sequence[str], addresses: Sequence[LocalAddress]) -> None:
+    """
+    Find out whether a user has misspelt the name of an interface.
+
+    @param names: interfaces or addresses that the user named.
+    @param addresses: this machine's.
+    @raise Misuse: it has none of that name or address now.
+    """
+    for name in names:
+        if not choose_interfaces([name], addresses):
+            there = ", ".join(dict.fromkeys(each.interface or each.address for each in addresses))
+            raise Misuse(f"There is no interface '{printable(name)}' here; there are: {there}.")
 
 
 def usable_addresses() -> Sequence[LocalAddress]:

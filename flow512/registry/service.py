@@ -14,7 +14,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.python.failure import Failure
 
-from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
+from flow512.discovery.addresses import (
+    LocalAddress,
+    addresses_of_host,
+    check_interfaces,
+    choose_interfaces,
+)
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.beacon import Beacon
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, host_of, listen_at, usual_places
@@ -91,6 +96,8 @@ class RegistryService(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         if self._listening is not None:
             return
+        if self.settings.beacon_port is not None:
+            check_interfaces(self.settings.interfaces, self._local_addresses())
         failures: list[Failure] = []
         Deferred.fromCoroutine(
             listen_at(

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.discovery.addresses import LocalAddress, usable
+from flow512.discovery.addresses import LocalAddress, check_interfaces, usable
+from flow512.errors import Misuse
 
 LO4 = LocalAddress("127.0.0.1", 8, "lo", 1)
 LO6 = LocalAddress("::1", 128, "lo", 1)
 LAN4 = LocalAddress("192.168.1.5", 24, "eth0", 2)
 LAN6 = LocalAddress("fd00::5", 64, "eth0", 2)
 LINK6 = LocalAddress("fe80::5", 64, "eth0", 2)
+
+
+class MisspeltTests(SynchronousTestCase):
+    """Interfaces that a user names."""
+
+    def test_check(self) -> None:
+        """A name or address that the machine has not is refused, and what it has is told."""
+        here = [LocalAddress("10.0.0.1", 24, "eth0", 2), LocalAddress("127.0.0.1", 8, "lo", 1)]
+        check_interfaces(["eth0", "127.0.0.1"], here)
+        check_interfaces([], [])
+        for name in ("wlan7", "10.0.0.2", "\x1b[31m"):
+            with self.assertRaises(Misuse) as caught:
+                check_interfaces(["lo", name], here)
+            self.assertIn("eth0, lo", str(caught.exception))
+            self.assertNotIn("\x1b", str(caught.exception))
 
 
 class UsableTests(SynchronousTestCase):
