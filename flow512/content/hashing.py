@@ -23,6 +23,9 @@ _STEP: Final = 4 * BLOCK
 """Bytes that are read at once (1 MiB): enough for a disk's best, little enough to stop soon."""
 
 _ZEROS: Final = memoryview(bytes(_STEP))
+_HOLE_AT_ONCE: Final = 2**15
+"""Blocks of a hole whose digests are added at once (1 MiB of digests)."""
+
 _ZERO_BLOCK: Final = block_digest(_ZEROS[:BLOCK])
 
 
@@ -53,7 +56,11 @@ def hash_file(
     builder = TreeBuilder()
     digest = hashlib.md5(usedforsecurity=False) if md5 else None
     _Pass(fd, size, stop, what).run(builder, digest)
-    return builder.finish(size), None if digest is None else digest.digest()
+    try:
+        tree = builder.finish(size)
+    except OSError as error:
+        raise from_os_error(error, f"hashing {what}") from error
+    return tree, None if digest is None else digest.digest()
 
 
 def md5_of_file(fd: int, size: int, *, stop: Stop, what: str = "the file") -> bytes:
@@ -99,7 +106,7 @@ class _Pass:
             for extent in self._extents():
                 self._check_stop()
                 if builder is not None and extent.hole:
-                    builder.add_many(_ZERO_BLOCK * ((extent.end - extent.start) // BLOCK))
+                    self._add_hole(builder, (extent.end - extent.start) // BLOCK)
                 if md5 is None and extent.hole:
                     continue
                 for data in self._steps(extent):
@@ -115,6 +122,13 @@ class _Pass:
             raise self._changed()
         if before.st_mtime_ns != after.st_mtime_ns:
             raise self._changed()
+
+    def _add_hole(self, builder: TreeBuilder, blocks: int) -> None:
+        while blocks:
+            self._check_stop()
+            taken = min(blocks, _HOLE_AT_ONCE)
+            builder.add_many(_ZERO_BLOCK * taken)
+            blocks -= taken
 
     def _extents(self) -> Iterator[_Extent]:
         # A block that has any data in it, or is short, is read; so is all that comes after it up

@@ -20,10 +20,13 @@ Source of BLAKE3: U{https://github.com/BLAKE3-team/BLAKE3-specs/blob/master/blak
 
 from __future__ import annotations
 
+import os
 import re
+import weakref
 from base64 import b32decode, b32encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from tempfile import mkstemp
 from typing import Final, TypeAlias
 
 from blake3 import blake3
@@ -33,6 +36,9 @@ from flow512.errors import BadDigest, BadMessage, Misuse
 from flow512.units import BLOCK, DIGEST, DIGESTS_PER_PAGE, MAX_FILE_SIZE, PAGE
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+HELD: Final = 1024 * 1024
+"""Bytes of digests of one level that are held in memory while a file is hashed (8 GiB of it)."""
 
 KEY_BLOCK: Final = b"flow512 tree: block".ljust(32, b"\0")
 KEY_PAGE: Final = b"flow512 tree: page".ljust(32, b"\0")
@@ -181,6 +187,53 @@ class Shape:
         return min(BLOCK, self.size - BLOCK * index)
 
 
+class _Level:
+    """
+    The digests of one level, one after the other. Beyond L{HELD} they are in a file without a
+    name, so that memory does not grow with the file that is hashed.
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._fd = -1
+        self._in_file = 0
+
+    def __len__(self) -> int:
+        return self._in_file + len(self._held)
+
+    def add(self, digests: Buffer) -> None:
+        """
+        Append digests.
+
+        @raise OSError: there is no room for the file.
+        """
+        self._held += digests
+        if len(self._held) < HELD:
+            return
+        if self._fd < 0:
+            self._fd, name = mkstemp(prefix="flow512-")
+            weakref.finalize(self, os.close, self._fd)
+            os.unlink(name)
+        offset, left = self._in_file, memoryview(self._held)
+        while left:
+            written = os.pwrite(self._fd, left, offset)
+            offset, left = offset + written, left[written:]
+        self._in_file = offset
+        self._held = bytearray()
+
+    def read(self, start: int, length: int) -> bytes:
+        """
+        Give some of it.
+
+        @raise OSError: the file cannot be read.
+        """
+        data = b""
+        if start < self._in_file:
+            data = os.pread(self._fd, min(length, self._in_file - start), start)
+        at = start + len(data) - self._in_file
+        return data + bytes(self._held[at : at + length - len(data)])
+
+
 @dataclass(frozen=True)
 class Tree:
     """
@@ -188,12 +241,11 @@ class Tree:
 
     @ivar root: the content id.
     @ivar shape: what follows from the size.
-    @ivar levels: the digests of each level, one after the other, from level 0 up.
     """
 
     root: bytes
     shape: Shape
-    levels: tuple[bytes, ...]
+    _levels: tuple[_Level, ...] = field(compare=False, repr=False)
 
     def page(self, level: int, index: int) -> bytes:
         """
@@ -202,16 +254,17 @@ class Tree:
         @raise Misuse: there is no such page.
         """
         start = PAGE * index
-        return self.levels[level][start : start + self.shape.page_length(level, index)]
+        length = self.shape.page_length(level, index)
+        return self._levels[level].read(start, length)
 
 
 class TreeBuilder:
     """
-    Makes a L{Tree} from the digests of a file's blocks, in order. It holds 32 bytes a block.
+    Makes a L{Tree} from the digests of a file's blocks, in order, each 32 bytes.
     """
 
     def __init__(self) -> None:
-        self._digests = bytearray()
+        self._blocks = _Level()
 
     def add(self, digest: bytes) -> None:
         """
@@ -219,7 +272,7 @@ class TreeBuilder:
 
         @param digest: what L{block_digest} says of it.
         """
-        self._digests += digest
+        self._blocks.add(digest)
 
     def add_many(self, digests: bytes) -> None:
         """
@@ -227,7 +280,7 @@ class TreeBuilder:
 
         @param digests: of each, one after the other.
         """
-        self._digests += digests
+        self._blocks.add(digests)
 
     def finish(self, size: int) -> Tree:
         """
@@ -235,21 +288,22 @@ class TreeBuilder:
 
         @param size: the file's bytes.
         @raise Misuse: a file of that size has another number of blocks.
+        @raise OSError: there is no room for a temporary file, or it cannot be read.
         """
         shape = Shape(size)
-        digests = bytes(self._digests)
-        if len(digests) != DIGEST * shape.blocks:
+        if len(self._blocks) != DIGEST * shape.blocks:
             raise Misuse(
                 f"A file of {size} bytes has {shape.blocks} blocks;"
-                f" the digests of {len(digests) / DIGEST:g} were added."
+                f" the digests of {len(self._blocks) / DIGEST:g} were added."
             )
-        levels = [digests]
-        for level in range(1, shape.levels):
-            below = memoryview(levels[level - 1])
-            levels.append(
-                b"".join(page_digest(below[at : at + PAGE]) for at in range(0, len(below), PAGE))
-            )
-        return Tree(root_digest(size, levels[-1]), shape, tuple(levels))
+        levels = [self._blocks]
+        for _ in range(1, shape.levels):
+            below, above = levels[-1], _Level()
+            for start in range(0, len(below), PAGE):
+                above.add(page_digest(below.read(start, min(PAGE, len(below) - start))))
+            levels.append(above)
+        top = levels[-1].read(0, len(levels[-1]))
+        return Tree(root_digest(size, top), shape, tuple(levels))
 
 
 class TreeVerifier:

@@ -171,6 +171,10 @@ class ObserverTests(CommandCase):
         self.assertNotIn("Detail", err)
 
 
+TERMINAL = {"TERM": "xterm"}
+"""The environment of a process on a terminal that can move its cursor."""
+
+
 class ProgressTests(CommandCase):
     """How far a download is."""
 
@@ -205,7 +209,9 @@ class ProgressTests(CommandCase):
     def test_bar(self) -> None:
         """The bar shows the name as it is, rate and time left; it is drawn rarely, then removed."""
         out, clock = TerminalText(), Clock()
-        console = Console(file=out, force_terminal=True, width=100, color_system=None)
+        console = Console(
+            file=out, force_terminal=True, width=100, color_system=None, _environ=TERMINAL
+        )
         bar = Bar(console, clock)
         bar.begin(self.entry, 0)
         for stored in range(0, 600, 10):
