@@ -38,8 +38,8 @@ from flow512.errors import (
 from flow512.wire.messages import MAX_PATH
 
 LARGEST: Final = 2**43
-"""Bytes in the largest file that is offered (8 TiB): while it is hashed, its digests are in
-memory, and take 1 GiB. A sparse file may claim any size without having it."""
+"""Bytes in the largest file that is offered (8 TiB): while it is hashed, its digests take 1 GiB
+of temporary space. A sparse file may claim any size without having it."""
 
 
 class Share:
