@@ -382,7 +382,7 @@ class Opening(SynchronousTestCase):
         """When the process has no descriptor left, that is what it says, at every step."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        # Whatever else the process has open: from here on there is none free below, none used above.
+        # Whatever else is open: from here on none below is free, and none above is used.
         gc.collect()
         highest = max(map(int, os.listdir("/proc/self/fd")))
         free = 0
