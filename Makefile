@@ -5,13 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LEAST_BRANCHES := 95
+FUZZ_TARGETS := frames handshake messages datagrams names journal
+FUZZ_SECONDS := 60
 
 # An editable install finds the twistd plugins only in this mode.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	--config-settings editable_mode=compat
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit system seeds lint types docs package bench clean
+.PHONY: help demo test unit system seeds lint types docs package bench fuzz clean
 
 help:
 	@echo "make demo     a registry and two nodes move and verify a file, as you watch"
@@ -22,6 +24,7 @@ help:
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
 	@echo "make package  build sdist and wheel, and try them in clean environments"
 	@echo "make bench    compare with curl from nginx, and rsync"
+	@echo "make fuzz     coverage-guided fuzzing, each target for a minute"
 	@echo "make clean    remove what the others made, but for .venv"
 
 demo: $(VENV)/.test
@@ -51,6 +54,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks tools
+	$(BIN)/mypy fuzz
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -62,10 +66,16 @@ package: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/transfer.py
 
+fuzz: $(VENV)/.fuzz
+	set -e; for target in $(FUZZ_TARGETS); do \
+		$(BIN)/python fuzz/$$target.py -max_total_time=$(FUZZ_SECONDS); \
+	done
+
 clean:
 	rm -rf build dist flow512.egg-info docs/_build docs/api htmlcov .coverage .coverage.* \
 		_trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find flow512 twisted tests tools benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+	find flow512 twisted tests tools benchmarks docs fuzz -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf fuzz/.names fuzz/*-crash-* fuzz/*-timeout-* fuzz/*-oom-*
 	rm -f twisted/plugins/dropin.cache
 
 # The stamps: made last, so that an installation that was cut short is done again.
@@ -76,6 +86,10 @@ $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/pip
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/pip
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.test
+
+$(VENV)/.fuzz: setup.cfg pyproject.toml | $(BIN)/pip
+	$(INSTALL) -e '.[fuzz]'
+	@touch $@
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -1,5 +1,5 @@
 """
-Move one file between two processes by flow512, by curl from nginx and by rsync, in turn.
+Move one file between two processes by flow512 and by what people use otherwise, in turn.
 
 Everything is on 127.0.0.1, in a folder of its own in tmpfs, so that neither network nor disk is
 measured. What is timed is what a user waits for: the fetching process from start to end.
@@ -10,305 +10,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import filecmp
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-NAME: Final = "random.bin"
-START_SECONDS: Final = 20.0
-INDEX_SECONDS: Final = 300.0
-STOP_SECONDS: Final = 10.0
+from bench import NAME, Bench, Failed, Missing, Mover, leave_the_network
+from movers import ENCRYPTED, MOVERS, PLAIN
+
 UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-INSTALL: Final = "apt-get install nginx-light rsync curl"
-
-
-class Failed(Exception):
-    """The benchmark cannot go on; one sentence says why."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """
-    One transfer.
-
-    @ivar seconds: from the start of the fetching process to its end.
-    @ivar own_seconds: what the process itself says the transfer took, if it does.
-    @ivar peak_kib: its peak resident memory.
-    """
-
-    seconds: float
-    own_seconds: float | None
-    peak_kib: int
-
-
-@dataclass
-class Mover:
-    """
-    A way to move the file.
-
-    @ivar fetch: makes the command that fetches into a target.
-    @ivar server: the serving process.
-    """
-
-    name: str
-    fetch: Callable[[Path], list[str]]
-    server: subprocess.Popen[bytes]
-    runs: list[Run] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """
-    Where and what is measured.
-
-    @ivar scratch: a folder in tmpfs that is removed at the end.
-    """
-
-    scratch: Path
-    options: argparse.Namespace
-
-    @property
-    def shared(self) -> Path:
-        """The folder that is served; it holds the one file."""
-        return self.scratch / "shared"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What processes get, so that they leave nothing in the user's own folders."""
-        homes = ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
-        return {**os.environ, **dict.fromkeys(homes, str(self.scratch / "home"))}
-
-    @contextlib.contextmanager
-    def running(self, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """
-        Run a process while the context lasts; its output is in C{NAME.out} and C{NAME.err}.
-
-        It leads a session of its own: Ctrl-C reaches this process only, which then ends it.
-        """
-        with self.log(name, "out").open("wb") as out, self.log(name, "err").open("wb") as err:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=self.scratch,
-                env=self.environment,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    try:
-                        process.wait(STOP_SECONDS)
-                    except subprocess.TimeoutExpired:
-                        os.killpg(process.pid, signal.SIGKILL)
-                        process.wait()
-
-    def log(self, name: str, kind: str) -> Path:
-        """Name the file that a process writes to."""
-        return self.scratch / f"{name}.{kind}"
-
-    def failure(self, name: str, what: str) -> Failed:
-        """Make the error of a process that failed, with the last that it said."""
-        said = "".join(
-            self.log(name, kind).read_text(errors="replace")[-2000:] for kind in ("out", "err")
-        )
-        return Failed(f"{name} {what}." + (f" It said:\n{said.rstrip()}" if said.strip() else ""))
-
-    def wait_for_port(self, name: str, server: subprocess.Popen[bytes], port: int) -> None:
-        """Return when the server accepts connections."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if server.poll() is not None:
-                raise self.failure(name, f"ended with status {server.returncode} at its start")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return
-            time.sleep(0.02)
-        raise self.failure(name, f"did not listen within {START_SECONDS:g} seconds")
-
-    def wait_for_event(
-        self, name: str, server: subprocess.Popen[bytes], event: str, seconds: float
-    ) -> dict[str, Any]:
-        """Return the first object of a kind that the server prints."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for line in self.log(name, "out").read_text(errors="replace").splitlines(True):
-                if line.endswith("\n") and (said := _parsed(line)).get("event") == event:
-                    return said
-            if server.poll() is not None:
-                raise self.failure(name, f"ended with status {server.returncode} before '{event}'")
-            time.sleep(0.05)
-        raise self.failure(name, f"did not say '{event}' within {seconds:g} seconds")
-
-    def measure(self, mover: Mover) -> Run:
-        """
-        Fetch once, compare what arrived, and remove it.
-
-        @raise Failed: the fetch failed, hung, or brought other bytes.
-        """
-        name = f"{mover.name}-client"
-        folder = self.scratch / "target"
-        folder.mkdir()
-        target = folder / NAME
-        began = time.perf_counter()
-        with self.running(name, mover.fetch(target)) as process:
-            watchdog = threading.Timer(self.options.timeout, process.kill)
-            watchdog.start()
-            try:
-                # wait4 and not Popen.wait: it tells the memory of this one child.
-                _, status, usage = os.wait4(process.pid, 0)
-                seconds = time.perf_counter() - began
-                process.returncode = os.waitstatus_to_exitcode(status)
-            finally:
-                watchdog.cancel()
-        if process.returncode == -signal.SIGKILL and seconds >= self.options.timeout:
-            raise self.failure(name, f"took longer than {self.options.timeout} seconds")
-        if process.returncode != 0:
-            raise self.failure(name, f"ended with status {process.returncode}")
-        if not target.exists() or not filecmp.cmp(self.shared / NAME, target, shallow=False):
-            raise self.failure(name, "brought something else than the file")
-        shutil.rmtree(folder)
-        own = None
-        for line in self.log(name, "out").read_text(errors="replace").splitlines():
-            if (said := _parsed(line)).get("event") == "done":
-                own = float(said["seconds"])
-        return Run(seconds, own, usage.ru_maxrss)
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def free_port() -> int:
-    """Find a TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def find(program: str) -> str | None:
-    """Find a program; Debian keeps servers where users' paths do not lead."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-
-
-@contextlib.contextmanager
-def flow512(bench: Bench) -> Iterator[Mover]:
-    """Serve by C{flow512 serve}, fetch by C{flow512 get}."""
-    program = shutil.which("flow512", path=str(Path(sys.executable).parent)) or find("flow512")
-    if program is None:
-        raise Failed(
-            "There is no flow512 here; `make bench` installs it, or leave it out by --only."
-        )
-    options = bench.options
-    serve = [program, "serve", str(bench.shared), "--listen", "tcp:0:interface=127.0.0.1"]
-    serve += ["--no-beacon", "--bootstrap", "never", "--state", str(bench.scratch / "state")]
-    with bench.running("flow512", [*serve, "--json"]) as server:
-        port = bench.wait_for_event("flow512", server, "ready", START_SECONDS)["port"]
-        bench.wait_for_event("flow512", server, "indexed", INDEX_SECONDS)
-        get = [program, "get", NAME, "--from", f"127.0.0.1:{port}", "--no-beacon", "--json"]
-        if not options.md5:
-            get.append("--no-md5")
-        if options.run:
-            get += ["--run", str(options.run)]
-        yield Mover("flow512", lambda target: [*get, "-o", str(target)], server)
-
-
-@contextlib.contextmanager
-def curl(bench: Bench) -> Iterator[Mover | None]:
-    """Serve by nginx with sendfile, fetch by curl."""
-    nginx, client = find("nginx"), find("curl")
-    if nginx is None or client is None:
-        yield None
-        return
-    port = free_port()
-    # Every folder that this nginx was built to write to, moved to where we may write.
-    built = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
-    temporary = "".join(
-        f"    {kind.replace('-', '_')}_temp_path {bench.scratch}/nginx-{kind};\n"
-        for kind in re.findall(r"--http-([a-z-]+)-temp-path=", built)
-    )
-    config = bench.scratch / "nginx.conf"
-    config.write_text(
-        f"""
-{"user root;" if os.getuid() == 0 else ""}
-daemon off;
-worker_processes 1;
-pid {bench.scratch}/nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-{temporary}
-    access_log off;
-    sendfile on;
-    tcp_nopush on;
-    server {{
-        listen 127.0.0.1:{port};
-        root {bench.shared};
-    }}
-}}
-"""
-    )
-    command = [nginx, "-e", "stderr", "-p", str(bench.scratch), "-c", str(config)]
-    with bench.running("curl", command) as server:
-        bench.wait_for_port("curl", server, port)
-        get = [client, "--silent", "--show-error", "--fail", f"http://127.0.0.1:{port}/{NAME}"]
-        yield Mover("curl", lambda target: [*get, "-o", str(target)], server)
-
-
-@contextlib.contextmanager
-def rsync(bench: Bench) -> Iterator[Mover | None]:
-    """Serve by an rsync daemon, fetch by rsync."""
-    program = find("rsync")
-    if program is None:
-        yield None
-        return
-    port = free_port()
-    config = bench.scratch / "rsyncd.conf"
-    config.write_text(
-        f"""
-{"uid = root" if os.getuid() == 0 else ""}
-{"gid = root" if os.getuid() == 0 else ""}
-use chroot = no
-lock file = {bench.scratch}/rsyncd.lock
-[files]
-path = {bench.shared}
-read only = yes
-"""
-    )
-    command = [program, "--daemon", "--no-detach", f"--config={config}"]
-    command += ["--log-file=/dev/stderr", "--address=127.0.0.1", f"--port={port}"]
-    with bench.running("rsync", command) as server:
-        bench.wait_for_port("rsync", server, port)
-        get = [program, "--whole-file", f"rsync://127.0.0.1:{port}/files/{NAME}"]
-        yield Mover("rsync", lambda target: [*get, str(target)], server)
-
-
-MOVERS: Final[dict[str, Callable[[Bench], contextlib.AbstractContextManager[Mover | None]]]] = {
-    "flow512": flow512,
-    "curl": curl,
-    "rsync": rsync,
-}
 
 
 def peak_kib(process: subprocess.Popen[bytes]) -> int:
@@ -334,6 +52,11 @@ def make_file(path: Path, size: int) -> None:
             size -= out.write(os.urandom(min(size, 2**22)))
 
 
+def chosen(options: argparse.Namespace) -> list[str]:
+    """Name the movers that are to be compared."""
+    return list(options.only or (ENCRYPTED if options.tls else PLAIN))
+
+
 def compare(bench: Bench, note: Callable[[str], None]) -> dict[str, Any]:
     """
     Start the servers, run the rounds, and sum them up.
@@ -344,12 +67,11 @@ def compare(bench: Bench, note: Callable[[str], None]) -> dict[str, Any]:
     options = bench.options
     with contextlib.ExitStack() as stack:
         movers: list[Mover] = []
-        for name in options.only or MOVERS:
-            mover = stack.enter_context(MOVERS[name](bench))
-            if mover is None:
-                note(f"{name} is left out, for it is not installed: {INSTALL}")
-            else:
-                movers.append(mover)
+        for name in chosen(options):
+            try:
+                movers.append(stack.enter_context(MOVERS[name](bench)))
+            except Missing as error:
+                note(f"{name} is left out: {error}")
         for number in range(options.rounds):
             # Whoever goes first in a round is another one each time.
             first = number % max(1, len(movers))
@@ -360,6 +82,7 @@ def compare(bench: Bench, note: Callable[[str], None]) -> dict[str, Any]:
         return {
             "size": options.size,
             "rounds": options.rounds,
+            "tls": options.tls,
             "md5": options.md5,
             "run": options.run,
             "movers": {mover.name: sum_up(mover, options.size) for mover in movers},
@@ -378,8 +101,8 @@ def sum_up(mover: Mover, size: int) -> dict[str, Any]:
         "max": max(seconds),
         "mb_per_second": size / median / 1e6,
         "own_median": statistics.median(own) if own else None,
-        # The others' would mislead: nginx and rsync serve from children, and a fetching process
-        # is counted from before its exec, when it is as large as this one.
+        # The others' would mislead: nginx, rsync and sshd serve from children, and a fetching
+        # process is counted from before its exec, when it is as large as this one.
         **(memory(mover) if mover.name == "flow512" else {}),
     }
 
@@ -407,8 +130,9 @@ def with_ratios(report: dict[str, Any]) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report for people."""
+    tls = "encrypted" if report["tls"] else "in plaintext"
     md5 = "with" if report["md5"] else "without"
-    print(f"\n{report['size']:,} bytes, {report['rounds']} rounds, {md5} MD5")
+    print(f"\n{report['size']:,} bytes, {report['rounds']} rounds; flow512 {tls}, {md5} MD5")
     print(f"{'':10}{'median s':>10}{'min s':>9}{'max s':>9}{'MB/s':>9}")
     for name, row in report["movers"].items():
         times = f"{row['median']:>10.3f}{row['min']:>9.3f}{row['max']:>9.3f}"
@@ -446,6 +170,11 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=size_of, default="1GiB", help="of the file (1GiB)")
     parser.add_argument("--rounds", type=positive, default=5, help="how often each is run (5)")
     parser.add_argument("--only", action="append", choices=list(MOVERS), help="may be repeated")
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="flow512 encrypted, beside scp and magic-wormhole; otherwise beside curl and rsync",
+    )
     parser.add_argument("--run", type=positive, help="pieces per frame, as in flow512 get")
     parser.add_argument(
         "--md5",
@@ -473,6 +202,11 @@ def main(arguments: list[str]) -> int:
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    options.is_alone = False
+    if "wormhole" in chosen(options):
+        with contextlib.suppress(OSError, AttributeError):
+            leave_the_network()
+            options.is_alone = True
     try:
         if shutil.disk_usage(options.folder).free < 2 * options.size + 2**26:
             raise Failed(f"{options.folder} has no room for two files of {options.size:,} bytes.")

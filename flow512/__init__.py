@@ -30,9 +30,13 @@ if TYPE_CHECKING:
         Violation,
     )
     from flow512.interfaces import RunBlocking, Workers
+    from flow512.limits import Limits
     from flow512.link.address import HostPort, client_endpoint, parse_address
-    from flow512.link.conversation import Introduction, Patience
+    from flow512.link.conversation import Patience
+    from flow512.link.identity import Identity
+    from flow512.link.introduction import Introduction
     from flow512.link.shared_port import SharedPortFactory
+    from flow512.link.tls import Encryption, Plaintext, Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
     from flow512.registry.server import RegistryFactory
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from flow512.transfer.indexing import Indexed, IndexingService
     from flow512.transfer.server import TransferFactory
     from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+    from flow512.wire.membership import NetworkKey
     from flow512.wire.messages import Entry, Peer
 
 else:
@@ -78,25 +83,30 @@ __all__ += [
     "Catalog",
     "Checksum",
     "Download",
+    "Encryption",
     "Entry",
     "Fetched",
     "Flow512Error",
     "HostPort",
     "INodeListener",
     "IPeerListListener",
+    "Identity",
     "Indexed",
     "IndexingService",
     "Introduction",
     "Library",
+    "Limits",
     "LocalAddress",
     "Misuse",
     "Mode",
+    "NetworkKey",
     "NodeListener",
     "NodeService",
     "NodeSettings",
     "Offer",
     "Patience",
     "Peer",
+    "Plaintext",
     "Refusal",
     "RegistryClient",
     "RegistryFactory",
@@ -110,6 +120,7 @@ __all__ += [
     "SourceFactory",
     "SourceProtocol",
     "Target",
+    "Tls",
     "TransferClient",
     "TransferFactory",
     "Unreachable",
@@ -140,9 +151,13 @@ _NAMES: Final = {
         "Violation",
     ),
     "interfaces": ("RunBlocking", "Workers"),
+    "limits": ("Limits",),
     "link.address": ("HostPort", "client_endpoint", "parse_address"),
-    "link.conversation": ("Introduction", "Patience"),
+    "link.conversation": ("Patience",),
+    "link.identity": ("Identity",),
+    "link.introduction": ("Introduction",),
     "link.shared_port": ("SharedPortFactory",),
+    "link.tls": ("Encryption", "Plaintext", "Tls"),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
     "registry.server": ("RegistryFactory",),
@@ -155,6 +170,7 @@ _NAMES: Final = {
     "transfer.indexing": ("Indexed", "IndexingService"),
     "transfer.server": ("TransferFactory",),
     "transfer.source": ("SourceFactory", "SourceProtocol", "connect_source"),
+    "wire.membership": ("NetworkKey",),
     "wire.messages": ("Entry", "Peer"),
 }
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}

@@ -10,16 +10,18 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from random import Random, SystemRandom
 from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorFromThreads,
+    IReactorTime,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -50,9 +52,12 @@ from flow512.link.address import (
     parse_address,
     usual_places,
 )
-from flow512.link.conversation import MAX_NAME, Introduction
-from flow512.link.identity import ID_SIZE, StateFolder
+from flow512.link.ban_watch import BanWatch
+from flow512.link.introduction import Introduction
+from flow512.link.listening_file import Listening, ListeningFile
+from flow512.link.node_id import format_node_id, parse_node_id, split_node_id
 from flow512.link.shared_port import SharedPortFactory
+from flow512.link.standing import Claims, Standing
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory
@@ -61,6 +66,7 @@ from flow512.settings import (
     NodeListener,
     NodeSettings,
 )
+from flow512.transfer.access_log import AccessLog
 from flow512.transfer.client import TransferClient
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Target
@@ -69,6 +75,9 @@ from flow512.transfer.indexing import IndexingService
 from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry, Peer
+
+MIN_BEGINNING: Final = 7
+"""Characters of a node id that are enough to name a peer by: its first group."""
 
 _CATALOG_FILE: Final = "catalog.sqlite"
 
@@ -136,7 +145,9 @@ class NodeService(Service):
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
         self._local_addresses = local_addresses
-        self._state: StateFolder | None = None
+        self._standing: Standing | None = None
+        self._ban_watch: BanWatch | None = None
+        self._listening_file: ListeningFile | None = None
         self._catalog: Catalog | None = None
         self._library: Library | None = None
         self._listening: IListeningPort | None = None
@@ -171,52 +182,78 @@ class NodeService(Service):
 
     def _open(self) -> None:
         settings = self.settings
-        if settings.state is None:
-            node, catalog = self._random.randbytes(ID_SIZE), IN_MEMORY
-        else:
-            self._state = StateFolder(settings.state)
-            node, catalog = self._state.node, self._state.file(_CATALOG_FILE)
-        self.introduction = Introduction(
-            node, settings.name or socket.gethostname()[:MAX_NAME], settings.network
+        standing = self._standing = Standing(
+            Claims(
+                settings.name,
+                settings.network,
+                settings.network_key_file,
+                settings.encryption,
+                settings.state,
+                settings.beside,
+            ),
+            self._reactor,
+            self._random,
         )
+        self.introduction = standing.introduction
         self.client = TransferClient(
             self.introduction,
             self._reactor,
-            partial(client_endpoint, self._reactor),
+            standing.endpoint,
             self._run_blocking,
             self._run_long,
         )
         if settings.beacon_port is not None:
             check_interfaces(settings.interfaces, self._local_addresses())
-        if settings.registry is not None:
+        self._registry_place = self._configured()
+        if self._registry_place is not None:
             # Whether that is an address at all is known now, and not only when it is dialled.
-            client_endpoint(self._reactor, settings.registry)
-        if self._state is not None:
-            check_state_is_not_shared(self._state.path, settings.offered)
+            client_endpoint(self._reactor, self._registry_place[0])
+        catalog = IN_MEMORY
+        if standing.state is not None:
+            check_state_is_not_shared(standing.state.path, settings.offered)
+            catalog = standing.state.file(_CATALOG_FILE)
         if settings.serves:
             self._catalog = Catalog(catalog, self._catalog_damaged)
             with ExitStack() as undo:
                 shares = []
                 for path in settings.offered:
-                    shares.append(Share(path))
+                    shares.append(Share(path, allow=settings.allow, parse_id=parse_node_id))
                     undo.callback(shares[-1].close)
-                self._library = Library(self._catalog, shares)
+                self._library = Library(self._catalog, shares, AccessLog(self._reactor.seconds))
                 undo.pop_all()
+
+    def _configured(self) -> tuple[HostPort | str, bytes | None] | None:
+        """The registry that the user named, or that came with the network, and its node id."""
+        if self.settings.registry is not None:
+            return self.settings.registry, self.settings.registry_node
+        assert self._standing is not None
+        for each in self._standing.network.registries:
+            if each.node is None or not self.is_itself(each.node):
+                return each.address, each.node
+        return None
 
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
 
     def _listen(self) -> None:
         assert self._library is not None
-        self._shared = SharedPortFactory(self._reactor)
+        assert self._standing is not None
+        self._shared = SharedPortFactory(self.introduction, self._reactor, self.settings.limits)
         self._transfer = TransferFactory(
-            self._library, self.introduction, self._reactor, self._run_blocking, self._run_long
+            self._library,
+            self.introduction,
+            self._reactor,
+            self._run_blocking,
+            self._run_long,
+            limits=self.settings.limits,
         )
         self._shared.conversations["transfer"] = self._transfer
         failures: list[Failure] = []
         Deferred.fromCoroutine(
             listen_at(
-                self._reactor, self.settings.listen or usual_places(DEFAULT_PORT, 0), self._shared
+                self._reactor,
+                self.settings.listen or usual_places(DEFAULT_PORT, 0),
+                self._standing.security.accepting(self._shared),
             )
         ).addCallbacks(self._listens, failures.append)
         if failures:
@@ -249,6 +286,13 @@ class NodeService(Service):
             "File-sharing node running at IP: {host}, Port: {port}", host=self.host, port=self.port
         )
 
+    def _write_where(self, listening: IListeningPort) -> None:
+        assert self._standing is not None
+        if self.port and self._standing.state is not None:
+            self._listening_file = ListeningFile(
+                self._standing.state.path, Listening(host_of(listening, ""), self.port)
+            )
+
     def startService(self) -> None:
         """
         Begin to serve, to announce, and to look for the registry.
@@ -258,10 +302,15 @@ class NodeService(Service):
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         settings = self.settings
+        assert self._standing is not None
         if self._workers is not None:
             self._workers.startService()
+        self._ban_watch = self._standing.ban_watch(self._run_blocking, self._banned)
+        if self._ban_watch is not None:
+            self._ban_watch.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         if self._listening is not None:
             self._say_where(self._listening)
+            self._write_where(self._listening)
             self._listener.node_listening(self.host, self.port)
         if self._library is not None:
             self._indexing = IndexingService(
@@ -273,15 +322,16 @@ class NodeService(Service):
             )
             self._indexing.startService()
         if settings.beacon_port is not None:
-            self._beacon = self._make_beacon(settings.beacon_port)
+            self._beacon = self._make_beacon(self._standing, settings.beacon_port)
             self._beacon.startService()
         self._follower = RegistryFollower(
             self._reactor,
-            partial(client_endpoint, self._reactor),
+            self._standing.endpoint,
             self.introduction,
             # Whom nobody can reach by TCP would be a registry for nobody.
             mode=settings.bootstrap if self.port else Mode.NEVER,
-            configured=settings.registry,
+            configured=None if self._registry_place is None else self._registry_place[0],
+            configured_node=None if self._registry_place is None else self._registry_place[1],
             port=self.port,
             ticket=self._random.randbytes(16),
             random=self._random,
@@ -289,16 +339,18 @@ class NodeService(Service):
             listens=self._beacon is not None,
             lead=self._lead,
             listener=self,
+            limits=settings.limits,
         )
         self._follower.startService()
 
-    def _make_beacon(self, port: int) -> Beacon:
+    def _make_beacon(self, standing: Standing, port: int) -> Beacon:
         beacon = Beacon(
             self._reactor,
             name=self.introduction.name,
             random=self._random,
             port=port,
-            network=self.introduction.network,
+            network=standing.beacon_tag,
+            seal_key=standing.seal_key,
             node_id=self.introduction.node,
             interfaces=lambda: choose_interfaces(self.settings.interfaces, self._local_addresses()),
             on_found=self._sightings_changed,
@@ -307,6 +359,10 @@ class NodeService(Service):
         if self.port:
             beacon.offer("node", self.port)
         return beacon
+
+    def _banned(self, node: bytes) -> None:
+        if self._shared is not None:
+            self._shared.end(node)
 
     def _sightings_changed(self, sighting: Sighting) -> None:
         if self._follower is not None:
@@ -327,12 +383,19 @@ class NodeService(Service):
         beacon, self._beacon = self._beacon, None
         if beacon is not None:
             await beacon.stopService()
+        watch, self._ban_watch = self._ban_watch, None
+        if watch is not None:
+            await maybeDeferred(watch.stopService)
+        written, self._listening_file = self._listening_file, None
+        if written is not None:
+            written.close()
         follower, self._follower = self._follower, None
         if follower is not None:
             await follower.stopService()
         for fetching, ended in list(self._fetching.items()):
             fetching.cancel()
             await ended
+        await self.client.stop()
         if self._listening is not None:
             await maybeDeferred(self._listening.stopListening)
         if self._shared is not None:
@@ -352,9 +415,9 @@ class NodeService(Service):
             self._library.close()
         if self._catalog is not None:
             self._catalog.close()
-        if self._state is not None:
-            self._state.close()
-        self._library = self._catalog = self._state = None
+        if self._standing is not None:
+            self._standing.close()
+        self._library = self._catalog = self._standing = None
         self._listening = self._shared = self._transfer = self._registry = None
         self._is_prepared = False
         self.port = 0
@@ -364,7 +427,13 @@ class NodeService(Service):
     def _lead(self) -> HostPort:
         assert self._shared is not None
         self.log.info("No bootstrap node found, starting as bootstrap.")
-        self._registry = RegistryFactory(self.introduction, self._reactor)
+        assert self._standing is not None
+        self._registry = RegistryFactory(
+            self.introduction,
+            self._reactor,
+            connect=self._standing.endpoint,
+            limits=self.settings.limits,
+        )
         self._registry.startFactory()
         self._shared.conversations["registry"] = self._registry
         self.log.info("Bootstrap node started on port {port}.", port=self.port)
@@ -378,10 +447,9 @@ class NodeService(Service):
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
     ) -> None:
-        me = self.introduction.node
-        joined = [peer for peer in joined if peer.node != me]
-        left = [peer for peer in left if peer.node != me]
-        changed = [peer for peer in changed if peer.node != me]
+        joined = [peer for peer in joined if not self.is_itself(peer.node)]
+        left = [peer for peer in left if not self.is_itself(peer.node)]
+        changed = [peer for peer in changed if not self.is_itself(peer.node)]
         if not (joined or left or changed):
             return
         self.log.info(
@@ -404,7 +472,14 @@ class NodeService(Service):
     def peers(self) -> list[Peer]:
         """The peers that the registry lists, without this node."""
         listed = () if self._follower is None else self._follower.peers
-        return [peer for peer in listed if peer.node != self.introduction.node]
+        return [peer for peer in listed if not self.is_itself(peer.node)]
+
+    def is_itself(self, node: bytes) -> bool:
+        """
+        Tell whether a node id is only this node's.
+        """
+        # A node that fetches only may share its identity with one that serves on this machine.
+        return self.settings.serves and node == self.introduction.node
 
     def sightings(self) -> tuple[Sighting, ...]:
         """What the beacon sees."""
@@ -428,11 +503,13 @@ class NodeService(Service):
         """
         listed = [] if self._follower is None else self._follower.peers_to_dial()
         found = [Candidate(HostPort(each.host, each.port), each.name, each.node) for each in listed]
+        admits = self.introduction.admits
+        found = [each for each in found if each.node is None or admits(each.node)]
         # Not by id: anybody on the network can announce anybody's, at an address of their own.
         known = {each.address for each in found}
         for sighting in self.sightings():
             port = sighting.port("node")
-            if port is None or sighting.node_id == self.introduction.node:
+            if port is None or self.is_itself(sighting.node_id) or not admits(sighting.node_id):
                 continue
             address = HostPort(sighting.host, port)
             if address not in known:
@@ -444,22 +521,27 @@ class NodeService(Service):
         """
         Find the peer that a user means.
 
-        @param wanted: a name or the beginning of a node id (hex) of a known peer, or an address.
+        @param wanted: a name or the beginning of a node id of a known peer (7 characters at
+            least), or an address, as C{ID@ADDRESS} if only that node may answer there.
         @raise NoSuchPeer: several peers are called that.
-        @raise Misuse: it is neither.
+        @raise Misuse: it is none of these.
         """
+        beginning = wanted.upper() if len(wanted) >= MIN_BEGINNING else "-"
         known = [
             each
             for each in self.candidates()
             if each.name == wanted
-            or (len(wanted) >= 8 and each.node is not None and each.node.hex().startswith(wanted))
+            or (each.node is not None and format_node_id(each.node).startswith(beginning))
         ]
         if len({each.node or each.address for each in known}) > 1:
             which = ", ".join(f"{each.address}" for each in known)
             raise NoSuchPeer(
                 f"Several peers are called '{escape(wanted)}'; name one by its address: {which}."
             )
-        return known[0] if known else Candidate(parse_address(wanted))
+        if known:
+            return known[0]
+        node, address = split_node_id(wanted)
+        return Candidate(parse_address(address), node=node)
 
     def _addresses_of(self, chosen: Candidate) -> list[Candidate]:
         same = [each for each in self.candidates() if each.node and each.node == chosen.node]

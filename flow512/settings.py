@@ -5,15 +5,17 @@ What a user decides about a node, and how an application hears of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zope.interface import Interface, implementer
 
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
+from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.identity import check_names
+from flow512.link.tls import Encryption
 from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.messages import Peer
 
@@ -79,12 +81,20 @@ class NodeSettings:
     @ivar downloads: the folder for what it fetches, which it offers as well; L{None} for the
         current folder, not offered.
     @ivar state: its state folder; L{None} to remember nothing, and be somebody new each time.
+    @ivar beside: the state folder of another node, whose identity and network it shares while that
+        one runs; only if it has no folder of its own.
     @ivar name: what others are shown; the machine's name if empty.
     @ivar network: only nodes with the same network name accept each other.
+    @ivar network_key_file: the file with the key of a closed network; if empty, the network that
+        was joined with the state folder, if any.
+    @ivar encryption: what its connections run over.
     @ivar serves: whether it listens at all.
     @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
         or a free one if that is taken.
     @ivar registry: the registry's address; L{None} to look for one.
+    @ivar registry_node: the node id that the registry must have; L{None} for any.
+    @ivar allow: node ids of those who may see what is shared; everybody if empty.
+    @ivar limits: how much it takes on.
     @ivar bootstrap: whether it may, must or must not carry the registry itself.
     @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
     @ivar interfaces: names or addresses of the interfaces that the beacon uses; all if empty.
@@ -94,11 +104,17 @@ class NodeSettings:
     shares: tuple[str, ...] = ()
     downloads: str | None = None
     state: str | None = None
+    beside: str | None = None
     name: str = ""
     network: str = ""
+    network_key_file: str = ""
+    encryption: Encryption = Encryption.TLS
     serves: bool = True
     listen: str = ""
     registry: HostPort | str | None = None
+    registry_node: bytes | None = None
+    allow: tuple[bytes, ...] = ()
+    limits: Limits = field(default_factory=Limits)
     bootstrap: Mode = Mode.AUTO
     beacon_port: int | None = BEACON_PORT
     interfaces: tuple[str, ...] = ()
@@ -111,6 +127,8 @@ class NodeSettings:
         check_names(self.name, self.network)
         if not self.serves and self.bootstrap is Mode.ALWAYS:
             raise Misuse("A node that does not listen cannot be the bootstrap.")
+        if self.allow and self.encryption is Encryption.NONE:
+            raise Misuse("Without TLS nobody can prove an id; use --allow without --plaintext.")
 
     @property
     def offered(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -22,9 +23,12 @@ from flow512 import (
     Candidate,
     Fetched,
     Flow512Error,
+    HostPort,
+    Identity,
     Introduction,
     RunBlocking,
     Target,
+    Tls,
     TransferClient,
     client_endpoint,
     parse_address,
@@ -35,13 +39,16 @@ def fetch(
     reactor: Any, run_blocking: RunBlocking, address: str, path: str, folder: str
 ) -> Deferred[Fetched]:
     """Fetch a file; it is there, whole and verified, when the Deferred fires."""
-    client = TransferClient(
-        Introduction(os.urandom(32), name="example"),
-        reactor,
-        # Any function from an address to an endpoint will do, such as one that goes by a proxy.
-        partial(client_endpoint, reactor),
-        run_blocking,
-    )
+    # A new key each time; keep the seed to be the same node again.
+    identity = Identity.from_seed(os.urandom(32))
+    tls = Tls(identity, reactor)
+
+    def endpoint(address: HostPort | str) -> IStreamClientEndpoint:
+        # Any endpoint will do beneath TLS, such as one that goes by a proxy.
+        return tls.connecting(client_endpoint(reactor, address))
+
+    introduction = Introduction(identity.node, name="example")
+    client = TransferClient(introduction, reactor, endpoint, run_blocking)
     source = Candidate(parse_address(address))
     return Deferred.fromCoroutine(client.get([source], Target(folder), path=path))
 

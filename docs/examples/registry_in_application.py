@@ -18,13 +18,13 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
 
-from flow512 import Flow512Error, RegistryFactory, RegistryService, RegistrySettings
+from flow512 import Flow512Error, RegistryService, RegistrySettings
 
 
 class RollCall(Protocol):
     """Says who is registered, one node to a line, and hangs up."""
 
-    def __init__(self, registry: RegistryFactory) -> None:
+    def __init__(self, registry: RegistryService) -> None:
         self._registry = registry
 
     def connectionMade(self) -> None:
@@ -39,7 +39,7 @@ class RollCall(Protocol):
 class RollCallFactory(Factory[RollCall]):
     """Makes roll calls of one registry."""
 
-    def __init__(self, registry: RegistryFactory) -> None:
+    def __init__(self, registry: RegistryService) -> None:
         self._registry = registry
 
     def buildProtocol(self, addr: object) -> RollCall:
@@ -55,7 +55,7 @@ def make_application(reactor: Any, registry_at: str, roll_call_at: str) -> Multi
     registry = RegistryService(reactor, settings)
     registry.setServiceParent(application)
     roll_call = StreamServerEndpointService(
-        serverFromString(reactor, roll_call_at), RollCallFactory(registry.factory)
+        serverFromString(reactor, roll_call_at), RollCallFactory(registry)
     )
     roll_call.setServiceParent(application)
     return application

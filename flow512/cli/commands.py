@@ -18,12 +18,15 @@ from flow512.cli.options import (
     Reach,
     json_option,
     node_options,
+    qr_option,
     reach_options,
+    state_option,
     verbose_option,
     wait_option,
 )
 from flow512.cli.outcome import WRONG_USAGE
 from flow512.cli.voice import JsonVoice, PlainVoice, Voice
+from flow512.errors import Misuse
 
 if TYPE_CHECKING:
     from flow512.cli.running import Command, Machine
@@ -69,6 +72,31 @@ def voice_for(as_json: bool) -> Voice:
     """
     kind = JsonVoice if as_json else PlainVoice
     return kind(sys.stdout, sys.stderr)
+
+
+def _notice(sentence: str) -> None:
+    """Tell a person something beside what was asked for."""
+    click.echo(sentence, err=True)
+
+
+def _agree(sentence: str) -> None:
+    """Tell a person what is about to happen; at a terminal, only if he wants it."""
+    _notice(sentence)
+    if sys.stdin.isatty():
+        click.confirm("Go on?", abort=True, err=True)
+
+
+def _code_shower(*, qr: bool, as_json: bool) -> Callable[[str], None]:
+    """
+    Choose who gets to see a QR code.
+    """
+    from flow512.cli.qr import has_room, show_code
+
+    def show(text: str) -> None:
+        if not as_json and (qr or has_room(text, sys.stdout)):
+            show_code(text, sys.stdout)
+
+    return show
 
 
 # The commands
@@ -235,6 +263,158 @@ def identify(paths: tuple[str, ...], as_json: bool) -> int:
     from flow512.cli.identifying import identify
 
     return identify(paths, voice_for(as_json))
+
+
+@cli.command()
+@state_option
+@qr_option
+@json_option
+def whoami(state: str | None, qr: bool, as_json: bool) -> int:
+    """
+    Print this node's id, names and addresses.
+    """
+    from flow512.cli.tables import table_for
+    from flow512.cli.whoami import whoami
+    from flow512.link.identity import default_state
+
+    voice = voice_for(as_json)
+    show = _code_shower(qr=qr, as_json=as_json)
+    return whoami(state or default_state(), voice, table_for(sys.stdout, voice), show)
+
+
+@cli.command()
+@click.option("--name", default="", help="What the network is called; else as this machine.")
+@click.option(
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="[ID@]ADDRESS",
+    help="Where to register; may be repeated.",
+)
+@click.option(
+    "--network-key-file",
+    "key_file",
+    metavar="FILE",
+    help="Invite to the network whose key or join link this file holds.",
+)
+@click.option("--new", "is_new", is_flag=True, help="Replace the key; all have to join again.")
+@state_option
+@qr_option
+@json_option
+def invite(
+    name: str,
+    registries: tuple[str, ...],
+    key_file: str | None,
+    is_new: bool,
+    state: str | None,
+    qr: bool,
+    as_json: bool,
+) -> int:
+    """
+    Print the join link of this node's closed network, which is made the first time.
+
+    Whoever has the link is a member.
+    """
+    from flow512.cli.joining import Invitation, Surroundings, invite
+    from flow512.link.identity import default_state
+
+    invitation = Invitation(state or default_state(), name, registries, key_file, is_new)
+    around = Surroundings(_notice, _agree, _code_shower(qr=qr, as_json=as_json))
+    return invite(invitation, voice_for(as_json), around)
+
+
+@cli.command()
+# Takes any number, so that it is not click that refuses a second one, and repeats it.
+@click.argument("link", nargs=-1, metavar="[LINK]")
+@click.option("--replace", "may_replace", is_flag=True, help="Leave another network for it.")
+@state_option
+def join(link: tuple[str, ...], may_replace: bool, state: str | None) -> int:
+    """
+    Get into the closed network of a join link.
+
+    The link is read from standard input, or asked for and not shown: best leave it out.
+    """
+    from flow512.cli.joining import join, read_link
+    from flow512.link.identity import default_state
+
+    def ask() -> str:
+        answer: str = click.prompt(
+            "Join link (it is not shown)", hide_input=True, default="", show_default=False, err=True
+        )
+        return answer
+
+    if len(link) > 1:
+        raise Misuse("A join link is one word; put it in quotes, or better paste it when asked.")
+    found = read_link(link[0] if link else None, sys.stdin, ask, _notice)
+    voice = voice_for(as_json=False)
+    return join(state or default_state(), found, voice, _notice, may_replace=may_replace)
+
+
+@cli.command()
+@state_option
+def leave(state: str | None) -> int:
+    """
+    Get out of the closed network, and forget its key.
+    """
+    from flow512.cli.joining import leave
+    from flow512.link.identity import default_state
+
+    return leave(state or default_state(), voice_for(as_json=False), _notice)
+
+
+@cli.command()
+@click.argument("node", metavar="NODE_ID")
+@click.option("--reason", default="", metavar="TEXT", help="Why; `flow512 bans` shows it.")
+@click.option("--for", "duration", metavar="TIME", help="How long, as in 7d or 12h; else for good.")
+@state_option
+@json_option
+def ban(node: str, reason: str, duration: str | None, state: str | None, as_json: bool) -> int:
+    """
+    Speak with a node no more, wherever it is.
+
+    A node that runs ends what it has with it at once.
+    """
+    import time
+
+    from flow512.cli.banning import ban
+    from flow512.link.identity import default_state
+
+    voice = voice_for(as_json)
+    state = state or default_state()
+    return ban(state, node, voice, time.time, reason=reason, duration=duration)
+
+
+@cli.command()
+@click.argument("node", metavar="NODE_ID")
+@state_option
+@json_option
+def unban(node: str, state: str | None, as_json: bool) -> int:
+    """
+    Speak with a node again that was banned.
+    """
+    import time
+
+    from flow512.cli.banning import unban
+    from flow512.link.identity import default_state
+
+    return unban(state or default_state(), node, voice_for(as_json), time.time)
+
+
+@cli.command()
+@state_option
+@json_option
+def bans(state: str | None, as_json: bool) -> int:
+    """
+    List who is banned: id, since when, until when, why.
+    """
+    import time
+
+    from flow512.cli.banning import bans
+    from flow512.cli.tables import table_for
+    from flow512.link.identity import default_state
+
+    voice = voice_for(as_json)
+    return bans(state or default_state(), voice, table_for(sys.stdout, voice), time.time)
 
 
 @cli.command()

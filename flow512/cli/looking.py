@@ -18,14 +18,15 @@ from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
 from flow512.link.address import HostPort
+from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
 from flow512.transfer.source import SourceProtocol
 from flow512.wire.messages import Entry
 
-ID_SHOWN: Final = 16
-"""Hexadecimal digits of a node id that people see; enough to name it by."""
+ID_SHOWN: Final = 15
+"""Characters of a node id that a table shows, two groups; enough to name a peer by."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def acquaintances(node: NodeService) -> list[Acquaintance]:
     }
     for sighting in node.sightings():
         port = sighting.port("node")
-        if port is None or sighting.node_id == node.introduction.node:
+        if port is None or node.is_itself(sighting.node_id):
             continue
         before = known.get(sighting.node_id)
         known[sighting.node_id] = Acquaintance(
@@ -86,13 +87,13 @@ async def peers(
     if not known:
         raise _nobody(wait)
     for each in known:
-        short = each.node.hex()[:ID_SHOWN]
+        short = format_node_id(each.node)[:ID_SHOWN]
         table.row(escape(each.name), escape(str(each.address)), short, each.known_by)
         voice.tell(
             "peer",
             name=each.name,
             address=str(each.address),
-            id=each.node.hex(),
+            id=format_node_id(each.node),
             known_by=each.known_by,
         )
     table.end()

@@ -19,6 +19,7 @@ from flow512.content.paths import escape
 from flow512.discovery.election import LISTEN
 from flow512.errors import Misuse, NoSuchPeer, Unreachable
 from flow512.link.address import parse_address
+from flow512.link.node_id import split_node_id
 from flow512.node import NodeService
 from flow512.transfer.finding import Candidate
 
@@ -32,10 +33,11 @@ def is_address(peer: str) -> bool:
     anything with a port, the string of an endpoint.
     """
     try:
-        address = parse_address(peer)
+        node, place = split_node_id(peer)
+        address = parse_address(place)
     except Misuse:
         return False
-    if isinstance(address, str) or ":" in peer:
+    if node is not None or isinstance(address, str) or ":" in place:
         return True
     try:
         ipaddress.ip_address(address.host)

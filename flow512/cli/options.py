@@ -27,13 +27,19 @@ class Reach:
     How far a command's node looks.
 
     @ivar registry: the registry's address; L{None} to look for one.
-    @ivar network: the name of the network.
+    @ivar network: the name of the network; empty for the one that was joined.
+    @ivar key_file: the file with the key of a closed network; empty for none.
+    @ivar plaintext: whether connections are left bare.
+    @ivar state: the state folder; L{None} for the usual one.
     @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
     @ivar interfaces: those that the beacon uses; all if empty.
     """
 
     registry: str | None
     network: str
+    key_file: str
+    plaintext: bool
+    state: str | None
     beacon_port: int | None
     interfaces: tuple[str, ...]
 
@@ -46,11 +52,19 @@ class Reach:
         """
         from flow512.discovery.beacon import PORT
         from flow512.link.address import parse_address
+        from flow512.link.identity import default_state
+        from flow512.link.node_id import split_node_id
+        from flow512.link.tls import Encryption
         from flow512.settings import NodeSettings
 
+        node, place = (None, None) if self.registry is None else split_node_id(self.registry)
         return NodeSettings(
-            registry=None if self.registry is None else parse_address(self.registry),
+            registry=None if place is None else parse_address(place),
+            registry_node=node,
             network=self.network,
+            network_key_file=self.key_file,
+            encryption=Encryption.NONE if self.plaintext else Encryption.TLS,
+            beside=None if "state" in more else self.state or default_state(),
             beacon_port=PORT if self.beacon_port == 0 else self.beacon_port,
             interfaces=self.interfaces,
             **more,
@@ -63,7 +77,18 @@ def reach_options(command: _F) -> _F:
     """
 
     @click.option(
-        "--registry", metavar="ADDRESS", help="The registry; found by beacon if not given."
+        "--registry", metavar="[ID@]ADDRESS", help="The registry; found by beacon if not given."
+    )
+    @click.option("--state", metavar="DIR", help="The folder for identity, network and catalog.")
+    @click.option(
+        "--network-key-file",
+        "key_file",
+        default="",
+        metavar="FILE",
+        help="The key or join link of a closed network; the network that was joined if not given.",
+    )
+    @click.option(
+        "--plaintext", is_flag=True, help="No TLS; all who are to be reached have to do the same."
     )
     @click.option("--network", metavar="NAME", default="", help="Only nodes of this network.")
     @click.option("--no-beacon", is_flag=True, help="Look for nobody by UDP, and announce nothing.")
@@ -85,18 +110,24 @@ def reach_options(command: _F) -> _F:
         *,
         registry: str | None,
         network: str,
+        key_file: str,
+        plaintext: bool,
+        state: str | None,
         no_beacon: bool,
         beacon_port: int | None,
         interfaces: tuple[str, ...],
         **options: Any,
     ) -> Any:
         port = None if no_beacon else beacon_port or 0
-        return command(reach=Reach(registry, network, port, interfaces), **options)
+        reach = Reach(registry, network, key_file, plaintext, state, port, interfaces)
+        return command(reach=reach, **options)
 
     return with_reach  # type: ignore[return-value]  # click calls it by keywords alone
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+state_option = click.option("--state", metavar="DIR", help="The folder for identity and network.")
+qr_option = click.option("--qr", is_flag=True, help="Draw the QR code, wherever the output goes.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show what happens inside.")
 wait_option = click.option(
     "--wait",
@@ -116,7 +147,6 @@ def node_options(command: _F) -> _F:
 
     @click.option("--listen", default="", metavar="ENDPOINT", help="Where; tcp:5000 if it is free.")
     @click.option("--name", default="", help="What others are shown; else the machine's name.")
-    @click.option("--state", metavar="DIR", help="The folder for identity and catalog.")
     @click.option(
         "--bootstrap",
         type=click.Choice(MODES),
@@ -124,19 +154,43 @@ def node_options(command: _F) -> _F:
         show_default=True,
         help="Whether to carry the registry.",
     )
+    @click.option(
+        "--allow",
+        multiple=True,
+        metavar="NODE_ID",
+        help="Only this node may see what is shared; may be repeated.",
+    )
+    @click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Change a limit, see docs/commands.rst; may be repeated.",
+    )
     @reach_options
     @wraps(command)
     def with_settings(
-        *, listen: str, name: str, state: str | None, bootstrap: str, reach: Reach, **options: Any
+        *,
+        listen: str,
+        name: str,
+        bootstrap: str,
+        allow: tuple[str, ...],
+        limits: tuple[str, ...],
+        reach: Reach,
+        **options: Any,
     ) -> Any:
         from flow512.discovery.election import Mode
+        from flow512.limits import Limits
         from flow512.link.identity import default_state
+        from flow512.link.node_id import parse_node_id
 
         settings = reach.settings(
             listen=listen,
             name=name,
-            state=state or default_state(),
+            state=reach.state or default_state(),
             bootstrap=Mode(bootstrap),
+            allow=tuple(parse_node_id(each) for each in allow),
+            limits=Limits.with_settings(limits),
         )
         return command(settings=settings, **options)
 

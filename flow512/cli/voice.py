@@ -8,14 +8,19 @@ sentences on standard error either way.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TextIO, TypeAlias
+from typing import Final, Protocol, TextIO, TypeAlias
 
 from flow512.content.paths import escape
 from flow512.errors import Flow512Error
 
-Value: TypeAlias = str | int | float | bool | None
+Value: TypeAlias = str | int | float | bool | Sequence[str] | None
 """What the fields of an event hold."""
+
+_KEY: Final = re.compile(r"(?<=key=)[\w%]+", re.IGNORECASE)
+"""The key in a join link (docs/commands.rst)."""
 
 
 class Voice(Protocol):
@@ -76,7 +81,7 @@ class JsonVoice:
         self.out.flush()
 
     def fail(self, error: Flow512Error) -> None:
-        self.tell("error", sentence=str(error), code=type(error).__name__)
+        self.tell("error", sentence=_without_key(str(error)), code=type(error).__name__)
         complain(self.err, error)
 
 
@@ -84,5 +89,10 @@ def complain(err: TextIO, error: Flow512Error) -> None:
     """
     Write an error as one sentence, fit for a terminal whoever wrote it.
     """
-    err.write(f"flow512: {escape(str(error))}\n")
+    err.write(f"flow512: {escape(_without_key(str(error)))}\n")
     err.flush()
+
+
+def _without_key(sentence: str) -> str:
+    """Leave out the key of a join link that was typed where it does not belong, and is quoted."""
+    return _KEY.sub("\N{HORIZONTAL ELLIPSIS}", sentence)

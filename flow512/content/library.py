@@ -4,43 +4,57 @@ The library: what a node offers, as its transfer server asks for it.
 The catalog says what is there, as of the last scan; the disk has the last word. A file is opened
 and its stamp compared before anything is said of its content, and again after every read, so
 bytes that a root does not stand for are not given out as if it did.
+
+Each question is answered by a view: the shares that whoever asks may see. It is as if the others
+were not there: their files are in no list, and what only they have is not found. No view is needed
+to ask as the owner.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from flow512.content.catalog import Catalog, Known, Stamp
+from flow512.content.catalog import Catalog, Known
 from flow512.content.hashing import Stop, hash_file, md5_of_file, never
+from flow512.content.opened import OpenContent, changed, check_unchanged, stamp_of
 from flow512.content.paths import check_path, escape, is_own_name
 from flow512.content.scan import Scan, ScanReport
 from flow512.content.shares import LARGEST, LeftOut, Share
 from flow512.content.tree import TreeVerifier, format_content_id
+from flow512.content.turns import Turns
+from flow512.content.view import AccessNotes, NoNotes, View
 from flow512.errors import (
     BadDigest,
     BadMessage,
     Cancelled,
-    ContentChanged,
     DiskFailure,
     Flow512Error,
     Misuse,
     NotFound,
     ResourceFailure,
     UnsafeName,
-    from_os_error,
 )
 from flow512.units import DIGESTS_PER_PAGE
 from flow512.wire.messages import CAPS, MAX_LIST, Entry, Kind
 
-__all__ = ["LeftOut", "Library", "OpenContent", "ScanReport", "Share", "Stop", "never"]
+__all__ = [
+    "AccessNotes",
+    "LeftOut",
+    "Library",
+    "OpenContent",
+    "ScanReport",
+    "Share",
+    "Stop",
+    "View",
+    "never",
+]
 
 MD5_AT_ONCE: Final = 8 * 1024 * 1024
 """
@@ -51,69 +65,10 @@ as its tree is there, and MD5 takes several times as long.
 _MAX_HOLDERS: Final = 100
 """Files of one share that are tried for one content."""
 
-_WAIT: Final = 0.1
-"""Seconds between two questions whether to give up, while another thread is waited for."""
-
 _LISTING_FRAME: Final = 7
 """Bytes in a LISTING's body around its entries, at most."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-
-
-class OpenContent:
-    """
-    A file that is being served. One thread at a time may use it.
-
-    @ivar fd: its descriptor.
-    @ivar size: its bytes.
-    @ivar root: its content id.
-    """
-
-    def __init__(self, fd: int, root: bytes, stamp: Stamp, what: str) -> None:
-        """
-        @param fd: the file, open for reading; it belongs to this object from now on.
-        @param stamp: the file's, when it was hashed.
-        @param what: what to call it in sentences.
-        """
-        self.fd = fd
-        self.root = root
-        self.size = stamp.size
-        self._stamp = stamp
-        self._what = what
-
-    def read(self, offset: int, length: int) -> bytes:
-        """
-        Read some of the content.
-
-        @param offset: of the first byte.
-        @param length: how many bytes.
-        @return: exactly that many.
-        @raise ContentChanged: the file is no longer what it was when it was hashed.
-        @raise Misuse: not all of these bytes are inside the file.
-        @raise ResourceFailure: it could not be read.
-        """
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise Misuse(f"{self._what} has no {length} bytes from {offset} on.")
-        try:
-            data = os.pread(self.fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self.fd, length - len(data), offset + len(data))
-                if not more:
-                    raise _changed(self._what)
-                data += more
-        except OSError as error:
-            raise from_os_error(error, f"reading {self._what}") from error
-        # Once the bytes are here: what was written before has left its mark on the stamp.
-        _check_unchanged(self.fd, self._stamp, self._what)
-        return data
-
-    def close(self) -> None:
-        """
-        Give the descriptor back; a second time does nothing.
-        """
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Library:
@@ -121,16 +76,23 @@ class Library:
     What a node offers. Every method may block, and any thread may call it.
     """
 
-    def __init__(self, catalog: Catalog, shares: Sequence[Share]) -> None:
+    def __init__(
+        self, catalog: Catalog, shares: Sequence[Share], notes: AccessNotes | None = None
+    ) -> None:
         """
         @param catalog: whoever made it closes it, after the library.
-        @param shares: in order: a path in one hides the same path in those after it. They belong
-            to the library from now on.
+        @param shares: in order: a path in one hides the same path in those after it, from those
+            who may see it. They belong to the library from now on.
+        @param notes: takes note of what becomes of access rules.
         """
         self._catalog = catalog
         self._shares = tuple(shares)
+        self._notes = notes or NoNotes()
+        # Their rules are known from the beginning: what is gone later was there.
+        for share in self._shares:
+            self._judge(share, None)
         self._scanning = threading.Lock()
-        self._turns = _Turns()
+        self._turns = Turns()
         self._choosing = threading.Lock()
         # How far hash_next has come in each share: what failed lies behind, until the next scan.
         self._hashed_up_to: dict[bytes, str] = {}
@@ -157,6 +119,7 @@ class Library:
         scan = Scan(self._catalog, stop)
         with self._scanning:
             for share in self._shares:
+                self._judge(share, None)
                 scan.look_through(share)
             self._catalog.prune()
         with self._choosing:
@@ -214,12 +177,28 @@ class Library:
                 continue  # of a folder that is not shared now
             return root
 
+    def seen_by(self, asker: bytes) -> View:
+        """
+        Find out what somebody may see now. The view is for one request: the rules may change.
+
+        @param asker: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}.
+        """
+        seen, withheld = [], []
+        for share in self._shares:
+            rule = self._judge(share, asker)
+            if rule is None:
+                seen.append(share)
+            else:
+                withheld.append((share.name, rule))
+        return View(tuple(seen), asker, tuple(withheld))
+
     def list(
         self,
         prefix: str = "",
         after: str = "",
         limit: int = MAX_LIST,
         max_bytes: int = CAPS[Kind.LISTING],
+        view: View | None = None,
     ) -> tuple[tuple[Entry, ...], bool]:
         """
         List files by path, in the order of code points.
@@ -228,6 +207,7 @@ class Library:
         @param after: only paths after this one; empty from the start.
         @param limit: at most so many, at least 1.
         @param max_bytes: of the body of the LISTING that carries them; but one entry at least.
+        @param view: of whoever asks; L{None} for the owner.
         @return: the entries, without a root where none is known yet; and whether more follow.
         @raise Misuse: C{prefix} or C{after} is not text.
         """
@@ -235,12 +215,13 @@ class Library:
             (prefix + after).encode()
         except UnicodeEncodeError:
             raise Misuse("A path is text; half a character cannot be looked for.") from None
+        self._note(view)
         entries: list[Entry] = []
         room = max_bytes - _LISTING_FRAME
         files = merge(
             *(
                 self._catalog.listing(share.key, prefix, after, limit + 1)
-                for share in self._present()
+                for share in self._present(view)
             ),
             key=attrgetter("path"),
         )
@@ -255,10 +236,17 @@ class Library:
             entries.append(entry)
         return tuple(entries), False
 
-    def stat(self, path: str = "", root: bytes | None = None, stop: Stop = never) -> Entry:
+    def stat(
+        self,
+        path: str = "",
+        root: bytes | None = None,
+        stop: Stop = never,
+        view: View | None = None,
+    ) -> Entry:
         """
         Tell of one file, by its path or, if that is empty, by its root.
 
+        @param view: of whoever asks; L{None} for the owner.
         @return: its entry, with a root: a file that is not hashed yet is hashed now.
         @raise NotFound: there is no such file.
         @raise UnsafeName: no file can have such a path.
@@ -268,12 +256,12 @@ class Library:
         @raise ResourceFailure: it cannot be read.
         """
         if root is not None and not path:
-            known, fd = self._open_holder(root)
+            _, known, fd = self._open_holder(root, view)
             os.close(fd)
             return known.entry()
         parts = check_path(path)
         if not any(map(is_own_name, parts)):
-            for share in self._shares:
+            for share in self._seen(view):
                 try:
                     fd, _ = share.open(parts)
                 except (NotFound, UnsafeName):
@@ -282,18 +270,22 @@ class Library:
                     return self._hash(share, path, fd, stop, md5_up_to=-1).entry()
                 finally:
                     os.close(fd)
+        self._note(view)
         raise NotFound(f"No file '{escape(path)}' is shared here; `flow512 ls` shows what is.")
 
-    def known(self, path: str) -> Entry | None:
+    def known(self, path: str, view: View | None = None) -> Entry | None:
         """
         Tell of one file by its path, as L{stat} does, if that takes no hashing.
 
+        @param view: of whoever asks; L{None} for the owner.
         @return: its entry, with a root; L{None} if only L{stat} can tell.
         @raise UnsafeName: no file can have such a path.
         @raise ResourceFailure: it cannot be looked at.
         """
         parts = check_path(path)
-        for share in self._shares:
+        if any(map(is_own_name, parts)):
+            return None
+        for share in self._seen(view):
             try:
                 fd, stamp = share.open(parts)
             except (NotFound, UnsafeName):
@@ -305,15 +297,17 @@ class Library:
             return known.entry()
         return None
 
-    def page(self, root: bytes, level: int, index: int) -> bytes:
+    def page(self, root: bytes, level: int, index: int, view: View | None = None) -> bytes:
         """
         Give a page of digests.
 
+        @param view: of whoever asks; L{None} for the owner.
         @return: the page, proven by the root.
         @raise NotFound: no such content is shared.
         @raise Misuse: its tree has no such page.
         @raise DiskFailure: the catalog's copy was damaged; the file is hashed again.
         """
+        self._check_shared(root, view)
         content = self._catalog.content(root)
         if content is None:
             raise _unknown(root)
@@ -334,43 +328,76 @@ class Library:
         assert data is not None
         return data
 
-    def open(self, root: bytes) -> OpenContent:
+    def open(self, root: bytes, view: View | None = None) -> OpenContent:
         """
         Open a file that has this content.
 
+        @param view: of whoever asks; L{None} for the owner.
         @return: the caller has to close it.
         @raise NotFound: none is shared.
         @raise ContentChanged: the file that had it has changed.
         @raise ResourceFailure: it cannot be opened.
         """
-        known, fd = self._open_holder(root)
-        return OpenContent(fd, root, known.stamp, _name(known.path))
+        share, known, fd = self._open_holder(root, view)
 
-    def checksum(self, root: bytes, stop: Stop = never) -> bytes:
+        def check_access() -> None:
+            if view is not None and (rule := self._judge(share, view.asker)) is not None:
+                self._notes.withheld(view.asker, share.name, rule)
+                raise _unknown(root)
+
+        return OpenContent(fd, root, known.stamp, _name(known.path), check_access)
+
+    def checksum(self, root: bytes, stop: Stop = never, view: View | None = None) -> bytes:
         """
         Give the MD5 of a content; it is computed once.
 
+        @param view: of whoever asks; L{None} for the owner.
         @raise NotFound: none is shared.
         @raise ContentChanged: the file that had it has changed.
         @raise Cancelled: C{stop} said so.
         @raise ResourceFailure: it cannot be read.
         """
+        self._check_shared(root, view)
         with self._turns.take(root, stop):
             content = self._catalog.content(root)
             if content is not None and content.md5 is not None:
                 return content.md5
-            known, fd = self._open_holder(root)
+            _, known, fd = self._open_holder(root, view)
             try:
                 what = _name(known.path)
                 md5 = md5_of_file(fd, known.stamp.size, stop=stop, what=what)
-                _check_unchanged(fd, known.stamp, what)
+                check_unchanged(fd, known.stamp, what)
             finally:
                 os.close(fd)
             self._catalog.set_md5(root, md5)
             return md5
 
-    def _present(self) -> Iterator[Share]:
-        return (share for share in self._shares if share.is_there)
+    # Who may see what
+
+    def _judge(self, share: Share, asker: bytes | None) -> str | None:
+        rule, change = share.judge(asker)
+        if change is not None:
+            self._notes.rules_changed(share.name, change)
+        return rule
+
+    def _note(self, view: View | None) -> None:
+        if view is not None:
+            for share, rule in view.withheld:
+                self._notes.withheld(view.asker, share, rule)
+
+    def _seen(self, view: View | None) -> tuple[Share, ...]:
+        return self._shares if view is None else view.shares
+
+    def _present(self, view: View | None = None) -> Iterator[Share]:
+        return (share for share in self._seen(view) if share.is_there)
+
+    def _check_shared(self, root: bytes, view: View | None) -> None:
+        # Contents are of all that was ever shared, and their digests tell who has them.
+        if not any(self._catalog.holders(share.key, root, 1) for share in self._present(view)):
+            self._note(view)
+            raise _unknown(root)
+
+    # What is hashed next
 
     def _choose(self) -> tuple[Share, str] | None:
         with self._choosing:
@@ -393,7 +420,7 @@ class Library:
         what = _name(path)
         try:
             with self._turns.take((share.key, path), stop):
-                stamp = _stamp(fd, what)
+                stamp = stamp_of(fd, what)
                 known = self._catalog.find(share.key, path)
                 if known is None or known.stamp != stamp:
                     if stamp.size > LARGEST:
@@ -404,16 +431,16 @@ class Library:
                 tree, checksum = hash_file(
                     fd, stamp.size, stop=stop, md5=stamp.size <= md5_up_to, what=what
                 )
-                _check_unchanged(fd, stamp, what)
+                check_unchanged(fd, stamp, what)
                 self._catalog.record(share.key, path, stamp, tree, checksum)
                 return Known(path, stamp, tree.root, checksum)
         except Cancelled:
             self._ask_for(share, path)
             raise
 
-    def _open_holder(self, root: bytes) -> tuple[Known, int]:
+    def _open_holder(self, root: bytes, view: View | None) -> tuple[Share, Known, int]:
         failure: Flow512Error = _unknown(root)
-        for share in self._present():
+        for share in self._present(view):
             for known in self._catalog.holders(share.key, root, _MAX_HOLDERS):
                 try:
                     fd, stamp = share.open(known.path.split("/"))
@@ -423,60 +450,18 @@ class Library:
                     failure = error
                     continue
                 if stamp == known.stamp:
-                    return known, fd
+                    return share, known, fd
                 os.close(fd)
-                failure = _changed(_name(known.path))
+                failure = changed(_name(known.path))
                 self._catalog.update(share.key, {known.path: stamp}, ())
                 self._ask_for(share, known.path)
+        if isinstance(failure, NotFound):
+            self._note(view)
         raise failure
-
-
-class _Turns:
-    """Lets one thread at a time do what several want, while the others wait for it."""
-
-    def __init__(self) -> None:
-        self._ended = threading.Condition()
-        self._taken: set[Hashable] = set()
-
-    @contextmanager
-    def take(self, what: Hashable, stop: Stop) -> Iterator[None]:
-        """
-        Wait for the turn, and hold it.
-
-        @raise Cancelled: C{stop} said so while it was not yet there.
-        """
-        with self._ended:
-            while what in self._taken:
-                if stop():
-                    raise Cancelled("The wait for what another request computes was given up.")
-                self._ended.wait(_WAIT)
-            self._taken.add(what)
-        try:
-            yield
-        finally:
-            with self._ended:
-                self._taken.discard(what)
-                self._ended.notify_all()
 
 
 def _name(path: str) -> str:
     return f"'{escape(path)}'"
-
-
-def _stamp(fd: int, what: str) -> Stamp:
-    try:
-        return Stamp.of(os.fstat(fd))
-    except OSError as error:
-        raise from_os_error(error, f"looking at {what}") from error
-
-
-def _check_unchanged(fd: int, stamp: Stamp, what: str) -> None:
-    if _stamp(fd, what) != stamp:
-        raise _changed(what)
-
-
-def _changed(what: str) -> ContentChanged:
-    return ContentChanged(f"{what} has changed since it was hashed; ask for it anew.")
 
 
 def _unknown(root: bytes) -> NotFound:

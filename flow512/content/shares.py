@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from blake3 import blake3
 
+from flow512.content.access import Access, ParseId, Verdict, unreadable_id
 from flow512.content.catalog import Stamp
 from flow512.content.paths import (
     MAX_DEPTH,
@@ -51,16 +52,27 @@ class Share:
     @ivar key: what it is called in the catalog.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        name: str = "",
+        *,
+        allow: Collection[bytes] = (),
+        parse_id: ParseId = unreadable_id,
+    ) -> None:
         """
         @param path: the folder, which may be reached through links.
         @param name: what to call it in reports; C{path} if empty.
+        @param allow: the ids of the nodes that may see it; every node, if empty, unless the folder
+            has a rule of its own (L{flow512.content.access}).
+        @param parse_id: reads the node ids in that.
         @raise ShareMissing: there is no such folder.
         @raise ResourceFailure: it cannot be opened.
         """
         self.path = os.fspath(path)
         self.name = name or escape(self.path)
         self._turn = threading.Lock()
+        self._access = Access(allow, parse_id)
         self._folder: int | None = open_folder(self.path)
         self.key = blake3(os.fsencode(os.path.realpath(self.path))).digest(length=16)
 
@@ -88,6 +100,21 @@ class Share:
             self._put(None)
             raise
         self._put(fresh)
+        with self._turn:
+            if self._folder is not None:
+                self._access.walked(self._folder)
+
+    def judge(self, asker: bytes | None) -> Verdict:
+        """
+        Say whether somebody may see the share now.
+
+        @param asker: as for L{Access.judge}.
+        """
+        with self._turn:
+            if self._folder is None:
+                # Whatever rules it had; those of a folder that comes back meanwhile are not known.
+                return Verdict(None if asker is None else "its folder is not there")
+            return self._access.judge(self._folder, asker)
 
     @contextmanager
     def folder(self) -> Iterator[int]:

@@ -33,6 +33,7 @@ from flow512.discovery.engine import (
     Found,
     Ignored,
     Lost,
+    OffClock,
     SendTo,
     SendToAll,
     Sighting,
@@ -99,18 +100,23 @@ class Beacon(Service):
         beacon.setServiceParent(application)
 
     @param reactor: must also provide C{IReactorMulticast}; for IPv6 on real interfaces,
-        C{IReactorSocket} too, as every reactor of Twisted's on POSIX does.
+        C{IReactorSocket} too, as every reactor of Twisted's on POSIX does. With a C{seal_key}
+        its clock must tell the time of day, as those of Twisted's do.
     @param port: the UDP port, the same for everybody who is to meet.
-    @param network: only beacons with the same tag, at most 64 characters, see each other.
+    @param network: only beacons with the same tag, at most 64 characters, see each other;
+        not used with a C{seal_key}.
     @param name: what others are shown, at most 64 characters.
     @param node_id: 32 bytes, or none.
     @param offers: what can be reached here, and at which TCP port; none: it only looks.
     @param interfaces: the addresses to use, or a function that finds them, which is called
         every 30 seconds. By default every interface of this machine, the loopback one only
         when there is no other.
-    @param random: for jitter, and for the number that tells this run from every other.
+    @param random: for jitter, and for the number that tells this run from every other. With a
+        C{seal_key} also for nonces, so it must then be a C{SystemRandom}.
     @param on_found: called with a L{Sighting} that is new, or differs from what was seen there.
     @param on_lost: called with a L{Sighting} that said goodbye or fell silent.
+    @param seal_key: 32 bytes derived from the key of a closed network: only who has them sees
+        what is announced, and is seen. C{None}: an open network.
     @raise Misuse: a limit is broken.
     """
 
@@ -129,6 +135,7 @@ class Beacon(Service):
         interfaces: Interfaces | None = None,
         on_found: OnSighting = lambda sighting: None,
         on_lost: OnSighting = lambda sighting: None,
+        seal_key: bytes | None = None,
     ) -> None:
         self._clock = reactor
         self._udp = IReactorMulticast(reactor)
@@ -136,6 +143,7 @@ class Beacon(Service):
         self._network = network
         self._name = name
         self._node_id = node_id
+        self._seal_key = seal_key
         self._random = random
         self._interfaces = usable_addresses if interfaces is None else interfaces
         self._on_found = on_found
@@ -218,6 +226,7 @@ class Beacon(Service):
             offers=self._offers.values(),
             random=self._random,
             now=self._clock.seconds(),
+            seal_key=self._seal_key,
         )
 
     def _heard_by_all(self, data: bytes, host: str, port: int) -> None:
@@ -265,6 +274,8 @@ class Beacon(Service):
                         "Lost {name} at {host}", name=printable(sighting.name), host=sighting.host
                     )
                     self._tell(self._on_lost, sighting)
+                case OffClock(host, late):
+                    self._note_clock(host, late)
                 case _:
                     self._send_all([action])
         self._set_wake()
@@ -289,23 +300,26 @@ class Beacon(Service):
         for action in actions:
             if isinstance(action, SendToAll):
                 for place in list(self._places.values()):
-                    for host in _everybody(place.address):
-                        self._send(place, action.data, host, self._port)
+                    self._send(place, action.body, _everybody(place.address), self._port)
             elif isinstance(action, SendTo):
                 for place in self._places.values():
                     if place.address.reaches(action.host):
-                        self._send(place, action.data, action.host, action.port)
+                        self._send(place, action.body, [action.host], action.port)
                         break
 
-    def _send(self, place: _Place, data: bytes, host: str, port: int) -> None:
+    def _send(self, place: _Place, body: bytes, hosts: Iterable[str], port: int) -> None:
         if place.own.transport is None:
             return
-        # The socket is bound to its interface, which is all that a scope would say.
-        target = host.partition("%")[0]
-        try:
-            IUDPTransport(place.own.transport).write(data, (target, port))
-        except (OSError, MessageLengthError) as error:
-            self._note(place.address.address, error)
+        transport = IUDPTransport(place.own.transport)
+        source = place.address.address, transport.getHost().port
+        data = self._engine.envelop(body, *source, self._clock.seconds())
+        for host in hosts:
+            # The socket is bound to its interface, which is all that a scope would say.
+            target = host.partition("%")[0]
+            try:
+                transport.write(data, (target, port))
+            except (OSError, MessageLengthError) as error:
+                self._note(place.address.address, error)
 
     # Sockets
 
@@ -389,6 +403,17 @@ class Beacon(Service):
     def _note(self, where: str, error: object) -> None:
         if self._is_new(where, error):
             self.log.info("The beacon cannot use {where}: {error}", where=where, error=error)
+
+    def _note_clock(self, host: str, late: float) -> None:
+        # Once for all members: if it is this clock that is wrong, it is so for every one.
+        if self._is_new("clock", "off"):
+            self.log.warn(
+                "The clocks of this machine and of {host} are {apart} seconds apart, so their "
+                "beacons do not see each other; set the wrong one. (Or somebody plays back "
+                "what that machine announced then.)",
+                host=host,
+                apart=round(abs(late)),
+            )
 
     def _is_new(self, where: str, error: object) -> bool:
         error = getattr(error, "socketError", error)

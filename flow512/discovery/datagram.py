@@ -1,10 +1,13 @@
 """
 The beacon's datagrams: bytes in, messages out.
 
-A datagram is the magic C{f512}, one byte of version, and one MessagePack array: the kind,
-then the fields in the order of the class below. A reader ignores fields after those that
+A datagram is the magic C{f512}, one byte of version, and a body: one MessagePack array of the
+kind, then the fields in the order of the class below. A reader ignores fields after those that
 it knows, so fields are only ever added at the end, with a default. No datagram is longer
 than 512 bytes, so none is ever fragmented.
+
+This is the open form. In a closed network the same body is sealed instead, with a version of
+its own: L{flow512.discovery.sealing}.
 
 Where a node is stands in no datagram: it is the address that the datagram came from.
 docs/beacon.rst says the same for people who write another client; the vectors in
@@ -27,6 +30,9 @@ MAGIC: Final = b"f512"
 VERSION: Final = 1
 _HEADER: Final = MAGIC + bytes([VERSION])
 
+OPEN_ROOM: Final = MAX_DATAGRAM - len(_HEADER)
+"""Bytes for the body of an open datagram."""
+
 MAX_NAME: Final = 64
 """Characters in the name of a node, and in the tag of a network."""
 
@@ -42,12 +48,14 @@ INSTANCE: Final = 16
 
 NODE_ID: Final = 32
 
+MAX_SEQUENCE: Final = 2**63 - 1
+
 Instance = Annotated[bytes, Meta(min_length=INSTANCE, max_length=INSTANCE)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 NodeId = Annotated[bytes, Meta(max_length=NODE_ID)]
 OfferKind = Annotated[str, Meta(min_length=1, max_length=16)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
 # Whole milliseconds: a float could be NaN, which passes every comparison with a limit.
 Milliseconds = Annotated[int, Meta(ge=int(MIN_INTERVAL * 1000), le=int(MAX_INTERVAL * 1000))]
 
@@ -121,54 +129,102 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Datagram]] = msgspec.msgpack.Decoder(Datagram)
 
 
+def encode_body(datagram: Datagram, room: int) -> bytes:
+    """
+    Write what a datagram says, without its header.
+
+    @param room: bytes that there are for it.
+    @raise Misuse: it would be longer, or a name is no Unicode text.
+    """
+    try:
+        body = _encoder.encode(datagram)
+    except UnicodeEncodeError as error:
+        raise Misuse("A name has characters that cannot be written; choose another.") from error
+    if len(body) > room:
+        raise Misuse("The names do not fit into one datagram; choose shorter ones.")
+    return body
+
+
+def encode_query_body(instance: bytes, network: str, room: int) -> bytes:
+    """
+    Write a question without its header, padded to fill its room exactly.
+
+    @param instance: of the one that asks.
+    @param network: the tag of the network it asks for.
+    @param room: bytes that there are for it.
+    """
+    # The empty padding at the end takes two bytes. One whose length is written in two bytes,
+    # even if one would do, fills up to any size.
+    bare = encode_body(Query(instance, network), room)[:-2]
+    padding = room - len(bare) - 3
+    return bare + b"\xc5" + padding.to_bytes(2, "big") + bytes(padding)
+
+
+def decode_body(body: bytes | memoryview) -> Datagram:
+    """
+    Read what a datagram says, without its header.
+
+    @raise BadMessage: it breaks a limit.
+    """
+    try:
+        return _decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        # msgspec's errors and bad UTF-8 are ValueErrors; fields that are skipped may nest.
+        raise BadMessage("That datagram is malformed.") from error
+
+
+def add_header(body: bytes) -> bytes:
+    """
+    Make a body an open datagram.
+
+    @param body: at most L{OPEN_ROOM} bytes.
+    """
+    return _HEADER + body
+
+
+def remove_header(data: bytes) -> memoryview:
+    """
+    Take the body out of an open datagram.
+
+    @raise BadMessage: it is none of ours, or of another version.
+    """
+    if not is_ours(data):
+        raise BadMessage("That is no datagram of a flow512 beacon of this version.")
+    return memoryview(data)[len(_HEADER) :]
+
+
 def encode(datagram: Datagram) -> bytes:
     """
-    Write a datagram.
+    Write an open datagram.
 
     @return: at most 512 bytes.
     @raise Misuse: it would be longer, or a name is no Unicode text.
     """
-    try:
-        data = _HEADER + _encoder.encode(datagram)
-    except UnicodeEncodeError as error:
-        raise Misuse("A name has characters that cannot be written; choose another.") from error
-    if len(data) > MAX_DATAGRAM:
-        raise Misuse("The names do not fit into one datagram; choose shorter ones.")
-    return data
+    return add_header(encode_body(datagram, OPEN_ROOM))
 
 
 def encode_query(instance: bytes, network: str) -> bytes:
     """
-    Write a question, padded to 512 bytes exactly.
+    Write an open question, padded to 512 bytes exactly.
 
     @param instance: of the one that asks.
     @param network: the tag of the network it asks for.
     """
-    # The empty padding at the end takes two bytes. One whose length is written in two bytes,
-    # even if one would do, fills up to any size.
-    bare = encode(Query(instance, network))[:-2]
-    room = MAX_DATAGRAM - len(bare) - 3
-    return bare + b"\xc5" + room.to_bytes(2, "big") + bytes(room)
+    return add_header(encode_query_body(instance, network, OPEN_ROOM))
 
 
 def is_ours(data: bytes) -> bool:
-    """Tell cheaply whether a datagram could be one of ours, by its length and first bytes."""
+    """Tell cheaply whether this could be an open datagram, by its length and first bytes."""
     return len(_HEADER) < len(data) <= MAX_DATAGRAM and data.startswith(_HEADER)
 
 
 def decode(data: bytes) -> Datagram:
     """
-    Read a datagram.
+    Read an open datagram.
 
     @raise BadMessage: it is none of ours, of another version, or breaks a limit.
     """
-    if not is_ours(data):
-        raise BadMessage("That is no datagram of a flow512 beacon of this version.")
-    try:
-        return _decoder.decode(memoryview(data)[len(_HEADER) :])
-    except (ValueError, RecursionError) as error:
-        # msgspec's errors and bad UTF-8 are ValueErrors; fields that are skipped may nest.
-        raise BadMessage("That datagram is malformed.") from error
+    return decode_body(remove_header(data))
 
 
 def printable(text: str) -> str:

@@ -3,23 +3,20 @@ What the beacon says and believes: datagrams and time in, actions out.
 
 Rules
 
-  - A sighting is one instance at one source address. The address is the datagram's, the
-    rest is what it claims. The only thing to do with a sighting is to try its address.
-  - A sighting is replaced only by a greater sequence number from the same address and
-    instance, ended by a goodbye from there or by silence, and never by anybody else: when
-    the table is full, new ones are ignored.
-  - After a goodbye that instance is not believed again from that address for a while,
-    so that a recording cannot bring it back.
+  - Whom it sees is what L{flow512.discovery.sightings} believes.
   - A question is answered to the address it came from, after a random while, unless the
     answer would be longer than the question or a budget is used up. Nothing else is ever
     answered, so two beacons cannot keep each other talking.
   - What a flood can cost is bounded: first its length and first bytes are looked at, then
-    a budget for each source and one for all, and only then a datagram is decoded.
+    a budget for each source and one for all, and only then a datagram is opened and decoded.
   - Announcements grow rarer as the network grows, so that its traffic stays bounded.
 
 Every input returns the actions to take, in order. L{Engine.wake_at} says when to call
 L{Engine.tick} next; it may change with every input. Nothing here raises for what a
 datagram holds.
+
+What an action sends is the body of a datagram: only when it is known from which address and
+port it goes out, L{Engine.envelop} makes it a datagram, since a seal binds it to them.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from random import Random
 from typing import Final, TypeAlias
 
@@ -37,19 +33,40 @@ from flow512.discovery.datagram import (
     MAX_INTERVAL,
     MAX_NAME,
     MAX_OFFERS,
+    MAX_SEQUENCE,
     NODE_ID,
     Announce,
     Answer,
     Goodbye,
     Offer,
     Query,
-    decode,
-    encode,
-    encode_query,
-    is_ours,
+    decode_body,
+    encode_body,
+    encode_query_body,
 )
 from flow512.discovery.limits import Budget, Budgets
+from flow512.discovery.sealing import WINDOW, Envelope, OutOfTime, Seal, Unsealed
+from flow512.discovery.sightings import (
+    MAX_SIGHTINGS,
+    Found,
+    Ignored,
+    Lost,
+    Sighting,
+    Sightings,
+)
 from flow512.errors import BadMessage, Misuse
+
+__all__ = [
+    "Action",
+    "Engine",
+    "Found",
+    "Ignored",
+    "Lost",
+    "OffClock",
+    "SendTo",
+    "SendToAll",
+    "Sighting",
+]
 
 BASE_INTERVAL: Final = 5.0
 INTERVAL_PER_SIGHTING: Final = 0.05
@@ -67,98 +84,50 @@ MIN_ANNOUNCE_GAP: Final = 1.0
 ANSWER_DELAY: Final = (0.01, 0.1)
 """Seconds; the later end grows by a millisecond with each sighting, to a second at most."""
 
-SILENT_INTERVALS: Final = 3
-SLACK: Final = 2.0
-"""Seconds beyond those intervals until a peer counts as lost."""
-
-SWEEP_GAP: Final = 0.5
-"""Seconds between two looks for lost peers, so that no pattern of intervals makes it costly."""
-
-MAX_SIGHTINGS: Final = 4096
-MAX_SIGHTINGS_PER_HOST: Final = 64
 MAX_PENDING_ANSWERS: Final = 256
 
 GOODBYE_MEMORY: Final = 300.0
 """Seconds; a forged goodbye does not hide a peer for longer than that either."""
 
-
-class Ignored(Enum):
-    """Why a datagram was ignored."""
-
-    NOISE = "too long, not ours, or of another version"
-    OFF_LINK = "from an address that is on none of our links"
-    FLOOD = "over the budget of its source, or of all sources"
-    MALFORMED = "not what its kind promises"
-    OWN = "our own, come back"
-    OTHER_NETWORK = "for another network"
-    REPLAY = "not newer than what is known"
-    FULL = "no room in the table"
-    UNKNOWN = "a goodbye of somebody that was not there"
-    UNANSWERED = "a question over the budget for answers, too short, or with nothing to answer"
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """
-    One instance, seen at one address.
-
-    @ivar host: IP address, with C{%interface} if it means nothing without.
-    @ivar instance: 16 bytes.
-    @ivar name: as claimed; hostile until it is escaped for display.
-    @ivar node_id: as claimed: 32 bytes, or none.
-    @ivar offers: as claimed.
-    """
-
-    host: str
-    instance: bytes
-    name: str
-    node_id: bytes
-    offers: tuple[Offer, ...]
-
-    def port(self, kind: str) -> int | None:
-        """The TCP port of what is offered under that kind, or C{None}."""
-        return next((offer.port for offer in self.offers if offer.kind == kind), None)
+SEALED_MEMORY: Final = 2 * WINDOW
+"""
+Seconds. What a clock that is just in time sealed last can be played for as long as that after
+it was heard; and no stranger can forge what would hide a peer.
+"""
 
 
 @dataclass(frozen=True)
 class SendToAll:
     """Send this on every usable interface."""
 
-    data: bytes
+    body: bytes
 
 
 @dataclass(frozen=True)
 class SendTo:
     """Send this to one address."""
 
-    data: bytes
+    body: bytes
     host: str
     port: int
 
 
 @dataclass(frozen=True)
-class Found:
-    """A peer is there, or says something else of itself than before."""
+class OffClock:
+    """
+    A member is not heard, because its clock and ours are too far apart.
 
-    sighting: Sighting
+    It may also be a recording that somebody plays under that member's address.
 
+    @ivar host: where the datagram came from.
+    @ivar late: seconds that it is too old by our clock; negative if it is from the future.
+    """
 
-@dataclass(frozen=True)
-class Lost:
-    """A peer said goodbye or fell silent; this is what it said last."""
-
-    sighting: Sighting
-
-
-Action: TypeAlias = SendToAll | SendTo | Found | Lost
-_Key: TypeAlias = tuple[str, bytes]
+    host: str
+    late: float
 
 
-@dataclass
-class _Seen:
-    sighting: Sighting
-    sequence: int
-    deadline: float
+Action: TypeAlias = SendToAll | SendTo | Found | Lost | OffClock
 
 
 @dataclass(frozen=True)
@@ -180,12 +149,15 @@ class Engine:
     The beacon of one run of one process.
 
     @param instance: 16 random bytes.
-    @param network: the tag of the network, at most 64 characters; empty is the open one.
+    @param network: the tag of the network, at most 64 characters; empty is the open one. In
+        a closed network it is not used: the key tells one from another.
     @param name: what others will be shown, at most 64 characters.
     @param node_id: 32 bytes, or none.
     @param offers: what can be reached here.
-    @param random: for jitter.
-    @param now: seconds on the clock that all other times are on.
+    @param random: for jitter, and for the nonces of seals.
+    @param now: seconds on the clock that all other times are on. In a closed network that is
+        the time of day, since 1970 and UTC, give or take less than L{WINDOW}.
+    @param seal_key: 32 bytes derived from the key of a closed network; C{None}: an open one.
     @raise Misuse: one of them is over its limit.
     """
 
@@ -199,6 +171,7 @@ class Engine:
         offers: Iterable[Offer],
         random: Random,
         now: float,
+        seal_key: bytes | None = None,
     ) -> None:
         if len(instance) != INSTANCE:
             raise Misuse("An instance has 16 bytes.")
@@ -209,7 +182,8 @@ class Engine:
                 raise Misuse(f"The name of the {what} has more than {MAX_NAME} characters.")
         self.ignored: Counter[Ignored] = Counter()
         self._instance = instance
-        self._network = network
+        self._envelope: Envelope = Unsealed() if seal_key is None else Seal(seal_key, random)
+        self._network = network if seal_key is None else ""
         self._name = name
         self._node_id = node_id
         self._offers: dict[str, Offer] = {}
@@ -219,15 +193,12 @@ class Engine:
         self._random = random
         self._running = False
         self._sequence = 0
-        self._query = encode_query(instance, network)
+        self._query = encode_query_body(instance, self._network, self._envelope.room)
         self._queries: list[float] = []
         self._announce_at: float | None = None
         self._announced = now - MIN_ANNOUNCE_GAP
         self._pending: dict[tuple[str, int], _Pending] = {}
-        self._seen: dict[_Key, _Seen] = {}
-        self._per_host: Counter[str] = Counter()
-        self._sweep_at: float | None = None
-        self._gone: dict[_Key, float] = {}
+        self._sightings = Sightings(GOODBYE_MEMORY if seal_key is None else SEALED_MEMORY)
         # Generous for 64 nodes behind one address, and for a network that answers at once.
         self._source_budgets = Budgets(50, 200, MAX_SIGHTINGS, now)
         self._decode_budget = Budget(2000, MAX_SIGHTINGS, now)
@@ -260,25 +231,45 @@ class Engine:
         """
         if not self._running:
             return []
-        if not is_ours(data) or port == 0:
+        if not self._envelope.is_ours(data) or port == 0:
             return self._ignore(Ignored.NOISE)
         if not (self._source_budgets.take(host, now) and self._decode_budget.take(now)):
             return self._ignore(Ignored.FLOOD)
         try:
-            datagram = decode(data)
+            body = self._envelope.open(data, host, port, now)
+        except OutOfTime as error:
+            return [*self._ignore(Ignored.OUT_OF_TIME), OffClock(host, error.late)]
+        except BadMessage:
+            return self._ignore(Ignored.UNOPENED)
+        try:
+            datagram = decode_body(body)
         except BadMessage:
             return self._ignore(Ignored.MALFORMED)
         if datagram.instance == self._instance:
             return self._ignore(Ignored.OWN)
         if datagram.network != self._network:
             return self._ignore(Ignored.OTHER_NETWORK)
+        outcome: Found | Lost | Ignored | None
         if isinstance(datagram, Query):
-            actions = self._asked(len(data), host, port, now)
+            outcome = self._asked(len(body), host, port, now)
         elif isinstance(datagram, Goodbye):
-            actions = self._left(datagram, host, now)
+            outcome = self._sightings.left(datagram, host, now)
         else:
-            actions = self._told(datagram, host, now)
-        return actions + self._due(now)
+            outcome = self._sightings.told(datagram, host, now)
+        if isinstance(outcome, Ignored):
+            return self._ignore(outcome) + self._due(now)
+        return ([] if outcome is None else [outcome]) + self._due(now)
+
+    def envelop(self, body: bytes, host: str, port: int, now: float) -> bytes:
+        """
+        Make a datagram of what an action sends.
+
+        @param body: the action's.
+        @param host: the IP address that it is to be sent from.
+        @param port: the UDP port that it is to be sent from.
+        @return: at most 512 bytes.
+        """
+        return self._envelope.close(body, host, port, now)
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due."""
@@ -312,7 +303,7 @@ class Engine:
         if self._sequence == 0:
             return []
         goodbye = Goodbye(self._instance, self._network, self._next_sequence())
-        return [SendToAll(encode(goodbye))]
+        return [SendToAll(encode_body(goodbye, self._envelope.room))]
 
     # What there is to know
 
@@ -323,18 +314,18 @@ class Engine:
             return None
         times = [pending.due for pending in self._pending.values()]
         times += self._queries[:1]
-        times += [at for at in (self._announce_at, self._sweep_at) if at is not None]
+        times += [at for at in (self._announce_at, self._sightings.sweep_at) if at is not None]
         return min(times, default=None)
 
     @property
     def sightings(self) -> tuple[Sighting, ...]:
         """Whom it sees now, in the order in which they were found."""
-        return tuple(seen.sighting for seen in self._seen.values())
+        return tuple(self._sightings)
 
     @property
     def interval(self) -> float:
         """Seconds between announcements, as many peers as there are."""
-        stretched = max(BASE_INTERVAL, len(self._seen) * INTERVAL_PER_SIGHTING)
+        stretched = max(BASE_INTERVAL, len(self._sightings) * INTERVAL_PER_SIGHTING)
         return min(stretched, MAX_INTERVAL)
 
     # What others say
@@ -343,43 +334,10 @@ class Engine:
         self.ignored[why] += 1
         return []
 
-    def _told(self, told: Announce | Answer, host: str, now: float) -> list[Action]:
-        key = (host, told.instance)
-        self._forget_goodbyes(now)
-        seen = self._seen.get(key)
-        if key in self._gone or (seen is not None and told.sequence <= seen.sequence):
-            return self._ignore(Ignored.REPLAY)
-        if seen is None and (
-            len(self._seen) >= MAX_SIGHTINGS or self._per_host[host] >= MAX_SIGHTINGS_PER_HOST
-        ):
-            return self._ignore(Ignored.FULL)
-        sighting = Sighting(host, told.instance, told.name, told.node_id, told.offers)
-        deadline = now + SILENT_INTERVALS * told.interval / 1000 + SLACK
-        self._seen[key] = _Seen(sighting, told.sequence, deadline)
-        if seen is None:
-            self._per_host[host] += 1
-        if self._sweep_at is None or deadline < self._sweep_at:
-            self._sweep_at = deadline
-        if seen is not None and seen.sighting == sighting:
-            return []
-        return [Found(sighting)]
-
-    def _left(self, goodbye: Goodbye, host: str, now: float) -> list[Action]:
-        key = (host, goodbye.instance)
-        seen = self._seen.get(key)
-        if seen is None:
-            return self._ignore(Ignored.UNKNOWN)
-        if goodbye.sequence <= seen.sequence:
-            return self._ignore(Ignored.REPLAY)
-        if len(self._gone) >= MAX_SIGHTINGS:
-            del self._gone[next(iter(self._gone))]
-        self._gone[key] = now + GOODBYE_MEMORY
-        return [self._lose(key)]
-
-    def _asked(self, room: int, host: str, port: int, now: float) -> list[Action]:
+    def _asked(self, room: int, host: str, port: int, now: float) -> Ignored | None:
         asker = (host, port)
         if asker in self._pending:
-            return []  # the same question by another way: broadcast and multicast
+            return None  # the same question by another way: broadcast and multicast
         if (
             not self._offers
             or len(self._pending) >= MAX_PENDING_ANSWERS
@@ -387,24 +345,11 @@ class Engine:
             or not self._subnet_answers.take(_subnet(host), now)
             or not self._answer_budget.take(now)
         ):
-            return self._ignore(Ignored.UNANSWERED)
+            return Ignored.UNANSWERED
         earliest, latest = ANSWER_DELAY
-        latest = min(1.0, latest + len(self._seen) / 1000)
+        latest = min(1.0, latest + len(self._sightings) / 1000)
         self._pending[asker] = _Pending(now + self._random.uniform(earliest, latest), room)
-        return []
-
-    def _lose(self, key: _Key) -> Lost:
-        seen = self._seen.pop(key)
-        host = key[0]
-        self._per_host[host] -= 1
-        if not self._per_host[host]:
-            del self._per_host[host]
-        return Lost(seen.sighting)
-
-    def _forget_goodbyes(self, now: float) -> None:
-        # All are kept equally long, so the oldest stands first.
-        while self._gone and next(iter(self._gone.values())) <= now:
-            del self._gone[next(iter(self._gone))]
+        return None
 
     # What we say
 
@@ -423,10 +368,10 @@ class Engine:
 
     def _check_length(self) -> None:
         # With the longest numbers that there can be: what fits now still fits later.
-        self._announcement(Announce, 2**63 - 1, MAX_INTERVAL)
+        self._announcement(Announce, MAX_SEQUENCE, MAX_INTERVAL)
 
     def _announcement(self, kind: type[Announce], sequence: int, interval: float) -> bytes:
-        return encode(
+        return encode_body(
             kind(
                 self._instance,
                 self._network,
@@ -435,7 +380,8 @@ class Engine:
                 tuple(self._offers.values()),
                 sequence,
                 int(interval * 1000),
-            )
+            ),
+            self._envelope.room,
         )
 
     def _next_sequence(self) -> int:
@@ -469,15 +415,7 @@ class Engine:
             # The offers, and with them the length, may have changed since it was asked.
             if self._offers and len(answer) <= pending.room:
                 actions.append(SendTo(answer, *asker))
-        if self._sweep_at is not None and self._sweep_at <= now:
-            actions += self._sweep(now)
+        sweep_at = self._sightings.sweep_at
+        if sweep_at is not None and sweep_at <= now:
+            actions += self._sightings.sweep(now)
         return actions
-
-    def _sweep(self, now: float) -> list[Action]:
-        lost: list[Action] = [
-            self._lose(key)
-            for key in [key for key, seen in self._seen.items() if seen.deadline <= now]
-        ]
-        deadline = min((seen.deadline for seen in self._seen.values()), default=None)
-        self._sweep_at = None if deadline is None else max(deadline, now + SWEEP_GAP)
-        return lost

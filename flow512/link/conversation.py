@@ -3,11 +3,13 @@ One conversation over one connection: frames, the hello, pings, and who may fill
 
 States::
 
-    greeting ──agreed──> open ──> closed
-        └──refused, silent, violation, lost──> closed
+    securing ──TLS agreed──> greeting ──agreed──> open ──> closed
+        └────────────────────────┴──refused, silent, violation, lost──> closed
 
-  - C{greeting}: nothing but a hello is read (L{flow512.wire.handshake}), of at most 1 KiB, and
-    within L{Patience.greeting} seconds.
+  - C{securing}: TLS is being agreed on, if the transport is TLS; nothing is sent before it has
+    proven who the other side is. Without TLS a conversation begins in C{greeting}.
+  - C{greeting}: nothing but a hello is read (L{flow512.wire.handshake}), of at most 1 KiB. Both
+    together take no longer than L{Patience.greeting} seconds.
   - C{open}: frames of the kinds that the conversation allows are read, and given to
     L{Conversation.frame_received}. Pings are answered here.
   - C{closed}: nothing is read or written any more. L{Conversation.conversation_ended} has been
@@ -39,10 +41,12 @@ from dataclasses import dataclass
 from typing import Final, cast
 from typing import Protocol as Shape
 
+from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IHandshakeListener,
     IPushProducer,
     IReactorTime,
     ITCPTransport,
@@ -52,21 +56,25 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flow512._version import __version__
 from flow512.errors import (
     BadFrame,
     Flow512Error,
+    NotAllowed,
     PeerLost,
     TimedOut,
     Unreachable,
+    Unsupported,
     Violation,
     from_wire,
 )
+from flow512.link.introduction import Introduction
+from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
 from flow512.wire.frame import BufferPool, Frame, FrameReader
-from flow512.wire.handshake import Agreement, agree, choose_conversation
+from flow512.wire.handshake import STRANGER, Acceptor, Agreement, Channel, Initiator
 from flow512.wire.messages import (
     HELLO_ANSWER,
     HELLO_ONLY,
+    Challenge,
     Error,
     Hello,
     Kind,
@@ -78,43 +86,13 @@ from flow512.wire.messages import (
     error_message,
 )
 
-PROTOCOL_VERSION: Final = 1
-"""The version of the protocol that docs/protocol.rst specifies."""
-
-MAX_NAME: Final = 64
-"""Characters in the name of a node, and of a network."""
+_OTHER_SIDE_HAS_TLS: Final = (
+    "The other side speaks TLS, and this one does not; leave out --plaintext here, or give it there"
+    " too."
+)
 
 MAX_UNREAD_ANSWERS: Final = 256 * 1024
 """Bytes of small answers that may wait while the other side does not read."""
-
-
-@dataclass(frozen=True)
-class Introduction:
-    """
-    What a node says of itself to everyone.
-
-    @ivar node: its node id, 32 bytes.
-    @ivar name: what its user calls it, at most 64 characters.
-    @ivar network: the network that it belongs to; empty for the open one.
-    """
-
-    node: bytes
-    name: str = ""
-    network: str = ""
-
-    def hello(self, conversation: str) -> Hello:
-        """
-        @param conversation: what it is to be about.
-        """
-        return Hello(
-            oldest=PROTOCOL_VERSION,
-            newest=PROTOCOL_VERSION,
-            conversation=conversation,
-            node=self.node,
-            name=self.name,
-            network=self.network,
-            agent=f"flow512/{__version__}",
-        )
 
 
 class Transport(Shape):
@@ -156,7 +134,7 @@ def address_host(address: IAddress | None) -> str:
     return str(getattr(address, "host", address))
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class Conversation(Protocol):
     """
     The common part of every conversation. L{Caller} says hello first, L{Answerer} answers.
@@ -164,6 +142,7 @@ class Conversation(Protocol):
     @cvar conversation: what it is about, as the hello names it.
     @cvar allowed: the kinds of frames that may arrive once it is open, with their caps.
     @ivar agreement: what the two hellos agreed on; L{None} before.
+    @ivar channel: what TLS has proven; L{None} before, and without TLS.
     @ivar connection: the transport.
     """
 
@@ -172,6 +151,7 @@ class Conversation(Protocol):
     log = Logger()
 
     agreement: Agreement | None = None
+    channel: Channel | None = None
     connection: Transport
 
     def __init__(
@@ -206,8 +186,14 @@ class Conversation(Protocol):
     def _allowed_in_greeting(self) -> Mapping[int, int]:
         raise NotImplementedError
 
-    def _greeted(self, frame: Frame) -> Agreement:
+    def _begin_greeting(self) -> None:
         raise NotImplementedError
+
+    def _greeted(self, frame: Frame) -> Agreement | None:
+        raise NotImplementedError
+
+    def _closed_in_greeting(self) -> str:
+        return "The other side closed the connection before it said hello."
 
     def conversation_opened(self, agreement: Agreement) -> None:
         """
@@ -376,6 +362,8 @@ class Conversation(Protocol):
             self._told_of_the_end(frame)
         elif self.agreement is None:
             self.agreement = self._greeted(frame)
+            if self.agreement is None:
+                return
             self._reader.allowed = self.allowed
             self._arm(self.patience.silence)
             self.conversation_opened(self.agreement)
@@ -445,15 +433,34 @@ class Conversation(Protocol):
     # Twisted's side
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
+        tcp = beneath(self.transport)
+        if ITCPTransport.providedBy(tcp):
+            tcp.setTcpNoDelay(True)
+            tcp.setTcpKeepAlive(True)
         self.connection = cast(Transport, self.transport)
         self.connection.registerProducer(self, True)
         self._arm(self.patience.greeting)
+        if not is_tls(self.transport):
+            self._begin_greeting()
+
+    def handshakeCompleted(self) -> None:
+        if self._is_closed:
+            return
+        try:
+            channel = channel_of(self.transport)
+            if self.channel is None:
+                self.channel = channel
+                self._begin_greeting()
+            elif channel.peer != self.channel.peer:
+                raise Violation("The other side changed its key in the middle of a conversation.")
+        except Flow512Error as error:
+            self.end(error)
 
     def dataReceived(self, data: bytes) -> None:
         if self._is_closed:
+            return
+        if not (self._heard or is_tls(self.transport)) and data[:1] in TLS_RECORDS:
+            self.end(Unsupported(_OTHER_SIDE_HAS_TLS))
             return
         self._heard = True
         self._reader.receive(data)
@@ -463,7 +470,11 @@ class Conversation(Protocol):
         self._disarm()
         if self._is_closed:
             return
-        if isinstance(reason.value, ConnectionDone) and self._reader.is_between_frames:
+        if isinstance(reason.value, SSL.Error):
+            sentence = why_tls_failed(reason.value)
+        elif isinstance(reason.value, ConnectionDone) and self.agreement is None:
+            sentence = self._closed_in_greeting()
+        elif isinstance(reason.value, ConnectionDone) and self._reader.is_between_frames:
             sentence = "The other side closed the connection."
         elif isinstance(reason.value, ConnectionDone):
             sentence = "The other side closed the connection in the middle of a frame."
@@ -500,19 +511,35 @@ class Caller(Conversation):
     """
 
     expected: bytes | None = None
+    _initiator: Initiator
 
     def _allowed_in_greeting(self) -> Mapping[int, int]:
         return HELLO_ANSWER
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.send(self.introduction.hello(self.conversation))
+    def _closed_in_greeting(self) -> str:
+        sentence = super()._closed_in_greeting()
+        if is_tls(self.transport):
+            return sentence
+        return f"{sentence[:-1]}; if it wants TLS, leave out --plaintext here."
 
-    def _greeted(self, frame: Frame) -> Agreement:
-        theirs = decode(frame, Hello)
-        if self.expected is not None and theirs.node != self.expected:
-            raise Violation("Another node answers at that address than the one looked for.")
-        return agree(self.introduction.hello(self.conversation), theirs)
+    def _begin_greeting(self) -> None:
+        self._initiator = Initiator(
+            self.introduction.hello(self.conversation),
+            key=self.introduction.key,
+            channel=self.channel,
+            nonce=self.introduction.nonce(),
+            expected=self.expected,
+        )
+        self.send(self._initiator.opening())
+
+    def _greeted(self, frame: Frame) -> Agreement | None:
+        if frame.kind == Kind.CHALLENGE:
+            self.send(self._initiator.challenged(decode(frame, Challenge)))
+            return None
+        agreement = self._initiator.answered(decode(frame, Hello))
+        if not self.introduction.admits(agreement.peer.node):
+            raise NotAllowed("You have banned that node; `flow512 bans` tells why.")
+        return agreement
 
 
 class Answerer(Conversation):
@@ -520,13 +547,23 @@ class Answerer(Conversation):
     The side that was connected to: it answers the hello, or refuses.
     """
 
+    _acceptor: Acceptor
+
     def _allowed_in_greeting(self) -> Mapping[int, int]:
         return HELLO_ONLY
 
-    def _greeted(self, frame: Frame) -> Agreement:
-        ours = self.introduction.hello(self.conversation)
+    def _begin_greeting(self) -> None:
+        self._acceptor = Acceptor(
+            self.introduction.hello(self.conversation),
+            key=self.introduction.key,
+            channel=self.channel,
+            nonce=self.introduction.nonce(),
+        )
+
+    def _greeted(self, frame: Frame) -> Agreement | None:
         theirs = decode(frame, Hello)
-        choose_conversation(theirs, [self.conversation])
-        agreement = agree(ours, theirs)
-        self.send(ours)
-        return agreement
+        answer = self._acceptor.greeted(theirs)
+        if self._acceptor.agreement is not None and not self.introduction.admits(theirs.node):
+            raise NotAllowed(STRANGER)
+        self.send(answer)
+        return self._acceptor.agreement

@@ -12,25 +12,33 @@ from typing import Final, cast
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IHandshakeListener,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from flow512.errors import Flow512Error, Unsupported
-from flow512.link.conversation import Patience, Transport
+from flow512.errors import Busy, Flow512Error, NotAllowed, Unsupported
+from flow512.limits import Limits
+from flow512.link.conversation import Patience, Transport, address_host
+from flow512.link.gate import Gate
+from flow512.link.introduction import Introduction
+from flow512.link.tls import is_tls
 from flow512.wire.frame import FrameReader
-from flow512.wire.handshake import choose_conversation
+from flow512.wire.handshake import STRANGER, choose_conversation
 from flow512.wire.messages import HELLO_ONLY, Hello, decode, encode, error_message
 
 _FULL: Final = Unsupported("The node does not take that connection.")
 
 
+@implementer(IHandshakeListener)
 class SharedPort(Protocol):
     """
-    Waits for the hello, then hands the connection to the protocol that it asks for.
+    Waits for TLS, if there is any, and for the hello, then hands the connection to the protocol
+    that the hello asks for.
 
     States: C{waiting} (no L{_chosen} yet; the deadline runs, and at most one hello and one chunk
     of the transport's are buffered), then C{handed over} (every call goes to L{_chosen}), or
@@ -50,10 +58,19 @@ class SharedPort(Protocol):
     def connectionMade(self) -> None:
         self.port.waiting[self] = None
         self._deadline = self.port.clock.callLater(self.port.patience.greeting, self._too_late)
+        pushed_out = self.port.gate.arrived(self, address_host(self._address))
+        if pushed_out is not None:
+            pushed_out.abort()
+
+    def abort(self) -> None:
+        """
+        Close the connection at once, whatever it is for.
+        """
+        cast(Transport, self.transport).abortConnection()
 
     def _too_late(self) -> None:
         self._deadline = None
-        cast(Transport, self.transport).abortConnection()
+        self.abort()
 
     def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None
@@ -66,14 +83,15 @@ class SharedPort(Protocol):
             if frame is None:
                 return
             theirs = decode(frame, Hello)
-            conversation = choose_conversation(theirs, self.port.conversations)
+            self.port.gate.greeted(self, theirs.node)
+            conversation = self.port.choose(theirs)
             chosen = self.port.conversations[conversation].buildProtocol(self._address)
             if chosen is None:
                 raise _FULL
         except Flow512Error as error:
             self._is_refused = True
             self._deadline.reset(self.port.patience.greeting)
-            self.transport.write(encode(error_message(error)))
+            self.transport.write(encode(error_message(self.port.refusal(error))))
             self.transport.loseConnection()
             return
         self._stop_waiting()
@@ -82,7 +100,14 @@ class SharedPort(Protocol):
         # From here on the transport's bytes reach the chosen protocol without a detour.
         self.dataReceived = chosen.dataReceived  # type: ignore[method-assign]  # a plain shortcut
         chosen.makeConnection(self.transport)
+        if is_tls(self.transport):
+            IHandshakeListener(chosen).handshakeCompleted()
         chosen.dataReceived(received)
+
+    def handshakeCompleted(self) -> None:
+        # Before the hello there is nobody to tell; whoever is chosen asks for himself.
+        if self._chosen is not None:
+            IHandshakeListener(self._chosen).handshakeCompleted()
 
     def _stop_waiting(self) -> None:
         self.port.waiting.pop(self, None)
@@ -92,6 +117,7 @@ class SharedPort(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_waiting()
+        self.port.gate.left(self)
         if self._chosen is not None:
             self._chosen.connectionLost(reason)
 
@@ -103,17 +129,27 @@ class SharedPortFactory(Factory[SharedPort]):
     @ivar conversations: for each conversation that is offered, the factory that answers it.
         Factories may come and go while it listens.
     @ivar waiting: connections whose hello has not come.
+    @ivar gate: counts all connections.
     """
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        limits: Limits | None = None,
+    ) -> None:
         """
-        @param clock: for the deadline on the hello.
-        @param patience: how long that is.
+        @param introduction: of the node whose port it is.
+        @param clock: for the deadline on the handshake.
+        @param limits: how long that is, and how many connections there may be.
         """
+        limits = limits or Limits()
+        self._introduction = introduction
         self.clock = clock
-        self.patience = patience or Patience()
+        self.patience = Patience(greeting=limits.handshake)
+        self.gate: Gate[SharedPort] = Gate(limits)
         self.conversations: dict[str, IProtocolFactory] = {}
         self.waiting: dict[SharedPort, None] = {}
 
@@ -121,9 +157,37 @@ class SharedPortFactory(Factory[SharedPort]):
         assert addr is not None
         return SharedPort(self, addr)
 
+    def choose(self, hello: Hello) -> str:
+        """
+        Find the conversation that a hello asks for.
+
+        @raise Unsupported: it is not offered.
+        """
+        return choose_conversation(hello, self.conversations)
+
+    def refusal(self, error: Flow512Error) -> Flow512Error:
+        """
+        Decide what somebody hears who has proven nothing yet.
+
+        @param error: why he is refused.
+        @return: in a closed network what every stranger hears, unless he is to come back later.
+        """
+        if self._introduction.key is None or isinstance(error, Busy):
+            return error
+        return NotAllowed(STRANGER)
+
     def close_waiting(self) -> None:
         """
         Close the connections whose hello has not come.
         """
         for waiting in list(self.waiting):
-            cast(Transport, waiting.transport).abortConnection()
+            waiting.abort()
+
+    def end(self, node: bytes) -> None:
+        """
+        Close every connection of a node at once.
+
+        @param node: its node id.
+        """
+        for connection in self.gate.connections_of(node):
+            connection.abort()

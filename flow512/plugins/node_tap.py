@@ -13,8 +13,10 @@ from twisted.python.usage import UsageError
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.discovery.election import Mode
+from flow512.limits import Limits
 from flow512.link.address import parse_address
 from flow512.link.identity import default_state
+from flow512.link.node_id import parse_node_id, split_node_id
 from flow512.node import NodeService
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.settings import NodeSettings
@@ -37,7 +39,7 @@ class Options(ServiceOptions):
 
     optParameters: Sequence[Sequence[object]] = [
         ["downloads", None, None, "A folder for what the node fetches; it is shared as well."],
-        ["registry", None, None, "The registry's address, such as HOST or HOST:PORT."],
+        ["registry", None, None, "The registry, such as HOST, HOST:PORT or ID@HOST:PORT."],
         ["state", None, None, "The folder for the node's identity and catalog."],
         ["bootstrap", None, "auto", "Whether to be the bootstrap: auto, always or never."],
     ]
@@ -45,12 +47,19 @@ class Options(ServiceOptions):
     def __init__(self) -> None:
         super().__init__()
         self["share"] = []
+        self["allow"] = []
 
     def opt_share(self, folder: str) -> None:
         """
         A folder to share. May be repeated.
         """
         self["share"].append(folder)
+
+    def opt_allow(self, node_id: str) -> None:
+        """
+        Only this node may see what is shared. May be repeated.
+        """
+        self["allow"].append(parse_node_id(node_id))
 
     def postOptions(self) -> None:
         for folder in (*self["share"], *filter(None, [self["downloads"]])):
@@ -60,14 +69,20 @@ class Options(ServiceOptions):
                 f"--bootstrap is auto, always or never, not '{escape(self['bootstrap'])}'"
             )
         registry = self["registry"]
+        registry_node, place = (None, None) if registry is None else split_node_id(registry)
         self.settings = NodeSettings(
             shares=tuple(self["share"]),
             downloads=self["downloads"],
             state=self["state"] or default_state(),
             name=self["name"],
             network=self["network"],
+            network_key_file=self["network-key-file"],
+            encryption=self.encryption,
             listen=self["listen"],
-            registry=None if registry is None else parse_address(registry),
+            registry=None if place is None else parse_address(place),
+            registry_node=registry_node,
+            allow=tuple(self["allow"]),
+            limits=Limits.with_settings(self["limit"]),
             bootstrap=Mode(self["bootstrap"]),
             beacon_port=self.beacon_port,
             interfaces=tuple(self["interface"]),

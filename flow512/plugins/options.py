@@ -17,6 +17,7 @@ from twisted.python.usage import Options, UsageError
 from flow512.content.paths import escape
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.errors import Flow512Error
+from flow512.link.tls import Encryption
 
 
 def refuse(command: str, sentence: str) -> NoReturn:
@@ -66,18 +67,27 @@ class ServiceOptions(Options):
 
     optFlags: Sequence[Sequence[object]] = [
         ["no-beacon", None, "Neither announce anything on the network nor listen for others."],
+        ["plaintext", None, "No TLS; all who are to reach it have to do the same."],
     ]
 
     optParameters: Sequence[Sequence[object]] = [
         ["listen", None, "", "Where to listen: any Twisted server endpoint string."],
         ["name", None, "", "What others are shown; the machine's name unless given."],
         ["network", None, "", "Only nodes with the same network name accept each other."],
+        ["network-key-file", None, "", "The file with the key or join link of a closed network."],
         ["beacon-port", None, BEACON_PORT, "The UDP port of the beacon.", port_number],
     ]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted has no types there
         self["interface"] = []
+        self["limit"] = []
+
+    def opt_limit(self, setting: str) -> None:
+        """
+        Change a limit, as NAME=VALUE; docs/commands.rst lists them. May be repeated.
+        """
+        self["limit"].append(setting)
 
     def opt_interface(self, interface: str) -> None:
         """
@@ -97,6 +107,11 @@ class ServiceOptions(Options):
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
             raise UsageError(f"'{escape(arguments[0])}' is not an option")
+
+    @property
+    def encryption(self) -> Encryption:
+        """What connections run over."""
+        return Encryption.NONE if self["plaintext"] else Encryption.TLS
 
     @property
     def beacon_port(self) -> int | None:

@@ -4,9 +4,13 @@ C{twistd flow512-registry}: a registry by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 
+from flow512.limits import Limits
+from flow512.link.identity import default_registry_state
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.registry.service import RegistryService, RegistrySettings
 
@@ -26,11 +30,19 @@ class Options(ServiceOptions):
         " otherwise, and announces itself by UDP."
     )
 
+    optParameters: Sequence[Sequence[object]] = [
+        ["state", None, None, "The folder for the registry's identity and network."],
+    ]
+
     def postOptions(self) -> None:
         self.settings = RegistrySettings(
             listen=self["listen"],
             name=self["name"],
+            state=self["state"] or default_registry_state(),
             network=self["network"],
+            network_key_file=self["network-key-file"],
+            encryption=self.encryption,
+            limits=Limits.with_settings(self["limit"]),
             beacon_port=self.beacon_port,
             interfaces=tuple(self["interface"]),
         )

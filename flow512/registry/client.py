@@ -10,6 +10,10 @@ Whatever ends it, L{RegistryClient} connects again: after a wait that grows with
 a minute, and is random in part so that a registry that restarts is not met by everyone at once.
 A registry that says when to come back is taken at its word. The wait is short again only after a
 conversation has proved itself by a pong while it was listed.
+
+A node that serves is on the list only once the registry has reached it where it says that it
+serves. It is told what came of that, and tells its user once what there is to do; the registry
+tries again by itself, and all else goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -35,9 +39,11 @@ from zope.interface import Interface
 
 from flow512.content.paths import escape
 from flow512.errors import BadFrame, BadMessage, Busy, Cancelled, Flow512Error, TimedOut, from_wire
-from flow512.link.conversation import Caller, Introduction, Patience
+from flow512.limits import Limits
+from flow512.link.conversation import Caller, Patience
+from flow512.link.introduction import Introduction
+from flow512.link.origin import source_of, subnet_of
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled
-from flow512.registry.table import source_of, subnet_of
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -49,6 +55,7 @@ from flow512.wire.messages import (
     Peer,
     Ping,
     Pong,
+    Reached,
     Register,
     Registered,
     Resync,
@@ -64,15 +71,6 @@ SHORTEST_PING: Final = 1.0
 
 LONGEST_OBEYED: Final = 3600.0
 """Seconds for which a registry can send a node away."""
-
-DIALS_PER_SUBNET: Final = 256
-"""Peers in one subnet (/24 of IPv4, /48 of IPv6) that it gives."""
-
-MOST_DIALS: Final = 1024
-"""Peers that it gives in all."""
-
-DIALS_PER_HOST: Final = 32
-"""Peers at one address that L{RegistryClient.peers_to_dial} gives."""
 
 
 class IPeerListListener(Interface):
@@ -111,6 +109,7 @@ class RegistryConversation(Caller):
         @param client: whose it is.
         """
         super().__init__(client.introduction, client.clock, client.patience)
+        self.expected = client.expected
         self._client = client
         self._list = client.peer_list
         self._last_request = 0
@@ -169,6 +168,8 @@ class RegistryConversation(Caller):
             if change is not None:
                 self.is_listed = True
                 self._client.list_changed(change)
+        elif frame.kind == Kind.REACHED:
+            self._client.reached(decode(frame, Reached))
         else:
             change = self._list.delta(decode(frame, Delta))
             if change is not None:
@@ -233,7 +234,10 @@ class RegistryClient(Service):
     @ivar introduction: what the node says of itself.
     @ivar port: the TCP port that others find it at; 0 to watch without being listed.
     @ivar ticket: what proves to the registry that a registration is this node's.
+    @ivar expected: the node id that the registry must have; L{None} for any.
     @ivar seen_host: the address that the registry sees the node at; empty before it has said so.
+    @ivar is_reachable: whether the registry reached the node at its port, when it last tried;
+        L{None} before it has said so, of a registry that does not try, and without a port.
     @ivar peer_list: the list and how current it is; to be read.
     @ivar failures: connections in a row that could not be made, or did not last.
     """
@@ -249,38 +253,42 @@ class RegistryClient(Service):
         port: int,
         ticket: bytes,
         random: Random,
+        expected: bytes | None = None,
         listener: IPeerListListener | None = None,
         state_changed: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
-        dials_per_host: int = DIALS_PER_HOST,
+        limits: Limits | None = None,
     ) -> None:
         """
         @param clock: for pings, deadlines and the waits between connections.
         @param endpoint: where the registry is.
         @param introduction: what the node says of itself; its name is the one that is listed.
         @param port: the TCP port that others find it at; 0 to watch without being listed.
-        @param ticket: 16 random bytes, to be told to nobody else. The same node id with another
-            ticket is refused while the lease lasts.
+        @param ticket: 16 random bytes, to be told to nobody else. It tells this process from
+            others with the same node id: one of them may serve, the others watch.
         @param random: for the waits between connections.
+        @param expected: the node id that the registry must have; L{None} for any.
         @param listener: is told of every change of the list.
-        @param state_changed: called when L{is_listed} or L{failures} may be another than before,
-            while the service runs.
+        @param state_changed: called when L{is_listed}, L{failures} or L{is_reachable} may be
+            another than before, while the service runs.
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
-        @param dials_per_host: how many peers at one address L{peers_to_dial} gives.
+        @param limits: how many peers L{peers_to_dial} gives, those called C{dials}.
         """
         self.clock = clock
         self.introduction = introduction
         self.port = port
         self.ticket = ticket
         self.patience = patience or Patience()
+        self.expected = expected
         self.seen_host = ""
+        self.is_reachable: bool | None = None
         self.peer_list = PeerList(most_peers)
         self._random = random
         self._listener = listener
         self._state_changed = state_changed
-        self._dials_per_host = dials_per_host
+        self._limits = limits or Limits()
         self._backoff = backoffPolicy(
             initialDelay=0.5, maxDelay=58.0, jitter=lambda: random.uniform(0.0, 2.0)
         )
@@ -291,6 +299,7 @@ class RegistryClient(Service):
         self.failures = 0
         self._told_to_wait = 0.0
         self._logged = ""
+        self._warned = ""
         self._has_list = False
         self._waiting: list[Deferred[None]] = []
 
@@ -312,26 +321,29 @@ class RegistryClient(Service):
     @property
     def other_peers(self) -> list[Peer]:
         """All peers but this node."""
-        return [peer for peer in self.peers.values() if peer.node != self.introduction.node]
+        me = self.introduction.node
+        # A node that only watches may share its identity with one that serves on its machine.
+        return [peer for peer in self.peers.values() if peer.node != me or not self.port]
 
     def peers_to_dial(self) -> list[Peer]:
         """
         Give the peers that may be dialled without anybody having named them.
 
         A registry only introduces, and could lie: so no host is among these that would have to be
-        looked up or stands for many machines, no machine more often than C{dials_per_host}, no
-        subnet more often than L{DIALS_PER_SUBNET}, and no more than L{MOST_DIALS} in all.
+        looked up or stands for many machines, and the L{limits<Limits>} on dials hold: for each
+        address, for each subnet, and in all.
         """
+        limits = self._limits
         dials: Counter[str] = Counter()
         chosen: list[Peer] = []
         for peer in self.other_peers:
-            if len(chosen) == MOST_DIALS:
+            if len(chosen) == limits.dials:
                 break
             host, subnet = source_of(peer.host), subnet_of(peer.host)
             if (
                 can_be_dialled(peer)
-                and dials[host] < self._dials_per_host
-                and dials[subnet] < DIALS_PER_SUBNET
+                and dials[host] < limits.dials_per_address
+                and dials[subnet] < limits.dials_per_subnet
             ):
                 dials[host] += 1
                 dials[subnet] += 1
@@ -359,6 +371,7 @@ class RegistryClient(Service):
         """
         if port != self.port:
             self.port = port
+            self.is_reachable = None
             if self._conversation is not None:
                 self._conversation.register()
 
@@ -418,6 +431,33 @@ class RegistryClient(Service):
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             deferred.callback(None)
+        self._state_changed()
+
+    def reached(self, told: Reached) -> None:
+        """
+        The registry has tried whether others reach this node.
+
+        @param told: what came of it. About another port than the present one it is old news.
+        """
+        if told.port != self.port:
+            return
+        self.is_reachable = told.ok
+        if told.ok:
+            if self._warned:
+                self.log.info("Others can reach this node now, and it is listed.")
+            self._warned = ""
+        else:
+            reason = escape(told.sentence, 500)
+            if reason != self._warned:
+                # It is tried again and again; that is one line.
+                self._warned = reason
+                self.log.warn(
+                    "Others cannot reach this node, so it is not listed, and only fetches: {reason}"
+                    " Open TCP port {port} in the firewall or router, or choose a port that others"
+                    " reach with --listen.",
+                    reason=reason,
+                    port=self.port,
+                )
         self._state_changed()
 
     def proved(self) -> None:

@@ -34,8 +34,9 @@ from flow512.discovery.election import (
     Wait,
 )
 from flow512.discovery.engine import Sighting
+from flow512.limits import Limits
 from flow512.link.address import HostPort
-from flow512.link.conversation import Introduction
+from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.wire.messages import Peer
 
@@ -63,6 +64,7 @@ class RegistryFollower(Service):
         *,
         mode: Mode,
         configured: HostPort | str | None,
+        configured_node: bytes | None = None,
         port: int,
         ticket: bytes,
         random: Random,
@@ -70,6 +72,7 @@ class RegistryFollower(Service):
         listens: bool,
         lead: Callable[[], HostPort],
         listener: IPeerListListener,
+        limits: Limits | None = None,
     ) -> None:
         """
         @param clock: for the waits.
@@ -77,6 +80,7 @@ class RegistryFollower(Service):
         @param introduction: what the node says of itself.
         @param mode: whether it may, must or must not lead.
         @param configured: the registry that the user named; L{None} for none.
+        @param configured_node: the node id that it must have; L{None} for any.
         @param port: the TCP port that the node serves at; 0 for none.
         @param ticket: see L{RegistryClient}.
         @param random: for jitter.
@@ -84,12 +88,14 @@ class RegistryFollower(Service):
         @param listens: whether there is a beacon.
         @param lead: starts the registry in this process, and gives the address to reach it at.
         @param listener: is told how the list of peers changes.
+        @param limits: how many peers L{peers_to_dial} gives.
         """
         self._clock = clock
         self._connect = connect
         self._introduction = introduction
         self._mode = mode
         self._configured_address = configured
+        self._configured_node = configured_node
         self._configured: RegistryClient | None = None
         self.port = port
         self._ticket = ticket
@@ -98,6 +104,7 @@ class RegistryFollower(Service):
         self._listens = listens
         self._lead = lead
         self._listener = listener
+        self._limits = limits
         self._election: Election | None = None
         self._found: RegistryClient | None = None
         self._found_address: HostPort | None = None
@@ -129,7 +136,7 @@ class RegistryFollower(Service):
             listens=LISTEN if self._listens else 0.0,
         )
         if self._configured_address is not None:
-            self._configured = self._start_client(self._configured_address)
+            self._configured = self._start_client(self._configured_address, self._configured_node)
         self.reconsider()
 
     def stopService(self) -> Deferred[list[tuple[bool, None]]]:
@@ -214,7 +221,9 @@ class RegistryFollower(Service):
         self._drop_found()
         self.log.info("Registering with the registry at {address}", address=str(address))
         self._found_address = address
-        self._found = self._start_client(address)
+        # What a beacon says of node ids is no proof, and so nothing to insist on.
+        expected = self._introduction.node if self.is_leading else None
+        self._found = self._start_client(address, expected)
         self._follow(self._found)
 
     def _drop_found(self) -> None:
@@ -235,7 +244,7 @@ class RegistryFollower(Service):
         if joined or left or changed:
             self._listener.peer_list_changed(joined, left, changed)
 
-    def _start_client(self, address: HostPort | str) -> RegistryClient:
+    def _start_client(self, address: HostPort | str, expected: bytes | None) -> RegistryClient:
         ear = _Ear(self)
         ear.client = client = RegistryClient(
             self._clock,
@@ -244,8 +253,10 @@ class RegistryFollower(Service):
             port=self.port,
             ticket=self._ticket,
             random=self._random,
+            expected=expected,
             listener=ear,
             state_changed=self._reconsider_soon,
+            limits=self._limits,
         )
         client.startService()
         return client

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from flow512.errors import BadMessage
-from flow512.registry.table import plain_address
+from flow512.link.origin import plain_address
 from flow512.wire.messages import Delta, Peer, Snapshot
 
 MOST_PEERS: Final = 100_000

@@ -3,11 +3,13 @@ The registry at work: conversations on one side, L{RegistryTable} on the other.
 
 States of a conversation, once both sides said hello::
 
-    stranger ──REGISTER, accepted──> listed ──LEAVE, lease over, displaced, violation, lost──> gone
+    stranger ──REGISTER, accepted──> registered ──LEAVE, lease over, displaced, violation,
+        │                                         lost──> gone
         └──REGISTER, refused──> stranger ──nothing accepted in time──> gone
 
-A stranger is told nothing about anyone. Who is listed is owed the snapshot at some number, then
-every delta after it. What it costs to be slow is the slow one's:
+A stranger is told nothing about anyone. Who is registered is owed the snapshot at some number, then
+every delta after it; whether others are told of it is another matter, and decided by dialling it
+back (L{flow512.registry.dial_back}). What it costs to be slow is the slow one's:
 
   - Deltas are encoded once for all, and each connection's transport is given them in one write,
     but only while it takes any. One that is full is passed over. Once it takes bytes again it
@@ -17,8 +19,8 @@ every delta after it. What it costs to be slow is the slow one's:
     (L{flow512.registry.sheets}).
   - Snapshots that are asked for come at most once in a while; an earlier question waits.
 
-There is one delayed call for the window in which changes are gathered, and one for the leases;
-none for a node that is listed.
+There is one delayed call for the window in which changes are gathered, one for the leases, and one
+for the dials; none for a node that is registered.
 """
 
 from __future__ import annotations
@@ -34,8 +36,15 @@ from twisted.python.failure import Failure
 
 from flow512.content.paths import escape
 from flow512.errors import BadFrame, Flow512Error, NotAllowed, Refusal, StateInUse, TimedOut
-from flow512.link.conversation import Answerer, Introduction, Patience
-from flow512.registry.table import GRACE, LEASE, Limits, RegistryTable, plain_address
+from flow512.limits import Limits
+from flow512.link.address import HostPort
+from flow512.link.conversation import Answerer, Patience
+from flow512.link.introduction import Introduction
+from flow512.link.origin import plain_address
+from flow512.registry.dial_back import Connect, DialBack
+from flow512.registry.dials import Dial, Dials
+from flow512.registry.log_room import LogRoom
+from flow512.registry.table import GRACE, LEASE, Placed, RegistryTable
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -64,14 +73,14 @@ class RegistryProtocol(Answerer):
     The registry's side of one conversation.
 
     @ivar host: the address that the node is seen at; empty before there is a connection.
-    @ivar is_listed: whether its node has registered and not left.
+    @ivar is_registered: whether its node has registered and not left.
     """
 
     conversation = "registry"
     allowed = REGISTRY_SERVER
     log = Logger()
 
-    is_listed = False
+    is_registered = False
 
     def __init__(self, factory: RegistryFactory) -> None:
         """
@@ -97,7 +106,8 @@ class RegistryProtocol(Answerer):
     def conversation_opened(self, agreement: Agreement) -> None:
         self._node = agreement.peer.node
         port = getattr(self.connection.getPeer(), "port", 0)
-        self.log.info("Peer connected: {address}", address=(escape(self.host), port))
+        if self._registry.log_room.take(self.host):
+            self.log.info("Peer connected: {address}", address=(escape(self.host), port))
         self._deadline = self.clock.callLater(self.patience.greeting, self._too_late)
 
     def _too_late(self) -> None:
@@ -115,8 +125,8 @@ class RegistryProtocol(Answerer):
             host=escape(self.host),
             reason=escape(str(error), 500),
         )
-        if self.is_listed:
-            self.is_listed = False
+        if self.is_registered:
+            self.is_registered = False
             self._registry.connection_ended(self, self._node)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -136,14 +146,14 @@ class RegistryProtocol(Answerer):
         elif frame.kind == Kind.LEAVE:
             decode(frame, Leave)
             self._leave()
-        elif frame.kind == Kind.RESYNC and self.is_listed:
+        elif frame.kind == Kind.RESYNC and self.is_registered:
             decode(frame, Resync)
             self._ask_for_snapshot()
         else:
             raise BadFrame(f"A frame of kind {frame.kind:#04x} may not come at this point.")
 
     def pinged(self, request: int) -> None:
-        if self.is_listed:
+        if self.is_registered:
             self._registry.renew(self, self._node)
             self.send(Pong(self._registry.table.number), request)
         else:
@@ -151,21 +161,23 @@ class RegistryProtocol(Answerer):
 
     def _register(self, wish: Register, request: int) -> None:
         try:
-            host = self._registry.register(self, self._node, wish)
+            placed = self._registry.register(self, self._node, wish)
         except (Refusal, StateInUse) as error:
             self.fail_request(request, error)
             return
         self._cancel_deadline()
-        self.send(Registered(self._registry.table.lease, host), request)
-        if not self.is_listed:
-            self.is_listed = True
-            said = "Registered peer: {host}" if wish.port else "Registered to watch: {host}"
-            self.log.info(said, host=escape(host))
+        self.send(Registered(self._registry.table.lease, placed.host), request)
+        if placed.reached is not None:
+            self.send(placed.reached)
+        if not self.is_registered:
+            self.is_registered = True
+            self._registry.log_registration(placed, wish)
             self._start_snapshot()
+        self._registry.dial()
 
     def _leave(self) -> None:
-        if self.is_listed:
-            self.is_listed = False
+        if self.is_registered:
+            self.is_registered = False
             self._registry.leave(self, self._node)
         self.leave()
 
@@ -185,7 +197,7 @@ class RegistryProtocol(Answerer):
     def writable_again(self) -> None:
         if self._snapshot is not None:
             self._write_snapshot()
-        if self._missed and self.is_writable and self.is_listed:
+        if self._missed and self.is_writable and self.is_registered:
             self._missed = False
             self.connection.write(encode(Delta(self._registry.table.number)))
 
@@ -223,6 +235,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
 
     @ivar introduction: what it says of itself.
     @ivar table: its state; to be read.
+    @ivar log_room: keeps any source from filling the log.
     """
 
     noisy = False
@@ -233,6 +246,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         introduction: Introduction,
         clock: IReactorTime,
         *,
+        connect: Connect | None = None,
         patience: Patience | None = None,
         lease: float = LEASE,
         grace: float = GRACE,
@@ -243,11 +257,14 @@ class RegistryFactory(Factory[RegistryProtocol]):
         """
         @param introduction: what the registry says of itself.
         @param clock: for leases, windows and deadlines.
+        @param connect: makes the endpoint by which a node is dialled back before it is listed, with
+            TLS if nodes have it. With L{None} every node is listed unproven, at whatever port it
+            names: for a network on which everybody is trusted, and for tests.
         @param patience: how long conversations wait; within L{Patience.greeting} after the hello a
             node has to register, too.
         @param lease: seconds that a registration lasts without a ping.
         @param grace: seconds in which a node may come back without having left.
-        @param limits: how many may register.
+        @param limits: how many may register, and how many are dialled back.
         @param window: seconds in which changes are gathered before they are pushed.
         @param snapshot_interval: seconds between two snapshots on one connection.
         """
@@ -256,9 +273,16 @@ class RegistryFactory(Factory[RegistryProtocol]):
         self.patience = patience or Patience()
         self.window = window
         self.snapshot_interval = snapshot_interval
+        dials = None if connect is None else Dials(limits)
         self.table: RegistryTable[RegistryProtocol] = RegistryTable(
-            lease=lease, grace=grace, limits=limits
+            lease=lease, grace=grace, limits=limits, dials=dials
         )
+        self._dial_back: DialBack | None = None
+        if connect is not None and dials is not None:
+            self._dial_back = DialBack(
+                clock, connect, introduction, dials, told=self._dialled, idle=self._check_stopped
+            )
+        self.log_room = LogRoom(clock)
         # In the order of their arrival, so that a simulation repeats to the byte.
         self._connections: dict[RegistryProtocol, None] = {}
         self._push_call: IDelayedCall | None = None
@@ -289,6 +313,8 @@ class RegistryFactory(Factory[RegistryProtocol]):
         self._is_stopped = False
         self._schedule_expiry()
         self._schedule_push()
+        if self._dial_back is not None:
+            self._dial_back.start()
 
     def stopFactory(self) -> None:
         self.stop()
@@ -297,7 +323,8 @@ class RegistryFactory(Factory[RegistryProtocol]):
         """
         Take no more connections and close those that there are, in peace.
 
-        @return: a L{Deferred} that fires when all of them are gone.
+        @return: a L{Deferred} that fires when all of them are gone, and all by which nodes are
+            dialled back.
         """
         self._is_stopped = True
         for call in (self._push_call, self._expire_call):
@@ -306,7 +333,9 @@ class RegistryFactory(Factory[RegistryProtocol]):
         self._push_call = self._expire_call = None
         for connection in list(self._connections):
             connection.leave()
-        if not self._connections:
+        if self._dial_back is not None:
+            self._dial_back.stop()
+        if self._is_over():
             return succeed(None)
         waiting: Deferred[None] = Deferred()
         self._stopping.append(waiting)
@@ -327,21 +356,23 @@ class RegistryFactory(Factory[RegistryProtocol]):
         """
         self._connections[connection] = None
 
-    def register(self, connection: RegistryProtocol, node: bytes, wish: Register) -> str:
+    def register(
+        self, connection: RegistryProtocol, node: bytes, wish: Register
+    ) -> Placed[RegistryProtocol]:
         """
-        List a node, or list it anew.
+        Know a node, or know it anew.
 
-        @return: the address that it is seen at.
+        @return: what became of it; L{dial} is to be called once the node is told.
         @raise Flow512Error: as L{RegistryTable.register} does.
         """
-        host, displaced = self.table.register(
-            connection, node, wish, connection.host, self.clock.seconds()
+        placed = self.table.register(
+            connection, node, wish, connection.peer_host, self.clock.seconds()
         )
-        if displaced is not None:
-            displaced.end(StateInUse("The node registered through another connection."))
+        if placed.displaced is not None:
+            placed.displaced.end(StateInUse("The node registered through another connection."))
         self._schedule_push()
         self._schedule_expiry()
-        return host
+        return placed
 
     def renew(self, connection: RegistryProtocol, node: bytes) -> None:
         """
@@ -368,10 +399,61 @@ class RegistryFactory(Factory[RegistryProtocol]):
         Forget a connection.
         """
         self._connections.pop(connection, None)
-        if self._is_stopped and not self._connections:
+        self._check_stopped()
+
+    def _is_over(self) -> bool:
+        return not self._connections and (self._dial_back is None or self._dial_back.is_idle)
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped and self._is_over():
             waiting, self._stopping = self._stopping, []
             for deferred in waiting:
                 deferred.callback(None)
+
+    # Dialling back
+
+    def dial(self) -> None:
+        """
+        Dial whom the table wants to be dialled.
+        """
+        if self._dial_back is not None:
+            self._dial_back.look()
+
+    def _dialled(self, dial: Dial, why_not: str | None) -> None:
+        now = self.clock.seconds()
+        address = HostPort(dial.host.partition("%")[0], dial.port)
+        if why_not is None:
+            told = self.table.reached(dial, now)
+        else:
+            sentence = f"The registry could not reach this node at {address}: {why_not}."
+            told = self.table.not_reached(dial, sentence, now)
+        if told is None:
+            return
+        self._schedule_push()
+        if told.connection is not None:
+            told.connection.send(told.reached)
+        if not self.log_room.take(address.host):
+            return
+        if why_not is None:
+            self.log.info("Registered peer: {host}", host=address.host)
+        else:
+            self.log.info(
+                "Peer not listed: nobody can reach it at {address}: {reason}.",
+                address=str(address),
+                reason=why_not,
+            )
+
+    # The log
+
+    def log_registration(self, placed: Placed[RegistryProtocol], wish: Register) -> None:
+        """
+        Say in the log who registered; of who is to be dialled back first, once that is done.
+        """
+        if wish.port and self._dial_back is not None and not (placed.reached and placed.reached.ok):
+            return
+        if self.log_room.take(placed.host):
+            said = "Registered peer: {host}" if wish.port else "Registered to watch: {host}"
+            self.log.info(said, host=escape(placed.host))
 
     # Time
 
@@ -384,7 +466,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         deltas = b"".join([encode(delta) for delta in self.table.take_deltas()])
         if deltas:
             for connection in self._connections:
-                if connection.is_listed:
+                if connection.is_registered:
                     connection.push(deltas)
         self._schedule_push()
 
@@ -403,7 +485,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
     def _expire(self) -> None:
         self._expire_call = None
         for connection in self.table.expire(self.clock.seconds()):
-            connection.is_listed = False
+            connection.is_registered = False
             connection.end(TimedOut("No ping came for a whole lease."))
         self._schedule_push()
         self._schedule_expiry()

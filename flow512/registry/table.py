@@ -1,7 +1,8 @@
 """
 The registry's state: who is registered, what has been told of it, and what has not been yet.
 
-States of a registration, which is one node id's::
+A registration is that of one process, which is known by its node id and its ticket. It I{serves}
+if it has a port, and else it only watches. States::
 
     absent ──register──> held ──its connection ends──> lingering
     held ──register, by its own connection──> held, with what it says now
@@ -9,13 +10,23 @@ States of a registration, which is one node id's::
     held ──leave; or a lease without a ping──> absent
     lingering ──register with the same ticket──> held
     lingering ──the grace is over──> absent
-    held, lingering ──register with another ticket──> refused, unchanged
 
-The list has two versions. The I{current} one is every registration that has a port. The
+What a registration that serves claims, that the node answers at that port of the address that it
+is seen at, has states of its own::
+
+    unproven ──a dial found the node there──> proven ──another host or port, or none──> unproven
+
+While it is unproven L{flow512.registry.dials} has a dial for it. A table without dials takes every
+claim for proven.
+
+The list has two versions. The I{current} one is every registration that is proven. The
 I{published} one is what the snapshots and deltas up to L{RegistryTable.number} tell.
 
 Invariants:
 
+  - One registration of a node id serves at most. Whoever wants to serve with another ticket is
+    refused, and nothing changes; any number may watch beside it, as commands do whose user also
+    serves.
   - L{RegistryTable._unpublished} holds exactly the node ids that differ between the two. So what
     comes and goes between two deltas cancels out, and a node that registers in a loop is told of
     once, as it is at the end.
@@ -23,22 +34,24 @@ Invariants:
   - Leases all last equally long, and so do graces. Whoever is granted one goes to the end of its
     queue, and so both queues are in the order in which they end.
   - A connection other than the one that holds a registration changes nothing about it, but by
-    registering with its ticket.
+    registering with its ticket. A connection holds one registration of a node id at most.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from hmac import compare_digest
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from flow512.errors import Busy, NotAllowed, StateInUse
+from flow512.errors import NotAllowed, StateInUse
+from flow512.limits import Limits
+from flow512.link.origin import plain_address, source_of
+from flow512.registry.dials import Dial, Dials
+from flow512.registry.quota import Quota
 from flow512.registry.sheets import Sheets
-from flow512.wire.messages import MAX_PEERS, Delta, Peer, Register
+from flow512.wire.messages import MAX_PEERS, Delta, Peer, Reached, Register
 
 LEASE: Final = 30.0
 """Seconds that a registration lasts without a ping."""
@@ -57,21 +70,8 @@ _MAX_HOST: Final = 64
 _JOINERS: Final = "\u200c\u200d"
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
+_Key = TypeVar("_Key")
 _Connection = TypeVar("_Connection", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """
-    How much the registry takes on.
-
-    @ivar registrations: in all. A hundred thousand take about 100 MiB.
-    @ivar per_source: from one source, see L{source_of}. A lab behind one address, or a load test,
-        stays below the default; whoever wants to fill the registry needs a hundred addresses.
-    """
-
-    registrations: int = 100_000
-    per_source: int = 1_024
 
 
 class Placed(NamedTuple, Generic[_Connection]):
@@ -81,10 +81,24 @@ class Placed(NamedTuple, Generic[_Connection]):
     @ivar host: the address that the node is seen at.
     @ivar displaced: the connection that held it until now; L{None} if there is none, or it is
         the same.
+    @ivar reached: whether it is known to be reached where it says; L{None} if that is to be
+        found out, or is no question.
     """
 
     host: str
     displaced: _Connection | None
+    reached: Reached | None = None
+
+
+class Told(NamedTuple, Generic[_Connection]):
+    """
+    What a node is to be told of being reached.
+
+    @ivar connection: the one that holds its registration; L{None} while it lingers.
+    """
+
+    connection: _Connection | None
+    reached: Reached
 
 
 @dataclass
@@ -93,43 +107,10 @@ class _Registration(Generic[_Connection]):
     ticket: bytes
     source: str
     peer: Peer | None  # None for a node that only watches
+    seen_at: str  # the peer's host, with its scope if it has one
+    is_proven: bool
     connection: _Connection | None  # None while it lingers
     ends: float
-
-
-def plain_address(host: str) -> IPv4Address | IPv6Address | None:
-    """
-    Read an address as a transport gives it.
-
-    @return: the address, without a scope, which says nothing to others, and as IPv4 if it is one
-        that IPv6 wraps; L{None} for anything else, such as the path of a UNIX socket.
-    """
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def source_of(host: str) -> str:
-    """
-    Tell who is to be counted as one: an IPv4 address, or an IPv6 network of 64 bits, since the
-    addresses in it are anyone's who has one of them.
-    """
-    address = plain_address(host)
-    if isinstance(address, IPv6Address):
-        return str(ip_network((address, 64), strict=False))
-    return host if address is None else str(address)
-
-
-def subnet_of(host: str) -> str:
-    """
-    Tell which machines are likely to be one network's: those of a /24 of IPv4, or a /48 of IPv6.
-    """
-    address = plain_address(host)
-    if address is None:
-        return host
-    return str(ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
 def clean_name(name: str) -> str:
@@ -162,21 +143,30 @@ class RegistryTable(Generic[_Connection]):
     """
 
     def __init__(
-        self, *, lease: float = LEASE, grace: float = GRACE, limits: Limits | None = None
+        self,
+        *,
+        lease: float = LEASE,
+        grace: float = GRACE,
+        limits: Limits | None = None,
+        dials: Dials | None = None,
     ) -> None:
         """
         @param lease: seconds that a registration lasts without a ping.
         @param grace: seconds that it lasts after its connection ended without LEAVE.
-        @param limits: how many there may be.
+        @param limits: how many there may be, and how often, all those called C{registrations}.
+        @param dials: is told whom to dial back; with L{None} whoever registers is listed at once.
         """
         self.lease = lease
         self.grace = grace
-        self.limits = limits or Limits()
         self.number = 0
-        self._registrations: dict[bytes, _Registration[_Connection]] = {}
-        self._held: OrderedDict[bytes, _Registration[_Connection]] = OrderedDict()
-        self._lingering: OrderedDict[bytes, _Registration[_Connection]] = OrderedDict()
-        self._by_source: Counter[str] = Counter()
+        self._quota = Quota(limits or Limits(), lease)
+        self._dials = dials
+        self._registrations: dict[tuple[bytes, bytes], _Registration[_Connection]] = {}
+        self._serving: dict[bytes, _Registration[_Connection]] = {}
+        self._held: OrderedDict[tuple[_Connection, bytes], _Registration[_Connection]]
+        self._held = OrderedDict()
+        self._lingering: OrderedDict[tuple[bytes, bytes], _Registration[_Connection]]
+        self._lingering = OrderedDict()
         self._published = Sheets()
         self._unpublished: OrderedDict[bytes, None] = OrderedDict()
 
@@ -185,7 +175,11 @@ class RegistryTable(Generic[_Connection]):
     @property
     def peers(self) -> list[Peer]:
         """The current list."""
-        return [each.peer for each in self._registrations.values() if each.peer is not None]
+        return [
+            each.peer
+            for each in self._registrations.values()
+            if each.peer is not None and each.is_proven
+        ]
 
     @property
     def has_changes(self) -> bool:
@@ -195,8 +189,8 @@ class RegistryTable(Generic[_Connection]):
     @property
     def next_end(self) -> float | None:
         """When L{expire} has something to do next, unless there is a ping; L{None} for never."""
-        heads = [next(iter(q.values())).ends for q in (self._held, self._lingering) if q]
-        return min(heads, default=None)
+        heads = [_first(self._held), _first(self._lingering)]
+        return min((head.ends for head in heads if head is not None), default=None)
 
     # What happens
 
@@ -204,52 +198,62 @@ class RegistryTable(Generic[_Connection]):
         self, connection: _Connection, node: bytes, wish: Register, host: str, now: float
     ) -> Placed[_Connection]:
         """
-        List a node, or list it anew.
+        Know a node, or know it anew.
 
         @param connection: the one that asks, and that holds the registration from now on.
         @param node: its node id, 32 bytes.
         @param wish: what it asks for.
         @param host: where the connection comes from, as the transport says.
         @return: what became of it; a connection that was displaced is the caller's to close.
-        @raise StateInUse: somebody else has registered that node id.
-        @raise Busy: there are too many, in all or from that source.
+        @raise StateInUse: another process serves with that node id, or this connection
+            registered with another ticket.
+        @raise Busy: there are too many, in all, from that source or of that node id, or too
+            often.
         @raise NotAllowed: the name, or an address that nobody could reach. After any of the
-            three, everything is as before.
+            three, everything is as before, but that it counts against how often.
         """
-        name = clean_name(wish.name)
         address = plain_address(host)
+        seen_at = host
         if address is not None:
             host = str(address)
-        elif wish.port:
+            # A scope is of this machine: good for dialling, and nothing for others to know.
+            seen_at = seen_at if address.version == 6 and "%" in seen_at else host
+        source = source_of(host)
+        self._quota.ask(source, node, now)
+        name = clean_name(wish.name)
+        if address is None and wish.port:
             raise NotAllowed(
                 "The registry sees no internet address that you come from;"
                 " register with port 0 to watch without being listed."
             )
-        old = self._registrations.get(node)
-        if old is not None and not compare_digest(old.ticket, wish.ticket):
-            raise StateInUse(
-                "This node id is registered with another ticket; if that was this node before it"
-                f" restarted, its registration ends within {self.lease:g} seconds."
-            )
-        source = source_of(host)
-        self._check_limits(old, source)
+        old = self._registrations.get((node, wish.ticket))
+        self._check_ticket(connection, node, wish, old)
+        self._quota.find_room(source, node, None if old is None else old.source)
+        peer = Peer(node, name, host, wish.port) if wish.port else None
         displaced = None
+        is_proven = peer is not None and self._dials is None
         if old is not None:
             if old.connection != connection:
                 displaced = old.connection
+            if old.is_proven and old.peer is not None and peer is not None:
+                is_proven |= (old.peer.host, old.peer.port) == (peer.host, peer.port)
             self._forget(old)
         new = _Registration(
             node=node,
             ticket=wish.ticket,
             source=source,
-            peer=Peer(node, name, host, wish.port) if wish.port else None,
+            peer=peer,
+            seen_at=seen_at,
+            is_proven=is_proven,
             connection=connection,
             ends=now + self.lease,
         )
-        self._registrations[node] = self._held[node] = new
-        self._by_source[source] += 1
-        self._compare(node)
-        return Placed(host[:_MAX_HOST], displaced)
+        self._registrations[node, wish.ticket] = self._held[connection, node] = new
+        if peer is not None:
+            self._serving[node] = new
+        self._quota.add(source, node)
+        self._review(node)
+        return Placed(host[:_MAX_HOST], displaced, self._known_of(new, now))
 
     def renew(self, connection: _Connection, node: bytes, now: float) -> None:
         """
@@ -258,7 +262,7 @@ class RegistryTable(Generic[_Connection]):
         held = self._held_by(connection, node)
         if held is not None:
             held.ends = now + self.lease
-            self._held.move_to_end(node)
+            self._held.move_to_end((connection, node))
 
     def leave(self, connection: _Connection, node: bytes) -> None:
         """
@@ -267,7 +271,7 @@ class RegistryTable(Generic[_Connection]):
         held = self._held_by(connection, node)
         if held is not None:
             self._forget(held)
-            self._compare(node)
+            self._review(node)
 
     def disconnected(self, connection: _Connection, node: bytes, now: float) -> None:
         """
@@ -275,10 +279,10 @@ class RegistryTable(Generic[_Connection]):
         """
         held = self._held_by(connection, node)
         if held is not None:
-            del self._held[node]
+            del self._held[connection, node]
             held.connection = None
             held.ends = now + self.grace
-            self._lingering[node] = held
+            self._lingering[node, held.ticket] = held
 
     def expire(self, now: float) -> list[_Connection]:
         """
@@ -287,16 +291,44 @@ class RegistryTable(Generic[_Connection]):
         @return: the connections whose lease ended; the caller's to close.
         """
         silent = []
-        for queue in (self._held, self._lingering):
-            while queue:
-                first = next(iter(queue.values()))
-                if first.ends > now:
-                    break
-                if first.connection is not None:
-                    silent.append(first.connection)
-                self._forget(first)
-                self._compare(first.node)
+        while (first := _first(self._held)) is not None and first.ends <= now:
+            if first.connection is not None:
+                silent.append(first.connection)
+            self._forget(first)
+            self._review(first.node)
+        while (first := _first(self._lingering)) is not None and first.ends <= now:
+            self._forget(first)
+            self._review(first.node)
         return silent
+
+    def reached(self, dial: Dial, now: float) -> Told[_Connection] | None:
+        """
+        List a node: it answered where it says.
+
+        @param dial: what has found that out.
+        @return: what to tell, and whom; L{None} if it is of no interest any more.
+        """
+        registration = self._unproven(dial)
+        if registration is None:
+            return None
+        registration.is_proven = True
+        self._review(dial.node)
+        return self._told(registration, now)
+
+    def not_reached(self, dial: Dial, sentence: str, now: float) -> Told[_Connection] | None:
+        """
+        Leave a node off the list until it is tried again: it did not answer where it says.
+
+        @param dial: what has found that out.
+        @param sentence: why, for the node's user.
+        @return: what to tell, and whom; L{None} if it is of no interest any more.
+        """
+        registration = self._unproven(dial)
+        if registration is None:
+            return None
+        assert self._dials is not None
+        self._dials.failed(dial, sentence, now)
+        return self._told(registration, now)
 
     # What is told
 
@@ -339,36 +371,80 @@ class RegistryTable(Generic[_Connection]):
     # How
 
     def _listed(self, node: bytes) -> Peer | None:
-        registration = self._registrations.get(node)
-        return None if registration is None else registration.peer
+        registration = self._serving.get(node)
+        return registration.peer if registration is not None and registration.is_proven else None
 
     def _held_by(self, connection: _Connection, node: bytes) -> _Registration[_Connection] | None:
-        held = self._held.get(node)
-        return held if held is not None and held.connection == connection else None
+        return self._held.get((connection, node))
 
-    def _check_limits(self, old: _Registration[_Connection] | None, source: str) -> None:
-        if old is None and len(self._registrations) >= self.limits.registrations:
-            raise Busy("The registry is full; try again later.", self.lease)
-        if (old is None or old.source != source) and (
-            self._by_source[source] >= self.limits.per_source
-        ):
-            raise Busy(
-                f"{self.limits.per_source} nodes have registered from your address, and more may"
-                " not; try again later.",
-                self.lease,
+    def _unproven(self, dial: Dial) -> _Registration[_Connection] | None:
+        if self._dials is None or not self._dials.counts(dial):
+            return None
+        return self._serving[dial.node]
+
+    def _told(
+        self, registration: _Registration[_Connection], now: float
+    ) -> Told[_Connection] | None:
+        reached = self._known_of(registration, now)
+        assert reached is not None
+        return Told(registration.connection, reached)
+
+    def _known_of(self, registration: _Registration[_Connection], now: float) -> Reached | None:
+        if registration.peer is None or self._dials is None:
+            return None
+        port = registration.peer.port
+        if registration.is_proven:
+            return Reached(port, True)
+        dial = self._dials.want(registration.node, registration.seen_at, port)
+        if not dial.failures:
+            return None
+        return Reached(port, False, dial.sentence, max(0.0, dial.due - now))
+
+    def _check_ticket(
+        self,
+        connection: _Connection,
+        node: bytes,
+        wish: Register,
+        old: _Registration[_Connection] | None,
+    ) -> None:
+        held = self._held_by(connection, node)
+        if held is not None and held is not old:
+            raise StateInUse("You have registered with another ticket, and have to keep to it.")
+        serving = self._serving.get(node)
+        if wish.port and serving is not None and serving is not old:
+            raise StateInUse(
+                "Another process with this identity serves already; stop it, or give this one"
+                " another state folder. If it was this one before it restarted, its registration"
+                f" ends within {self.lease:g} seconds."
             )
 
     def _forget(self, registration: _Registration[_Connection]) -> None:
-        node = registration.node
-        queue = self._lingering if registration.connection is None else self._held
-        del queue[node]
-        del self._registrations[node]
-        self._by_source[registration.source] -= 1
-        if not self._by_source[registration.source]:
-            del self._by_source[registration.source]
+        node, ticket = registration.node, registration.ticket
+        if registration.connection is None:
+            del self._lingering[node, ticket]
+        else:
+            del self._held[registration.connection, node]
+        del self._registrations[node, ticket]
+        if self._serving.get(node) is registration:
+            del self._serving[node]
+        self._quota.remove(registration.source, node)
 
-    def _compare(self, node: bytes) -> None:
+    def _review(self, node: bytes) -> None:
+        """Draw the conclusions, after anything that concerns a node id."""
+        serving = self._serving.get(node)
+        if self._dials is not None:
+            if serving is None or serving.is_proven:
+                self._dials.forget(node)
+            else:
+                assert serving.peer is not None
+                self._dials.want(node, serving.seen_at, serving.peer.port)
         if self._listed(node) == self._published.get(node):
             self._unpublished.pop(node, None)
         else:
             self._unpublished[node] = None
+
+
+def _first(
+    queue: OrderedDict[_Key, _Registration[_Connection]],
+) -> _Registration[_Connection] | None:
+    return next(iter(queue.values()), None)

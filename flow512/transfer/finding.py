@@ -199,7 +199,7 @@ class Finder:
             candidate, error = failed[0]
             if isinstance(error, Unreachable):
                 raise Unreachable(
-                    f"{candidate} cannot be reached ({escape(str(error))});"
+                    f"{candidate} cannot be reached ({escape(str(error)).rstrip('.')});"
                     " is a node running there?"
                 )
             raise said_by(candidate, error)

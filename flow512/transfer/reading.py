@@ -11,6 +11,11 @@ while fewer than that are ready. Blocks that are ready are written only while th
 full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1 blocks (1.75 MiB), and one more in
 the transport. A client that reads nothing stops its own disk reads, and nobody else's.
 
+All conversations share L{flow512.transfer.read_memory}. When that is short, nothing is read ahead:
+a block is read when the transport is ready for it, and the memory's turn has come. What a
+conversation holds is counted there from the moment that the disk is asked until the transport has
+taken all it was given, or the connection is gone.
+
 A file is open once, however many reads want it, and at most L{MAX_OPEN} are. It is closed when
 the room is needed and nobody reads it, or when the conversation ends, but never while a worker
 is at it.
@@ -24,7 +29,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.library import Library, OpenContent
@@ -37,9 +41,11 @@ from flow512.content.pieces import (
     split_at_blocks,
 )
 from flow512.content.tree import format_content_id
-from flow512.errors import Busy, Flow512Error
+from flow512.errors import Busy, Flow512Error, TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.link.conversation import Transport
+from flow512.link.sparing_log import SparingLog
+from flow512.transfer.read_memory import ReadMemory
 from flow512.units import PIECE
 from flow512.wire.frame import encode_header
 from flow512.wire.messages import Kind, Read
@@ -59,10 +65,12 @@ class ServingConversation(Protocol):
 
     @ivar connection: where data frames are written.
     @ivar is_writable: whether that takes any now.
+    @ivar lines: for what its requests make the node log.
     """
 
     connection: Transport
     is_writable: bool
+    lines: SparingLog
 
     @property
     def is_open(self) -> bool:
@@ -80,8 +88,15 @@ class ServingConversation(Protocol):
     ) -> None:
         """Go on when a worker is done."""
 
+    @property
+    def asker(self) -> bytes:
+        """Who reads: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}."""
+
     def fail(self, request: int, error: BaseException) -> None:
         """Write the end of a request that cannot be answered."""
+
+    def end(self, error: Flow512Error) -> None:
+        """Close the conversation because of an error."""
 
 
 @dataclass(eq=False)
@@ -124,6 +139,8 @@ class _Reading:
 
 
 def _read_spans(file: OpenContent, spans: Sequence[Span]) -> list[bytes]:
+    # A file stays open from one request to the next, and the rules may change between.
+    file.check_access()
     return [file.read(*byte_range(*span, file.size)) for span in spans]
 
 
@@ -139,19 +156,23 @@ class Reads:
     All reads of one conversation that have not ended.
     """
 
-    log = Logger()
-
     def __init__(
-        self, conversation: ServingConversation, library: Library, run_blocking: RunBlocking
+        self,
+        conversation: ServingConversation,
+        library: Library,
+        run_blocking: RunBlocking,
+        memory: ReadMemory,
     ) -> None:
         """
         @param conversation: whose they are.
         @param library: what is read.
         @param run_blocking: runs what waits for the disk.
+        @param memory: what is held of it meanwhile.
         """
         self._conversation = conversation
         self._library = library
         self._run_blocking = run_blocking
+        self._memory = memory
         self._pending: dict[int, _Opening | _Reading] = {}
         self._files: dict[bytes, _Opened] = {}
         self._opening: dict[bytes, list[_Opening]] = {}
@@ -159,6 +180,7 @@ class Reads:
         self._ready: deque[tuple[_Reading, Span, bytes]] = deque()
         self._disk_is_busy = False
         self._is_writing = False
+        self._in_transport = 0  # bytes of blocks that it has not taken yet
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -189,8 +211,9 @@ class Reads:
         opening = self._pending[request] = _Opening(request, wanted)
         self._opening.setdefault(root, []).append(opening)
         if is_first:
+            library, asker = self._library, self._conversation.asker
             self._conversation.wait_for_worker(
-                self._run_blocking(self._library.open, root),
+                self._run_blocking(lambda: library.open(root, library.seen_by(asker))),
                 lambda file: self._file_opened(root, file),
                 lambda failure: self._file_not_opened(root, failure),
             )
@@ -213,12 +236,28 @@ class Reads:
         self._is_writing = True
         while self._ready and self._conversation.is_writable and self._conversation.is_open:
             reading, span, block = self._ready.popleft()
-            # The disk works on while this is on its way.
-            self._read_ahead()
+            if self._memory.is_plentiful:
+                # The disk works on while this is on its way.
+                self._read_ahead()
             if self._pending.get(reading.request) is reading:
                 self._write_block(reading, span, block)
+            self._written(len(block))
         self._is_writing = False
         self._read_ahead()
+
+    def transport_drained(self) -> None:
+        """
+        Go on: the transport has taken all that was written.
+        """
+        self._memory.transport_drained(self)
+        self._release_transport()
+        self.write_ready()
+
+    def transport_gone(self) -> None:
+        """
+        Count what was in the transport no longer: the connection is closed for good.
+        """
+        self._release_transport()
 
     def end(self) -> None:
         """
@@ -226,9 +265,28 @@ class Reads:
         """
         self._pending.clear()
         self._waiting.clear()
+        ready = sum(len(block) for _, _, block in self._ready)
         self._ready.clear()
+        self._memory.forget(self)
+        self._memory.release(ready)
         if not self._disk_is_busy:
             self._close_files()
+
+    # From the memory
+
+    def go_on(self) -> None:
+        """
+        Ask the disk, if there is still something to ask it for.
+        """
+        self._read_ahead()
+
+    def give_up(self) -> None:
+        """
+        End the conversation: what its transport holds is needed.
+        """
+        self._conversation.end(
+            TimedOut("The other side reads too slowly, and others wait for the memory.")
+        )
 
     # Files
 
@@ -295,16 +353,25 @@ class Reads:
     def _read_ahead(self) -> None:
         if self._disk_is_busy or not self._waiting or len(self._ready) >= READ_BLOCKS:
             return
+        is_plentiful = self._memory.is_plentiful
+        if not is_plentiful:
+            if self._ready or not self._conversation.is_writable:
+                return  # until the transport has taken what there is
+            if not self._memory.ask(self):
+                return  # until its turn has come
+        most = READ_BLOCKS if is_plentiful else 1
         reading = self._waiting[0]
-        spans = [reading.spans.popleft() for _ in range(min(READ_BLOCKS, len(reading.spans)))]
+        spans = [reading.spans.popleft() for _ in range(min(most, len(reading.spans)))]
         if not reading.spans:
             self._waiting.popleft()
+        held = sum(byte_range(*span, reading.opened.file.size)[1] for span in spans)
+        self._memory.hold(held)
         self._disk_is_busy = True
         reading.opened.readers += 1
         self._conversation.wait_for_worker(
             self._run_blocking(_read_spans, reading.opened.file, spans),
-            lambda blocks: self._disk_read(blocks, reading, spans),
-            lambda failure: self._disk_failed(failure, reading),
+            lambda blocks: self._disk_read(blocks, reading, spans, held),
+            lambda failure: self._disk_failed(failure, reading, held),
         )
 
     def _disk_is_free(self, reading: _Reading) -> bool:
@@ -314,15 +381,21 @@ class Reads:
             self._close_files()
         return self._conversation.is_open
 
-    def _disk_read(self, blocks: list[bytes], reading: _Reading, spans: list[Span]) -> None:
-        if not self._disk_is_free(reading):
-            return
-        if self._pending.get(reading.request) is reading:
+    def _disk_read(
+        self, blocks: list[bytes], reading: _Reading, spans: list[Span], held: int
+    ) -> None:
+        is_open = self._disk_is_free(reading)
+        if is_open and self._pending.get(reading.request) is reading:
             self._ready.extend((reading, *each) for each in zip(spans, blocks, strict=True))
-        self.write_ready()
+        else:
+            self._memory.release(held)
+        if is_open:
+            self.write_ready()
 
-    def _disk_failed(self, failure: Failure, reading: _Reading) -> None:
-        if not self._disk_is_free(reading):
+    def _disk_failed(self, failure: Failure, reading: _Reading, held: int) -> None:
+        is_open = self._disk_is_free(reading)
+        self._memory.release(held)
+        if not is_open:
             return
         if self._pending.get(reading.request) is reading:
             assert failure.value is not None
@@ -331,6 +404,17 @@ class Reads:
         self.write_ready()
 
     # The transport
+
+    def _written(self, size: int) -> None:
+        if self._conversation.is_writable:
+            self._memory.release(size)
+        else:
+            self._in_transport += size
+            self._memory.transport_full(self)
+
+    def _release_transport(self) -> None:
+        size, self._in_transport = self._in_transport, 0
+        self._memory.release(size)
 
     def _write_block(self, reading: _Reading, span: Span, block: bytes) -> None:
         first, count = span
@@ -345,7 +429,7 @@ class Reads:
         self.cancel(reading.request)
         file = reading.opened.file
         if reading.last + 1 == piece_count(file.size):
-            self.log.info(
+            self._conversation.lines.info(
                 "File sent to {peer}: {content}",
                 peer=self._conversation.peer,
                 content=format_content_id(file.root),

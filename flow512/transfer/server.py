@@ -8,6 +8,9 @@ C{CANCEL} brings that about early, and means nothing for a number that is not kn
 What is large is made only while the transport takes it: blocks, which are the business of
 L{flow512.transfer.reading}, and listings, one at a time. All else is small, and
 L{flow512.link.conversation} bounds it.
+
+A request counts against L{flow512.transfer.allowance} until it has had its end, and no worker is
+busy with it any more: so whoever cancels, or hangs up, has not made room by that alone.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ from threading import Event
 from typing import ClassVar, Final, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flow512.content.library import Library
+from flow512.content.access import NOBODY
+from flow512.content.library import Library, View
 from flow512.content.paths import SHOWN, escape
 from flow512.errors import (
     BadMessage,
@@ -35,7 +39,11 @@ from flow512.errors import (
     SourceFailure,
 )
 from flow512.interfaces import RunBlocking
-from flow512.link.conversation import Answerer, Introduction, Patience
+from flow512.limits import Limits
+from flow512.link.conversation import Answerer, Patience
+from flow512.link.introduction import Introduction
+from flow512.link.sparing_log import SparingLog
+from flow512.transfer.allowance import Allowance
 from flow512.transfer.reading import Reads
 from flow512.transfer.shared_work import SharedWork
 from flow512.wire.frame import Frame, encode_header
@@ -58,8 +66,8 @@ from flow512.wire.messages import (
 
 CONVERSATION: Final = "transfer"
 
-MAX_REQUESTS: Final = 256
-"""Requests of one connection that may be under way at once."""
+_LINES: Final = (5.0, 100.0)
+"""Lines a second, and at once, that connections may log by coming and going."""
 
 _T = TypeVar("_T")
 
@@ -99,8 +107,12 @@ class TransferProtocol(Answerer):
         super().__init__(factory.introduction, factory.clock, factory.patience)
         self._service = factory
         self._requests: dict[int, _Working] = {}  # all that have not ended, but for reads
-        self._reads = Reads(self, factory.library, factory.run_blocking)
+        self._reads = Reads(self, factory.library, factory.run_blocking, factory.allowance.memory)
+        self.lines = SparingLog(self.log, factory.clock)
         self._workers = 0
+        self._counted = 0  # what the allowance knows of
+        self._idle_since = 0.0
+        self._idle_timer: IDelayedCall | None = None
         self._is_gone = False
         self._listings: deque[_Listing] = deque()
         self._is_listing = False
@@ -113,6 +125,7 @@ class TransferProtocol(Answerer):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        self._reads.transport_gone()
         self._is_gone = True
         self._tell_if_gone()
 
@@ -121,20 +134,31 @@ class TransferProtocol(Answerer):
             self._service.connection_gone(self)
 
     def conversation_opened(self, agreement: Agreement) -> None:
-        self.log.info("Connection from {peer} accepted.", peer=self.peer)
+        self._service.lines.info("Connection from {peer} accepted.", peer=self.peer)
+        self._idle_since = self.clock.seconds()
+        self._wait_for_requests(self._service.limits.idle)
 
     def conversation_ended(self, error: Flow512Error) -> None:
+        self.lines.say_left_out()
         if not isinstance(error, PeerLost):
-            self.log.info(
+            self._service.lines.info(
                 "The conversation with {peer} ended: {why}", peer=self.peer, why=escape(str(error))
             )
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         for working in self._requests.values():
             working.stop.set()
         self._requests.clear()
         self._listings.clear()
         self._reads.end()
+        self._recount()
 
     def frame_received(self, frame: Frame) -> None:
+        self._take(frame)
+        self._recount()
+
+    def _take(self, frame: Frame) -> None:
         request = frame.request
         if frame.kind == Kind.CANCEL:
             decode(frame, Cancel)
@@ -147,11 +171,14 @@ class TransferProtocol(Answerer):
             )
         if request == 0 or request in self._requests or request in self._reads:
             raise BadMessage(f"Request number {request} is in use.")
-        if len(self._requests) + len(self._reads) >= MAX_REQUESTS:
-            busy = Busy(f"At most {MAX_REQUESTS} requests may be under way; wait for answers.")
+        try:
+            self._service.allowance.check_request(self._counted, len(self._service.connections))
+            if frame.kind == Kind.LIST:
+                self._service.allowance.take_listing(self._who)
+        except Busy as busy:
             self.fail_request(request, busy)
-            return
-        answer(self, frame)
+        else:
+            answer(self, frame)
 
     def _cancel(self, request: int) -> None:
         if request in self._requests:
@@ -161,6 +188,46 @@ class TransferProtocol(Answerer):
         else:
             return
         self.fail_request(request, Cancelled("The request was cancelled."))
+
+    @property
+    def asker(self) -> bytes:
+        """Who asks: what TLS has proven, or L{NOBODY}; what a hello says is no proof."""
+        return NOBODY if self.channel is None else self.channel.peer
+
+    @property
+    def _who(self) -> str:
+        if self.channel is None:
+            # Anybody could claim to be somebody else, and use up what that one may have.
+            host, port = self.peer
+            return f"{host} {port}"
+        return self.channel.peer.hex()
+
+    # How much is under way
+
+    def _recount(self) -> None:
+        now = max(len(self._requests) + len(self._reads), self._workers)
+        self._service.allowance.requests += now - self._counted
+        if self._counted and not now:
+            self._idle_since = self.clock.seconds()
+        self._counted = now
+
+    def _wait_for_requests(self, seconds: float) -> None:
+        self._idle_timer = self.clock.callLater(seconds, self._look_for_requests)
+
+    def _look_for_requests(self) -> None:
+        self._idle_timer = None
+        idle = self._service.limits.idle
+        left = idle - (self.clock.seconds() - self._idle_since)
+        if self._counted or left > 0:
+            # A second more or less does not matter, and a clock's rounding must not make a loop.
+            self._wait_for_requests(idle if self._counted else max(1.0, left))
+            return
+        self._service.lines.info(
+            "The conversation with {peer} ended: nothing was asked for {seconds:g} seconds.",
+            peer=self.peer,
+            seconds=idle,
+        )
+        self.leave()
 
     # Requests that a worker answers
 
@@ -177,6 +244,7 @@ class TransferProtocol(Answerer):
 
         def ended(_: None) -> None:
             self._workers -= 1
+            self._recount()
             self._tell_if_gone()
 
         result.addCallbacks(succeeded, failed).addErrback(self._unexpected).addBoth(ended)
@@ -241,8 +309,11 @@ class TransferProtocol(Answerer):
             self._is_listing = False
             self._next_listing()
 
+        library, asker = self._service.library, self.asker
         made = self._service.run_blocking(
-            self._service.library.list, wanted.prefix, wanted.after, wanted.limit
+            lambda: library.list(
+                wanted.prefix, wanted.after, wanted.limit, view=library.seen_by(asker)
+            )
         )
         self._work(listing.request, listing, made, answer)
         made.addCallback(ended)
@@ -252,7 +323,7 @@ class TransferProtocol(Answerer):
         if bool(wanted.path) == (wanted.root is not None):
             raise BadMessage("STAT names a path or a root, and not both.")
         if wanted.path:
-            self.log.info("Request for file: '{path}'", path=escape(wanted.path, SHOWN))
+            self.lines.info("Request for file: '{path}'", path=escape(wanted.path, SHOWN))
 
         def answer(entry: Entry) -> None:
             self.send(Stated(entry), frame.request)
@@ -261,21 +332,32 @@ class TransferProtocol(Answerer):
         self._work(frame.request, working, self._find(wanted, working.stop), answer)
 
     def _find(self, wanted: Stat, stop: Event) -> Deferred[Entry]:
-        library, service = self._service.library, self._service
+        library, service, asker = self._service.library, self._service, self.asker
         if not wanted.path:
-            return service.run_blocking(library.stat, "", wanted.root, stop.is_set)
-
-        def hash_unless_known(known: Entry | None) -> Entry | Deferred[Entry]:
-            if known is not None:
-                return known
-            return service.long_work.join(
-                wanted.path, stop, lambda may_stop: library.stat(wanted.path, None, may_stop)
+            return service.run_blocking(
+                lambda: library.stat("", wanted.root, stop.is_set, library.seen_by(asker))
             )
 
-        return service.run_blocking(library.known, wanted.path).addCallback(hash_unless_known)
+        def look() -> tuple[View, Entry | None]:
+            view = library.seen_by(asker)
+            return view, library.known(wanted.path, view)
+
+        def hash_unless_known(looked: tuple[View, Entry | None]) -> Entry | Deferred[Entry]:
+            view, known = looked
+            if known is not None:
+                return known
+            # Only those wait together for one file who may see the same.
+            return service.long_work.join(
+                (view, wanted.path),
+                stop,
+                lambda may_stop: library.stat(wanted.path, None, may_stop, view),
+            )
+
+        return service.run_blocking(look).addCallback(hash_unless_known)
 
     def _page(self, frame: Frame) -> None:
         wanted = decode(frame, PageRequest)
+        library, asker = self._service.library, self.asker
 
         def answer(page: bytes) -> None:
             header = encode_header(Kind.DIGESTS, frame.request, len(page), wanted.index)
@@ -285,28 +367,31 @@ class TransferProtocol(Answerer):
             frame.request,
             _Working(),
             self._service.run_blocking(
-                self._service.library.page, wanted.root, wanted.level, wanted.index
+                lambda: library.page(
+                    wanted.root, wanted.level, wanted.index, library.seen_by(asker)
+                )
             ),
             answer,
         )
 
     def _checksum(self, frame: Frame) -> None:
         wanted = decode(frame, Checksum)
+        library, service = self._service.library, self._service
 
         def answer(md5: bytes) -> None:
             self.send(Md5(md5), frame.request)
 
         working = _Working()
-        self._work(
-            frame.request,
-            working,
-            self._service.long_work.join(
-                wanted.root,
+
+        def compute(view: View) -> Deferred[bytes]:
+            return service.long_work.join(
+                (view, wanted.root),
                 working.stop,
-                lambda may_stop: self._service.library.checksum(wanted.root, may_stop),
-            ),
-            answer,
-        )
+                lambda may_stop: library.checksum(wanted.root, may_stop, view),
+            )
+
+        looked = service.run_blocking(library.seen_by, self.asker)
+        self._work(frame.request, working, looked.addCallback(compute), answer)
 
     def _read(self, frame: Frame) -> None:
         self._reads.begin(frame.request, decode(frame, Read))
@@ -317,7 +402,8 @@ class TransferProtocol(Answerer):
 
     def writable_again(self) -> None:
         self._next_listing()
-        self._reads.write_ready()
+        self._reads.transport_drained()
+        self._recount()
 
     _ANSWERS: ClassVar[dict[int, Callable[[TransferProtocol, Frame], None]]] = {
         Kind.LIST: _list,
@@ -333,9 +419,12 @@ class TransferFactory(Factory[TransferProtocol]):
     Serves a library to everyone who asks.
 
     @ivar connections: those that there are.
+    @ivar allowance: what they share.
+    @ivar lines: where they say that they come and go.
     """
 
     noisy = False
+    log = Logger()
 
     def __init__(
         self,
@@ -345,6 +434,7 @@ class TransferFactory(Factory[TransferProtocol]):
         run_blocking: RunBlocking,
         run_long: RunBlocking | None = None,
         patience: Patience | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """
         @param library: what is served.
@@ -354,6 +444,7 @@ class TransferFactory(Factory[TransferProtocol]):
         @param run_long: runs what hashes whole files, so that quick work need not wait for it;
             C{run_blocking} unless given.
         @param patience: how long the deadlines are.
+        @param limits: of requests, memory, listings and idle time.
         """
         self.library = library
         self.introduction = introduction
@@ -361,6 +452,9 @@ class TransferFactory(Factory[TransferProtocol]):
         self.run_blocking = run_blocking
         self.long_work = SharedWork(run_long or run_blocking)
         self.patience = patience or Patience()
+        self.limits = limits or Limits()
+        self.allowance = Allowance(self.limits, clock)
+        self.lines = SparingLog(self.log, clock, *_LINES)
         # In the order of their arrival, so that a simulation repeats to the byte.
         self.connections: dict[TransferProtocol, None] = {}
         self._stopping: list[Deferred[None]] = []
@@ -376,6 +470,7 @@ class TransferFactory(Factory[TransferProtocol]):
         """
         for connection in list(self.connections):
             connection.leave()
+        self.lines.say_left_out()
         stopped: Deferred[None] = Deferred()
         self._stopping.append(stopped)
         self._tell_if_stopped()

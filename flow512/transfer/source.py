@@ -21,12 +21,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.errors import BadFrame, Flow512Error, PeerLost, TimedOut, Unreachable, from_wire
-from flow512.link.conversation import Caller, Introduction, Patience
+from flow512.link.conversation import Caller, Patience
+from flow512.link.introduction import Introduction
+from flow512.link.open_connections import OpenConnections
 from flow512.transfer.plan import WINDOW
 from flow512.transfer.server import CONVERSATION
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
@@ -151,13 +153,19 @@ class SourceProtocol(Caller):
     log = Logger()
 
     def __init__(
-        self, introduction: Introduction, clock: IReactorTime, patience: Patience | None = None
+        self,
+        introduction: Introduction,
+        clock: IReactorTime,
+        patience: Patience | None = None,
+        connections: OpenConnections[SourceProtocol] | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
         @param clock: for the deadlines.
         @param patience: how long they are.
+        @param connections: where it is counted while it is connected.
         """
+        self._connections = connections or OpenConnections()
         self.buffers = BufferPool(BLOCK, WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, _Pending] = {}
@@ -291,6 +299,14 @@ class SourceProtocol(Caller):
             if not result.called:
                 result.errback(error)
 
+    def connectionMade(self) -> None:
+        self._connections.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._connections.remove(self)
+
     def frame_received(self, frame: Frame) -> None:
         pending = self._pending.get(frame.request)
         if pending is None:
@@ -318,20 +334,23 @@ class SourceFactory(Factory[SourceProtocol]):
         clock: IReactorTime,
         patience: Patience | None = None,
         expected: bytes | None = None,
+        connections: OpenConnections[SourceProtocol] | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
         @param clock: for the deadlines.
         @param patience: how long they are.
         @param expected: the node id that the other side must have; L{None} for any.
+        @param connections: where connections are counted.
         """
+        self.connections = connections or OpenConnections()
         self.introduction = introduction
         self.clock = clock
         self.patience = patience or Patience()
         self.expected = expected
 
     def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
-        source = SourceProtocol(self.introduction, self.clock, self.patience)
+        source = SourceProtocol(self.introduction, self.clock, self.patience, self.connections)
         source.expected = self.expected
         return source
 

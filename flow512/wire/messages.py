@@ -51,6 +51,7 @@ class Kind(IntEnum):
     CANCEL = 0x03
     PING = 0x04
     PONG = 0x05
+    CHALLENGE = 0x06
 
     REGISTER = 0x10
     REGISTERED = 0x11
@@ -58,6 +59,7 @@ class Kind(IntEnum):
     RESYNC = 0x13
     SNAPSHOT = 0x14
     DELTA = 0x15
+    REACHED = 0x16
 
     LIST = 0x20
     LISTING = 0x21
@@ -76,6 +78,8 @@ Path = Annotated[str, Meta(max_length=MAX_PATH)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST, max_length=DIGEST)]
 Md5Digest = Annotated[bytes, Meta(min_length=16, max_length=16)]
 NodeId = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Proof = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Size = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
@@ -98,6 +102,9 @@ class Hello(Message, frozen=True):
     @ivar network: the name of the network that it belongs to; empty for the open one.
     @ivar features: what it can do beyond the version.
     @ivar agent: which program it is; for logs.
+    @ivar nonce: random; from the initiator, in a closed network without TLS.
+    @ivar proof: that the sender knows the key of its closed network, see
+        L{flow512.wire.membership}.
     """
 
     oldest: Annotated[int, Meta(ge=1, le=65535)]
@@ -108,6 +115,20 @@ class Hello(Message, frozen=True):
     network: Name = ""
     features: Annotated[tuple[Annotated[str, Meta(max_length=16)], ...], Meta(max_length=16)] = ()
     agent: Name = ""
+    nonce: Nonce | None = None
+    proof: Proof | None = None
+
+
+class Challenge(Message, frozen=True):
+    """
+    Prove first that you belong to this network; say hello again.
+
+    @ivar nonce: random; a part of what is to be proven.
+    @ivar node: the sender's node id, another part.
+    """
+
+    nonce: Nonce
+    node: NodeId
 
 
 class Error(Message, frozen=True):
@@ -160,7 +181,7 @@ class Peer(msgspec.Struct, frozen=True, array_like=True):
 
 class Register(Message, frozen=True):
     """
-    List me; on a conversation that is registered already, list me anew.
+    Know me; on a conversation that is registered already, know me anew.
 
     @ivar ticket: random, known to the node and the registry only: whoever holds it may take
         over the lease of this node id from another connection.
@@ -175,7 +196,7 @@ class Register(Message, frozen=True):
 
 class Registered(Message, frozen=True):
     """
-    You are listed. A snapshot follows the first one of a conversation.
+    You are registered. A snapshot follows the first one of a conversation.
 
     @ivar lease: seconds that it lasts without a ping.
     @ivar host: the address that the registry sees the node at.
@@ -183,6 +204,22 @@ class Registered(Message, frozen=True):
 
     lease: Seconds
     host: Name
+
+
+class Reached(Message, frozen=True):
+    """
+    I have tried whether others can reach you; only who was reached is on the list.
+
+    @ivar port: the one that was tried, as registered.
+    @ivar ok: whether the node itself answered there.
+    @ivar sentence: why it was not reached, for a person; empty if it was.
+    @ivar retry_after: seconds after which the registry tries again by itself; 0 if it was reached.
+    """
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    ok: bool
+    sentence: Annotated[str, Meta(max_length=MAX_SENTENCE)] = ""
+    retry_after: Seconds = 0.0
 
 
 class Leave(Message, frozen=True):
@@ -327,12 +364,14 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.CANCEL: (Cancel, 16),
     Kind.PING: (Ping, 16),
     Kind.PONG: (Pong, 16),
+    Kind.CHALLENGE: (Challenge, 128),
     Kind.REGISTER: (Register, 1 * KIB),
     Kind.REGISTERED: (Registered, 1 * KIB),
     Kind.LEAVE: (Leave, 16),
     Kind.RESYNC: (Resync, 16),
     Kind.SNAPSHOT: (Snapshot, 128 * KIB),
     Kind.DELTA: (Delta, 256 * KIB),
+    Kind.REACHED: (Reached, 4 * KIB),
     Kind.LIST: (List, 16 * KIB),
     Kind.LISTING: (Listing, 256 * KIB),
     Kind.STAT: (Stat, 16 * KIB),
@@ -366,7 +405,10 @@ def caps_of(*kinds: Kind) -> dict[int, int]:
 HELLO_ONLY: Final = caps_of(Kind.HELLO)
 """What may arrive from somebody who has not said hello."""
 
-HELLO_ANSWER: Final[dict[int, int]] = {Kind.HELLO: CAPS[Kind.HELLO], Kind.ERROR: 1 * KIB}
+HELLO_ANSWER: Final[dict[int, int]] = {
+    **caps_of(Kind.HELLO, Kind.CHALLENGE),
+    Kind.ERROR: 1 * KIB,
+}
 """What may arrive from somebody to whom hello was said."""
 
 REQUESTS: Final = frozenset({Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM})
@@ -386,7 +428,13 @@ REGISTRY_SERVER: Final = caps_of(
 """What may arrive at the registry."""
 
 REGISTRY_CLIENT: Final = caps_of(
-    Kind.REGISTERED, Kind.SNAPSHOT, Kind.DELTA, Kind.PING, Kind.PONG, Kind.ERROR
+    Kind.REGISTERED,
+    Kind.SNAPSHOT,
+    Kind.DELTA,
+    Kind.REACHED,
+    Kind.PING,
+    Kind.PONG,
+    Kind.ERROR,
 )
 """What may arrive at a node from its registry."""
 

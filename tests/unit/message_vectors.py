@@ -16,6 +16,7 @@ import msgspec
 from flow512.wire.frame import Frame, encode_frame, encode_header
 from flow512.wire.messages import (
     Cancel,
+    Challenge,
     Checksum,
     Delta,
     Entry,
@@ -61,6 +62,17 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
         Hello(1, 3, "registry", BEN.node, "büro", "office", ("zip", "tls-exporter"), "x"),
         0,
     ),
+    (
+        "hello of a member, who proves the key under TLS",
+        Hello(1, 1, "transfer", ANNA.node, proof=bytes(range(96, 128))),
+        0,
+    ),
+    (
+        "hello of a member without TLS, at first",
+        Hello(1, 1, "registry", ANNA.node, nonce=bytes(range(128, 160))),
+        0,
+    ),
+    ("challenge", Challenge(bytes(range(160, 192)), BEN.node), 0),
     ("error of a request", Error(5, "There is no file of that name here."), 7),
     ("error of the conversation", Error(7, "Too many nodes; try again later.", 30.5), 0),
     ("cancel", Cancel(), 4294967295),
@@ -103,7 +115,7 @@ FROM_OTHER_VERSIONS: Final[list[tuple[str, Kind, list[object], Message]]] = [
     (
         "hello of a newer version: fields after those that are known",
         Kind.HELLO,
-        [1, 2, "transfer", ANNA.node, "", "", [], "", {"new": True}, 2**64 - 1],
+        [1, 2, "transfer", ANNA.node, "", "", [], "", None, None, {"new": True}, 2**64 - 1],
         Hello(1, 2, "transfer", ANNA.node),
     ),
     (

@@ -15,6 +15,7 @@ from flow512.content.scan import ScanReport
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.node_id import format_node_id
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host
 from flow512.transfer.fetch import Target
@@ -226,7 +227,7 @@ class GetTests(CommandCase):
     def test_by_name_and_id(self) -> None:
         """A peer is waited for by its name, or the beginning of its id."""
         node = self.start_node(FILES)
-        for peer in ("server", node.introduction.node.hex()[:8]):
+        for peer in ("server", format_node_id(node.introduction.node)[:7]):
             said = self.get("test.txt", "--from", peer, "--json", "--replace")
             self.assertEqual(said.event("found")["peer"], "server", said.err)
 
@@ -358,7 +359,7 @@ class LookTests(CommandCase):
     def test_peers(self) -> None:
         """Name, address, id, and how it is known; divided by tabs in a pipe."""
         rows = [line.split("\t") for line in self.flow512("peers").out.splitlines()]
-        ids = [node.introduction.node.hex()[:16] for node in (self.node, self.third)]
+        ids = [format_node_id(node.introduction.node)[:15] for node in (self.node, self.third)]
         self.assertEqual(
             rows,
             [
@@ -375,7 +376,7 @@ class LookTests(CommandCase):
         said = self.flow512("peers", "--json")
         self.assertEqual([each["name"] for each in said.events], ["third"])
         self.assertEqual(said.events[0]["known_by"], "beacon")
-        self.assertEqual(said.events[0]["id"], self.third.introduction.node.hex())
+        self.assertEqual(said.events[0]["id"], format_node_id(self.third.introduction.node))
 
     def test_no_peers(self) -> None:
         """Nobody is exit status 3, after the wait."""

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 from flow512 import errors
 from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
@@ -208,17 +209,34 @@ class SettingsTests(CommandCase):
         from flow512.cli.options import Reach
         from flow512.discovery.beacon import PORT
         from flow512.link.address import HostPort
+        from flow512.link.identity import default_state
+        from flow512.link.node_id import format_node_id
+        from flow512.link.tls import Encryption
 
-        reach = Reach("registry:5001", "office", 0, ("lo",))
+        node = bytes(range(32))
+        reach = Reach(
+            registry=f"{format_node_id(node)}@registry:5001",
+            network="office",
+            key_file="key",
+            plaintext=True,
+            state="state",
+            beacon_port=0,
+            interfaces=("lo",),
+        )
         self.assertEqual(
             reach.settings(name="n"),
             NodeSettings(
                 name="n",
+                beside="state",
                 registry=HostPort("registry", 5001),
+                registry_node=node,
                 network="office",
+                network_key_file="key",
+                encryption=Encryption.NONE,
                 beacon_port=PORT,
                 interfaces=("lo",),
             ),
         )
-        self.assertIsNone(Reach(None, "", None, ()).settings().beacon_port)
-        self.assertEqual(Reach(None, "", 99, ()).settings().beacon_port, 99)
+        plain = Reach(None, "", "", False, None, None, ())
+        self.assertEqual(plain.settings(), NodeSettings(beside=default_state(), beacon_port=None))
+        self.assertEqual(replace(plain, beacon_port=99).settings().beacon_port, 99)

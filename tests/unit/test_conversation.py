@@ -34,10 +34,10 @@ from flow512.link.conversation import (
     Answerer,
     Caller,
     Conversation,
-    Introduction,
     Patience,
     address_host,
 )
+from flow512.link.introduction import Introduction
 from flow512.wire.frame import Frame, FrameReader, encode_frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -304,7 +304,7 @@ class GreetingTests(ConversationTestCase):
             (encode_frame(0x77, 0, b""), BadFrame),
             (encode_header(Kind.HELLO, 0, 1025), BadFrame),
             (encode_header(Kind.HELLO, 0, 2**24 - 1), BadFrame),
-            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh", BadFrame),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh", Unsupported),
             (encode_frame(Kind.HELLO, 0, b"\x90"), BadMessage),
         ]
         for data, kind in rows:

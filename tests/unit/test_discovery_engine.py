@@ -14,14 +14,12 @@ from flow512.discovery.datagram import (
     Goodbye,
     Offer,
     Query,
-    decode,
+    decode_body,
     encode,
     encode_query,
 )
 from flow512.discovery.engine import (
     GOODBYE_MEMORY,
-    MAX_SIGHTINGS,
-    MAX_SIGHTINGS_PER_HOST,
     Action,
     Engine,
     Found,
@@ -31,6 +29,7 @@ from flow512.discovery.engine import (
     SendToAll,
     Sighting,
 )
+from flow512.discovery.sightings import MAX_SIGHTINGS, MAX_SIGHTINGS_PER_HOST
 from flow512.errors import Misuse
 
 OWN = bytes(16)
@@ -87,7 +86,7 @@ def sent(done: list[tuple[float, Action]], kind: type) -> list[float]:
     return [
         at
         for at, action in done
-        if isinstance(action, SendToAll) and type(decode(action.data)) is kind
+        if isinstance(action, SendToAll) and type(decode_body(action.body)) is kind
     ]
 
 
@@ -96,12 +95,15 @@ class SpeakingTests(SynchronousTestCase):
 
     def test_start(self) -> None:
         """At the start it announces what it offers and asks who is there, both at once."""
-        first, second = make().started(0.0)
+        engine = make()
+        first, second = engine.started(0.0)
         assert isinstance(first, SendToAll)
         assert isinstance(second, SendToAll)
-        self.assertEqual(decode(first.data), Announce(OWN, "", "own", b"", (REGISTRY,), 1, 5000))
-        self.assertIsInstance(decode(second.data), Query)
-        self.assertEqual(len(second.data), MAX_DATAGRAM)
+        told = decode_body(first.body)
+        self.assertEqual(told, Announce(OWN, "", "own", b"", (REGISTRY,), 1, 5000))
+        self.assertIsInstance(decode_body(second.body), Query)
+        sent = engine.envelop(second.body, "10.0.0.1", 4000, 0.0)
+        self.assertEqual(len(sent), MAX_DATAGRAM)
 
     def test_questions_repeat(self) -> None:
         """It asks three times in a second and a half, ever later, and then no more."""
@@ -139,7 +141,7 @@ class SpeakingTests(SynchronousTestCase):
         gaps = [after - before for before, after in pairwise(times)]
         self.assertTrue(gaps)
         self.assertTrue(all(40.0 <= gap <= 60.0 for gap in gaps), gaps)
-        said = [decode(a.data) for _, a in done if isinstance(a, SendToAll)]
+        said = [decode_body(a.body) for _, a in done if isinstance(a, SendToAll)]
         self.assertEqual({datagram.interval for datagram in said}, {50_000})
 
     def test_changes(self) -> None:
@@ -149,7 +151,7 @@ class SpeakingTests(SynchronousTestCase):
         run(engine, 3.0)
         (action,) = engine.offer("node", 5001, 3.0)
         assert isinstance(action, SendToAll)
-        self.assertEqual(decode(action.data).offers, (REGISTRY, NODE))
+        self.assertEqual(decode_body(action.body).offers, (REGISTRY, NODE))
         self.assertEqual(engine.offer("node", 5001, 3.1), [])
         self.assertEqual(engine.offer("node", 5002, 3.2), [])
         self.assertEqual(engine.offer("node", 5003, 3.3), [])
@@ -162,7 +164,7 @@ class SpeakingTests(SynchronousTestCase):
         run(engine, 3.0)
         (action,) = engine.withdraw("registry", 3.0)
         assert isinstance(action, SendToAll)
-        self.assertEqual(decode(action.data).offers, ())
+        self.assertEqual(decode_body(action.body).offers, ())
         self.assertEqual(engine.withdraw("registry", 3.0), [])
         self.assertEqual(run(engine, 100.0), [])
 
@@ -173,7 +175,7 @@ class SpeakingTests(SynchronousTestCase):
         run(engine, 20.0)
         (action,) = engine.stopping(20.0)
         assert isinstance(action, SendToAll)
-        last = decode(action.data)
+        last = decode_body(action.body)
         assert isinstance(last, Goodbye)
         self.assertEqual(last.instance, OWN)
         self.assertGreater(last.sequence, 4)
@@ -198,8 +200,8 @@ class SpeakingTests(SynchronousTestCase):
         first, second = engine.arrived(3.0)
         assert isinstance(first, SendToAll)
         assert isinstance(second, SendToAll)
-        self.assertIsInstance(decode(first.data), Announce)
-        self.assertIsInstance(decode(second.data), Query)
+        self.assertIsInstance(decode_body(first.body), Announce)
+        self.assertIsInstance(decode_body(second.body), Query)
 
     def test_misuse(self) -> None:
         """Limits are told at once, and break nothing."""
@@ -228,9 +230,9 @@ class SpeakingTests(SynchronousTestCase):
         engine.offer("k" * 16, 65535, 0.0)
         with self.assertRaises(Misuse):
             engine.offer("l" * 16, 65535, 0.0)
-        (data, _) = engine.started(0.0)
-        assert isinstance(data, SendToAll)
-        self.assertEqual(len(decode(data.data).offers), 1)
+        (first, _) = engine.started(0.0)
+        assert isinstance(first, SendToAll)
+        self.assertEqual(len(decode_body(first.body).offers), 1)
 
 
 class AnsweringTests(SynchronousTestCase):
@@ -254,7 +256,8 @@ class AnsweringTests(SynchronousTestCase):
         ((at, answer),) = answers
         self.assertTrue(0 < at <= 0.2)
         self.assertEqual((answer.host, answer.port), ("10.0.0.2", 4000))
-        self.assertEqual(decode(answer.data), Answer(OWN, "", "own", b"", (REGISTRY,), 2, 5000))
+        told = decode_body(answer.body)
+        self.assertEqual(told, Answer(OWN, "", "own", b"", (REGISTRY,), 2, 5000))
 
     def test_repeated_question(self) -> None:
         """A question that comes again while its answer waits costs nothing of any budget."""
@@ -382,10 +385,28 @@ class SeeingTests(SynchronousTestCase):
         self.assertEqual([s.host for s in self.engine.sightings], ["10.0.0.2"])
 
     def test_lost_comes_back(self) -> None:
-        """A peer that fell silent is found again when it speaks."""
+        """A peer that fell silent is found again when it says something new, and only then."""
         self.hear(announce(1), 5.0)
+        self.hear(announce(2), 6.0)
         run(self.engine, 100.0)
-        (action,) = self.hear(announce(2), 100.0)
+        for old in (1, 2):
+            self.assertEqual(self.hear(announce(old), 100.0), [])
+        self.assertEqual(self.engine.ignored[Ignored.REPLAY], 2)
+        (action,) = self.hear(announce(3), 100.0)
+        self.assertIsInstance(action, Found)
+
+    def test_lost_twice(self) -> None:
+        """One that was lost again is remembered from then on, and others no longer for that."""
+        self.hear(announce(1), 5.0)
+        run(self.engine, 30.0)
+        self.hear(announce(1), 31.0, "10.0.0.3")
+        self.hear(goodbye(2), 32.0, "10.0.0.3")
+        self.hear(announce(2), 200.0)
+        self.hear(goodbye(3), 201.0)
+        self.assertEqual(len(self.hear(announce(3), 32.0 + GOODBYE_MEMORY, "10.0.0.3")), 1)
+        self.hear(announce(4), 200.0 + GOODBYE_MEMORY)
+        self.assertEqual(self.engine.sightings, ())
+        (action,) = self.hear(announce(4), 201.0 + GOODBYE_MEMORY)
         self.assertIsInstance(action, Found)
 
     def test_goodbye(self) -> None:

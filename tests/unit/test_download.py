@@ -219,7 +219,7 @@ class LiarTests(DownloadTestCase):
     def test_page_that_lies(self) -> None:
         """A page that is not proven fails the download before a block is asked for."""
         entry, _ = self.put("one", 5 * BLOCK)
-        self.shelf.page = lambda root, level, index: bytes(160)
+        self.shelf.page = lambda root, level, index, view: bytes(160)
         download = self.download(entry)
         with self.assertRaises(BadDigest):
             self.finish(download)
@@ -239,7 +239,7 @@ class LiarTests(DownloadTestCase):
     def test_wrong_md5(self) -> None:
         """An MD5 that is not the content's fails the download, and says how to do without."""
         entry, _ = self.put("one", 1000)
-        self.shelf.checksum = lambda root, stop: bytes(16)
+        self.shelf.checksum = lambda root, stop, view: bytes(16)
         with self.assertRaises(BadDigest) as caught:
             self.finish(self.download(entry))
         self.assertIn("--no-md5", str(caught.exception))

@@ -112,6 +112,7 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(fetched.md5, hashlib.md5(content).digest())
         with self.assertRaises(NotFound):
             self.network.result(fetch(*place, "nothing.mkv", str(folder)))
+        self.network.run(1)
         self.network.result(node.stopService())
         self.network.close()
 

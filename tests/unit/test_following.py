@@ -15,13 +15,16 @@ from zope.interface.verify import verifyObject
 from flow512.discovery.datagram import Offer
 from flow512.discovery.election import LISTEN, PATIENCE, SPREAD, Mode
 from flow512.discovery.engine import Sighting
+from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Introduction
+from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower, _Ear
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
-from flow512.wire.messages import Peer
+from flow512.wire.messages import Peer, Register
+
+HERE = b"here".ljust(32)
 
 
 @implementer(IPeerListListener)
@@ -77,14 +80,17 @@ class FollowerTests(SynchronousTestCase):
         mode: Mode = Mode.AUTO,
         configured: HostPort | str | None = None,
         listens: bool = True,
+        configured_node: bytes | None = None,
+        limits: Limits | None = None,
     ) -> RegistryFollower:
         """Start a follower."""
         self.follower = RegistryFollower(
             self.here.reactor,
             partial(client_endpoint, self.here.reactor),
-            Introduction(b"h" * 32, "here"),
+            Introduction(HERE, "here"),
             mode=mode,
             configured=configured,
+            configured_node=configured_node,
             port=5000,
             ticket=b"t" * 16,
             random=Random(1),
@@ -92,6 +98,7 @@ class FollowerTests(SynchronousTestCase):
             listens=listens,
             lead=self.lead,
             listener=self.watcher,
+            limits=limits,
         )
         self.follower.startService()
         return self.follower
@@ -142,7 +149,7 @@ class FollowerTests(SynchronousTestCase):
 
     def lists(self, factory: RegistryFactory) -> bool:
         """Whether a registry lists this node over an open connection."""
-        return any(connection.is_listed for connection in factory._connections)
+        return any(connection.is_registered for connection in factory._connections)
 
     def test_configured(self) -> None:
         """A configured registry that answers is followed, whatever else is seen."""
@@ -157,8 +164,40 @@ class FollowerTests(SynchronousTestCase):
         self.network.run(20.0)
         self.assertEqual(self.followed(), "one")
         self.assertEqual([peer.name for peer in follower.peers], ["here"])
-        self.assertEqual(list(self.watcher.peers), [b"h" * 32])
+        self.assertEqual(list(self.watcher.peers), [HERE])
         self.assertFalse(self.lists(self.registries[self.two][0]))
+
+    def test_configured_node(self) -> None:
+        """A configured registry has to be the node that the user named, if the user named one."""
+        self.registry(self.one)
+        self.start(Mode.NEVER, HostPort("one", 5000), configured_node=b"two".ljust(32))
+        self.network.run(20.0)
+        self.assertEqual(self.followed(), "")
+        self.stop()
+        self.start(Mode.NEVER, HostPort("one", 5000), configured_node=b"one".ljust(32))
+        self.network.run(20.0)
+        self.assertEqual(self.followed(), "one")
+
+    def test_limits(self) -> None:
+        """The limits on dials are those of the node."""
+        registry = self.registry(self.one)
+        follower = self.start(configured=HostPort("one", 5000), limits=Limits(dials_per_address=2))
+        for number in range(9):
+            node = bytes([number]) * 32
+            wish = Register(bytes(16), 6000 + number)
+            registry.table.register(object(), node, wish, "192.0.2.1", 0.0)  # type: ignore[arg-type]  # connections are only compared
+        self.network.run(5.0)
+        self.assertEqual(len(follower.peers), 10)
+        self.assertEqual(len(follower.peers_to_dial()), 2)
+
+    def test_leads_itself(self) -> None:
+        """The registry that a node leads is its own, and no other that answers at its address."""
+        self.patch(self, "lead", lambda: HostPort("one", 5000))
+        self.registry(self.one)
+        follower = self.start()
+        self.network.run(20.0)
+        self.assertTrue(follower.is_leading)
+        self.assertEqual(self.followed(), "")
         self.assertEqual(self.led, [])
 
     def test_configured_does_not_answer(self) -> None:
@@ -211,7 +250,7 @@ class FollowerTests(SynchronousTestCase):
         self.assertEqual(self.led, [0.0])
         self.network.run(5.0)
         assert self.follower is not None
-        self.assertEqual(list(self.watcher.peers), [b"h" * 32])
+        self.assertEqual(list(self.watcher.peers), [HERE])
         self.assertEqual(self.follower.peers_to_dial(), [])
 
     def test_never(self) -> None:
@@ -262,7 +301,7 @@ class FollowerTests(SynchronousTestCase):
         self.close_registry(self.two)
         self.network.run(100.0)
         self.assertEqual((self.followed(), self.led), ("", []))
-        self.assertEqual(list(self.watcher.peers), [b"h" * 32])
+        self.assertEqual(list(self.watcher.peers), [HERE])
         self.registry(self.one)
         self.see(self.one)
         self.network.run(10.0)
@@ -281,13 +320,13 @@ class FollowerTests(SynchronousTestCase):
         self.network.run(10.0)
         assert follower.client is not None
         listed = follower.client.peer_list.peers
-        other, mine = b"x" * 32, listed[b"h" * 32]
+        other, mine = b"x" * 32, listed[HERE]
         listed[other] = Peer(other, "x", "10.0.0.9", 1)
-        listed[b"h" * 32] = Peer(b"h" * 32, "old name", mine.host, 5000)
+        listed[HERE] = Peer(HERE, "old name", mine.host, 5000)
         self.watcher.peers = dict(listed)
         self.registry(self.one)
         self.network.run(130.0)
-        self.assertEqual(self.watcher.peers, {b"h" * 32: mine})
+        self.assertEqual(self.watcher.peers, {HERE: mine})
         self.assertFalse(self.lists(first))
 
     def test_stopped(self) -> None:

@@ -36,7 +36,7 @@ HEIGHTS: Final = {
 }
 """How high each room stands; it may import only what is lower, and itself."""
 
-GROUND: Final = {"errors", "units", "interfaces", "_version"}
+GROUND: Final = {"errors", "units", "interfaces", "limits", "_version"}
 """Modules that everybody may import."""
 
 PURE: Final = (
@@ -45,6 +45,8 @@ PURE: Final = (
     "flow512.discovery.datagram",
     "flow512.discovery.election",
     "flow512.discovery.engine",
+    "flow512.link.gate",
+    "flow512.link.origin",
     "flow512.registry.table",
     "flow512.transfer.plan",
 )

@@ -33,9 +33,9 @@ class StateFolderTests(SynchronousTestCase):
         first = StateFolder(str(self.path / "deep" / "down"))
         first.close()
         again = self.open(self.path / "deep" / "down")
-        self.assertEqual(len(first.node), ID_SIZE)
-        self.assertEqual(again.node, first.node)
-        self.assertNotEqual(self.open(self.path / "other").node, first.node)
+        self.assertEqual(len(first.identity.node), ID_SIZE)
+        self.assertEqual(again.identity.node, first.identity.node)
+        self.assertNotEqual(self.open(self.path / "other").identity.node, first.identity.node)
 
     def test_private(self) -> None:
         """Nobody else may look into the folder."""
@@ -57,11 +57,11 @@ class StateFolderTests(SynchronousTestCase):
         """A folder that could not be taken leaves no descriptor open."""
         before = len(os.listdir("/proc/self/fd"))
         self.path.mkdir()
-        (self.path / "node-id").write_bytes(b"short")
+        (self.path / "identity.pem").write_bytes(b"short")
         for _ in range(3):
             with self.assertRaises(Misuse) as caught:
                 StateFolder(str(self.path))
-        self.assertIn("node-id' holds no node id", str(caught.exception))
+        self.assertIn("Others can read", str(caught.exception))
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_no_folder(self) -> None:
@@ -89,12 +89,12 @@ class StateFolderTests(SynchronousTestCase):
             self.assertRaises(DiskFailure),
         ):
             StateFolder(str(self.path))
-        (self.path / "node-id").mkdir()
-        with self.assertRaises(DiskFailure):
+        (self.path / "identity.pem").mkdir()
+        with self.assertRaises((DiskFailure, Misuse)):
             StateFolder(str(self.path))
-        (self.path / "node-id").rmdir()
+        (self.path / "identity.pem").rmdir()
         self.open()
-        self.assertEqual(sorted(os.listdir(self.path)), ["lock", "node-id"])
+        self.assertEqual(sorted(os.listdir(self.path)), ["identity.pem", "lock"])
 
     def test_default(self) -> None:
         """Without a choice of the user's, it is an absolute path of flow512's own."""

@@ -411,9 +411,12 @@ class AllowedTests(SynchronousTestCase):
     """What may arrive where."""
 
     def test_before_the_hello(self) -> None:
-        """A stranger may send a hello of 1 KiB; one who was greeted may also refuse as briefly."""
+        """
+        A stranger may send a hello of 1 KiB; one who was greeted may also refuse as briefly, or ask
+        for a proof.
+        """
         self.assertEqual(HELLO_ONLY, {Kind.HELLO: 1024})
-        self.assertEqual(HELLO_ANSWER, {Kind.HELLO: 1024, Kind.ERROR: 1024})
+        self.assertEqual(HELLO_ANSWER, {Kind.HELLO: 1024, Kind.CHALLENGE: 128, Kind.ERROR: 1024})
 
     def test_no_second_hello(self) -> None:
         """Once a conversation is open, nobody greets again."""
@@ -429,7 +432,8 @@ class AllowedTests(SynchronousTestCase):
         transfer = set(TRANSFER_CLIENT) | set(TRANSFER_SERVER)
         registry = set(REGISTRY_CLIENT) | set(REGISTRY_SERVER)
         self.assertEqual(transfer & registry, both)
-        self.assertEqual(transfer | registry | {Kind.HELLO}, set(Kind))
+        greeting = {Kind.HELLO, Kind.CHALLENGE}
+        self.assertEqual(transfer | registry | greeting, set(Kind))
 
     def test_small_requests(self) -> None:
         """Nobody who asks can make the asked hold more than 16 KiB of one frame."""

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.tls import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings
@@ -47,10 +48,12 @@ class Simulation:
         self.network = Network(seed)
         self.random = Random(seed)
         self.folder = folder
+        # OpenSSL has randomness of its own, so what is encrypted does not repeat to the byte.
+        encryption = self.encryption = Encryption.TLS if seed % 2 else Encryption.NONE
         registry_host = self.network.host("10.0.0.250", name="registry")
         self.registry = RegistryService(
             registry_host.reactor,
-            RegistrySettings(name="registry"),
+            RegistrySettings(name="registry", encryption=encryption),
             random=Random(seed),
             local_addresses=lambda: local_addresses(registry_host),
         )
@@ -76,6 +79,7 @@ class Simulation:
                 shares=(str(share),),
                 downloads=str(downloads),
                 name=f"node{number}",
+                encryption=self.encryption,
                 registry=HostPort("registry", 5000) if told else None,
                 bootstrap=Mode.NEVER,
                 beacon_port=None if told else 5120,

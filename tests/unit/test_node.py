@@ -34,6 +34,7 @@ from flow512.errors import (
 )
 from flow512.interfaces import Workers
 from flow512.link.address import HostPort
+from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.client import IPeerListListener
 from flow512.settings import NodeListener, NodeSettings
@@ -411,7 +412,7 @@ class TogetherTests(NodeTestCase):
         for wanted, peer in (
             (format_content_id(root), ""),
             ("a.bin", "one"),
-            ("a.bin", one.introduction.node.hex()[:8]),
+            ("a.bin", format_node_id(one.introduction.node)[:7].lower()),
             ("a.bin", "10.0.0.1"),
             (format_content_id(root), "host1:5000"),
         ):

@@ -25,7 +25,8 @@ from msgspec.inspect import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import INTERNAL, WIRE_CODES
-from flow512.link.conversation import MAX_UNREAD_ANSWERS, PROTOCOL_VERSION, Patience
+from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
+from flow512.link.introduction import PROTOCOL_VERSION
 from flow512.wire.frame import HEADER_SIZE
 from flow512.wire.messages import (
     CAPS,
@@ -133,7 +134,9 @@ class PageTests(SynchronousTestCase):
         expected = []
         for kind in Kind:
             answerer_hears = kind in TRANSFER_SERVER or kind in REGISTRY_SERVER
-            caller_hears = kind in TRANSFER_CLIENT or kind in REGISTRY_CLIENT
+            caller_hears = (
+                kind in TRANSFER_CLIENT or kind in REGISTRY_CLIENT or kind == Kind.CHALLENGE
+            )
             transfer = kind in TRANSFER_SERVER or kind in TRANSFER_CLIENT
             registry = kind in REGISTRY_SERVER or kind in REGISTRY_CLIENT
             expected.append(

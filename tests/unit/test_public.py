@@ -107,7 +107,7 @@ class PieceTests(SynchronousTestCase):
             flow512.RegistryFactory(introduction, host.reactor),
             flow512.TransferFactory(library, introduction, host.reactor, host.run_blocking),
             flow512.SourceFactory(introduction, host.reactor),
-            flow512.SharedPortFactory(host.reactor),
+            flow512.SharedPortFactory(introduction, host.reactor),
         ]
         for factory in factories:
             verifyObject(IProtocolFactory, factory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.address import IPv4Address
@@ -29,8 +30,9 @@ from flow512.errors import (
     StateInUse,
     Unsupported,
 )
-from flow512.link.conversation import Introduction, Patience
-from flow512.registry import client as client_module
+from flow512.limits import Limits
+from flow512.link.conversation import Patience
+from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
@@ -45,6 +47,7 @@ from flow512.wire.messages import (
     Peer,
     Ping,
     Pong,
+    Reached,
     Register,
     Registered,
     Resync,
@@ -111,6 +114,8 @@ class Listener:
 class ClientTestCase(SynchronousTestCase):
     """A client whose registry is the test."""
 
+    limits: Limits | None = None
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.endpoint = HandEndpoint()
@@ -129,7 +134,7 @@ class ClientTestCase(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def make(self, **options: int) -> RegistryClient:
+    def make(self, **options: Any) -> RegistryClient:
         """Make the client."""
         return RegistryClient(
             self.clock,
@@ -140,6 +145,7 @@ class ClientTestCase(SynchronousTestCase):
             random=Random(1),
             listener=self.listener,
             patience=PATIENCE,
+            limits=self.limits,
             **options,
         )
 
@@ -613,11 +619,134 @@ class ListTests(ClientTestCase):
             self.wait_for_attempt()
 
 
+class ReachableTests(ClientTestCase):
+    """What it makes of being reached, or not."""
+
+    NO = Reached(5000, False, "Nobody answers.", 30.0)
+    WARNING = (
+        "Others cannot reach this node, so it is not listed, and only fetches: Nobody answers."
+        " Open TCP port 5000 in the firewall or router, or choose a port that others reach with"
+        " --listen."
+    )
+
+    def infos(self) -> list[str]:
+        """Read what the client has said."""
+        return [
+            formatEvent(event)
+            for event in self.events
+            if event["log_level"].name == "info" and event["log_namespace"].startswith("flow512")
+        ]
+
+    def test_reached(self) -> None:
+        """It knows that it is reached, and has nothing to say about that."""
+        end = self.listed()
+        self.assertIsNone(self.client.is_reachable)
+        end.say(Reached(5000, True))
+        self.assertIs(self.client.is_reachable, True)
+        self.assertEqual(self.warnings() + self.infos(), [])
+
+    def test_early(self) -> None:
+        """It may be told between its registration and the list, even within the list."""
+        end = self.registered()
+        end.say(Snapshot(1, (peer(2),), True))
+        end.say(self.NO)
+        end.say(Snapshot(1, (peer(3),)))
+        self.assertIs(self.client.is_reachable, False)
+        self.assertEqual(len(self.client.peers), 2)
+
+    def test_not_reached(self) -> None:
+        """It warns its user once, however often it is told, and says when that is over."""
+        end = self.listed()
+        for _ in range(3):
+            end.say(self.NO)
+        self.assertIs(self.client.is_reachable, False)
+        self.assertTrue(self.client.is_listed)
+        self.lose(end)
+        self.wait_for_attempt()
+        end = self.listed()
+        end.say(self.NO)
+        self.assertEqual(len([each for each in self.warnings() if "reach" in each]), 1)
+        self.assertIn(self.WARNING, self.warnings())
+        self.assertEqual(self.infos(), [])
+        end.say(Reached(5000, True))
+        end.say(Reached(5000, True))
+        self.assertIs(self.client.is_reachable, True)
+        self.assertEqual(self.infos(), ["Others can reach this node now, and it is listed."])
+        end.say(self.NO)
+        self.assertEqual(self.warnings()[-1], self.WARNING)
+
+    def test_old_news(self) -> None:
+        """About a port that it has left it is told nothing new."""
+        end = self.listed()
+        end.say(self.NO)
+        self.client.set_port(6000)
+        self.assertIsNone(self.client.is_reachable)
+        end.say(self.NO)
+        self.assertIsNone(self.client.is_reachable)
+        end.say(Reached(6000, True))
+        self.assertIs(self.client.is_reachable, True)
+        self.client.set_port(0)
+        end.say(Reached(6000, False, "No."))
+        self.assertIsNone(self.client.is_reachable)
+
+    def test_state(self) -> None:
+        """Who asks for it is told of the change."""
+        states: list[bool | None] = []
+        self.client = client = self.make(state_changed=lambda: states.append(client.is_reachable))
+        end = self.listed()
+        end.say(self.NO)
+        end.say(Reached(5000, True))
+        self.assertEqual(states[-2:], [False, True])
+
+    def test_unregistered(self) -> None:
+        """A registry that reached somebody who has not registered contradicts itself."""
+        end = self.open()
+        end.heard()
+        end.say(Reached(5000, True))
+        self.assert_ended(end, BadFrame)
+        self.assertIsNone(self.client.is_reachable)
+
+    def test_escaped(self) -> None:
+        """What the registry says cannot forge a line, nor be endless."""
+        end = self.listed()
+        end.say(Reached(5000, False, "\x1b[31m\nAll is well." * 30))
+        (line,) = self.warnings()
+        self.assertTrue(line.isprintable())
+        self.assertLess(len(line), 1000)
+
+
+class ExpectedTests(ClientTestCase):
+    """The registry that it wants is a node like others, known by its id."""
+
+    def make(self, **options: Any) -> RegistryClient:
+        return super().make(expected=node_id(0))
+
+    def test_the_one(self) -> None:
+        """The node that it expects is told what it has to tell."""
+        self.listed()
+        self.assertTrue(self.client.is_listed)
+
+    def test_another(self) -> None:
+        """Another node is told nothing, and asked again later whether it is the one."""
+        self.client.startService()
+        end = self.accept()
+        end.heard()
+        end.say_bytes(hello(5))
+        said = end.heard()
+        self.assertEqual([type(each) for each in said], [Error])
+        self.assertTrue(end.is_closing)
+        self.lose(end)
+        self.wait_for_attempt()
+        self.listed()
+
+
 class HostileRegistryTests(ClientTestCase):
     """What a registry cannot do to a node."""
 
-    def make(self, **options: int) -> RegistryClient:
-        return super().make(most_peers=500, dials_per_host=3)
+    limits = Limits(dials_per_address=3)
+
+    def make(self, **options: Any) -> RegistryClient:
+        return super().make(most_peers=500)
 
     def test_early_push(self) -> None:
         """A list that comes before the registration was accepted is refused."""
@@ -682,11 +811,16 @@ class HostileRegistryTests(ClientTestCase):
         table = [
             peer(number, f"203.0.{113 + number % 2}.{number % 250}") for number in range(2, 100)
         ]
-        self.listed(1, table)
-        self.patch(client_module, "DIALS_PER_SUBNET", 10)
-        self.assertEqual(len(self.client.peers_to_dial()), 20)
-        self.patch(client_module, "MOST_DIALS", 15)
-        self.assertEqual(len(self.client.peers_to_dial()), 15)
+        for limits, expected in (
+            (Limits(dials_per_address=3, dials_per_subnet=10), 20),
+            (Limits(dials_per_address=3, dials_per_subnet=10, dials=15), 15),
+        ):
+            self.limits = limits
+            self.client = self.make()
+            self.listed(1, table)
+            self.assertEqual(len(self.client.peers_to_dial()), expected)
+            self.client.stopService()
+            self.lose(self.ends[-1])
 
     def test_too_many(self) -> None:
         """A list without end ends its conversation, before it fills the memory."""
@@ -748,7 +882,10 @@ class NetworkTestCase(SynchronousTestCase):
     def listen(self) -> None:
         """Start the registry."""
         self.registry = RegistryFactory(
-            Introduction(node_id(0), "registry"), self.host.reactor, patience=PATIENCE
+            Introduction(node_id(0), "registry"),
+            self.host.reactor,
+            patience=PATIENCE,
+            limits=Limits(registrations_per_node_per_minute=1000),
         )
         listening = serverFromString(self.host.reactor, "tcp:5000").listen(self.registry)
         self.port: IListeningPort = self.network.result(listening)

@@ -20,10 +20,12 @@ from flow512.errors import (
     StateInUse,
     Unsupported,
 )
-from flow512.link.conversation import MAX_UNREAD_ANSWERS, Introduction, Patience
+from flow512.limits import Limits
+from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
+from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.server import RegistryFactory, RegistryProtocol
-from flow512.registry.table import MAX_CHANGES, Limits
+from flow512.registry.table import MAX_CHANGES
 from flow512.wire.messages import (
     MAX_PEERS,
     Delta,
@@ -425,7 +427,7 @@ class StrangerTests(RegistryTestCase):
 class LimitTests(RegistryTestCase):
     """A registry with little room."""
 
-    limits = Limits(registrations=3, per_source=2)
+    limits = Limits(registrations=3, registrations_per_address=2)
 
     def test_one_source(self) -> None:
         """Any number of registrations from one source: two are listed, others may come later."""
@@ -482,14 +484,22 @@ class PushTests(RegistryTestCase):
         self.assertTrue(all(data is writes[0] for data in writes))
 
     def test_in_a_loop(self) -> None:
-        """A node that registers in a loop is told of once in a window."""
+        """
+        A node that registers in a loop is told of once in a window; it is soon told to wait, and
+        stays what it was then.
+        """
         watcher, node = self.join(1, port=0), self.join(2)
-        for port in range(1, 501):
-            node.register(port)
+        answers = [node.register(port)[0] for port in range(1, 501)]
+        allowed = Limits().registrations_per_node_per_minute - 1
+        self.assertEqual(answers[:allowed], [Registered(30.0, "192.0.2.2")] * allowed)
+        for answer in answers[allowed:]:
+            assert isinstance(answer, Error)
+            self.assertEqual((answer.code, answer.retry_after), (WIRE_CODES[Busy], 10.0))
         self.settle()
         self.assertEqual(
-            watcher.heard(), [Delta(2, (), (), (Peer(node.id, "", "192.0.2.2", 500),))]
+            watcher.heard(), [Delta(2, (), (), (Peer(node.id, "", "192.0.2.2", allowed),))]
         )
+        self.assertFalse(node.is_closing)
 
     def test_nothing_left_of_it(self) -> None:
         """Who comes and goes within a window is nobody's news, and costs no number."""
@@ -717,7 +727,7 @@ class SharedPortTests(RegistryTestCase):
 
     def test_shared(self) -> None:
         """Behind a shared port the registry is the same; once stopped, it is refused there."""
-        port = SharedPortFactory(self.clock, PATIENCE)
+        port = SharedPortFactory(REGISTRY, self.clock)
         port.conversations["registry"] = self.factory
         node = Node(port, 1, address("192.0.2.1"))
         node.say_hello()

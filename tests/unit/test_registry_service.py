@@ -16,10 +16,14 @@ from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.beacon import Beacon
 from flow512.errors import Misuse, PortTaken
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Introduction
+from flow512.link.identity import Identity
+from flow512.link.introduction import Introduction
+from flow512.link.tls import Tls
 from flow512.registry.client import RegistryClient
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host, Network
+
+NODE = Identity.from_seed(b"n" * 32)
 
 
 def local_addresses(host: Host) -> list[LocalAddress]:
@@ -58,10 +62,11 @@ class RegistryServiceTests(SynchronousTestCase):
 
     def client(self, network: str = "") -> RegistryClient:
         """Make a node's client."""
+        reactor = self.here.reactor
         return RegistryClient(
-            self.here.reactor,
-            client_endpoint(self.here.reactor, HostPort("there", 5000)),
-            Introduction(b"n" * 32, "node", network),
+            reactor,
+            Tls(NODE, reactor).connecting(client_endpoint(reactor, HostPort("there", 5000))),
+            Introduction(NODE.node, "node", network),
             port=5001,
             ticket=b"t" * 16,
             random=Random(2),

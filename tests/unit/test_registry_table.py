@@ -18,13 +18,12 @@ from hypothesis.stateful import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import BadMessage, Busy, Flow512Error, NotAllowed, StateInUse
+from flow512.limits import Limits
+from flow512.registry.dials import Dial, Dials
 from flow512.registry.peer_list import Change, PeerList, can_be_dialled
 from flow512.registry.table import (
-    Limits,
     RegistryTable,
     clean_name,
-    plain_address,
-    source_of,
 )
 from flow512.wire.frame import FrameReader
 from flow512.wire.messages import (
@@ -32,6 +31,7 @@ from flow512.wire.messages import (
     REGISTRY_CLIENT,
     Delta,
     Peer,
+    Reached,
     Register,
     Snapshot,
     decode,
@@ -118,7 +118,7 @@ class RegistrationTests(SynchronousTestCase):
     def test_register(self) -> None:
         """A node is listed at the address that it is seen at and the port and name it gives."""
         placed = self.table.register("a", node(1), wish(5000, " Ada "), HOST, 0.0)
-        self.assertEqual(placed, (HOST, None))
+        self.assertEqual(placed, (HOST, None, None))
         self.assertEqual(self.table.peers, [peer(1, name="Ada")])
 
     def test_watcher(self) -> None:
@@ -195,8 +195,9 @@ class RegistrationTests(SynchronousTestCase):
     def test_other_ticket(self) -> None:
         """A node id is not given to another ticket while its lease or grace lasts."""
         self.register(1, "a")
-        for connection in ("a", "b"):
-            with self.assertRaisesRegex(StateInUse, "within 30 seconds"):
+        rows = (("a", "keep to it"), ("b", "Another process .* within 30 seconds"))
+        for connection, why in rows:
+            with self.assertRaisesRegex(StateInUse, why):
                 self.table.register(connection, node(1), wish(6000, number=1), HOST, 1.0)
         self.assertEqual(self.table.peers, [peer(1)])
         self.table.disconnected("a", node(1), 2.0)
@@ -206,6 +207,45 @@ class RegistrationTests(SynchronousTestCase):
         self.table.expire(7.0)
         self.table.register("b", node(1), wish(6000, number=1), HOST, 7.0)
         self.assertEqual(self.table.peers, [peer(1, port=6000)])
+
+    def test_watchers_beside(self) -> None:
+        """
+        Any number of processes may watch with one node id, before and beside the one that serves;
+        each has a lease of its own, and none hinders another.
+        """
+        self.table.register("w", node(1), wish(0, number=7), HOST, 0.0)
+        self.register(1, "a", 1.0)
+        self.table.register("v", node(1), wish(0, number=8), HOST, 2.0)
+        self.assertEqual(self.table.peers, [peer(1)])
+        self.table.leave("v", node(1))
+        self.table.disconnected("w", node(1), 3.0)
+        self.assertEqual(self.table.expire(8.0), [])
+        self.assertEqual(self.table.peers, [peer(1)])
+        self.table.register("w", node(1), wish(0, number=7), HOST, 9.0)
+        self.table.leave("a", node(1))
+        self.assertEqual(self.table.peers, [])
+        self.assertEqual(self.table.expire(39.0), ["w"])
+
+    def test_watcher_begins_to_serve(self) -> None:
+        """Who watches may serve as soon as nobody else does with that node id."""
+        self.table.register("w", node(1), wish(0, number=7), HOST, 0.0)
+        self.register(1, "a")
+        with self.assertRaises(StateInUse):
+            self.table.register("w", node(1), wish(6000, number=7), HOST, 1.0)
+        self.table.leave("a", node(1))
+        self.table.register("w", node(1), wish(6000, number=7), HOST, 1.0)
+        self.assertEqual(self.table.peers, [peer(1, port=6000)])
+        self.table.register("w", node(1), wish(0, number=7), HOST, 1.0)
+        self.register(1, "a", 2.0)
+        self.assertEqual(self.table.peers, [peer(1)])
+
+    def test_watcher_keeps_its_ticket(self) -> None:
+        """One conversation cannot hold a registration for each ticket that it makes up."""
+        self.table.register("w", node(1), wish(0, number=1), HOST, 0.0)
+        with self.assertRaisesRegex(StateInUse, "keep to it"):
+            self.table.register("w", node(1), wish(0, number=2), HOST, 0.0)
+        self.assertEqual(self.table.expire(30.0), ["w"])
+        self.assertIsNone(self.table.next_end)
 
     def test_unknown(self) -> None:
         """Pings, leaves and ends of connections that hold nothing change nothing."""
@@ -246,15 +286,6 @@ class AddressTests(SynchronousTestCase):
             table.register("a", node(1), wish(5000), path, 0.0)
         placed = table.register("a", node(1), wish(0), path, 0.0)
         self.assertLessEqual(len(placed.host), 64)
-        self.assertIsNone(plain_address(path))
-
-    def test_sources(self) -> None:
-        """An IPv4 address counts as one, and so does a whole IPv6 network of 64 bits."""
-        self.assertEqual(source_of("::ffff:192.0.2.1"), source_of("192.0.2.1"))
-        self.assertNotEqual(source_of("192.0.2.1"), source_of("192.0.2.2"))
-        self.assertEqual(source_of("2001:db8::1"), source_of("2001:db8::ffff:1"))
-        self.assertNotEqual(source_of("2001:db8::1"), source_of("2001:db8:0:1::1"))
-        self.assertEqual(source_of("somewhere"), "somewhere")
 
 
 class NameTests(SynchronousTestCase):
@@ -290,7 +321,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_per_source(self) -> None:
         """A million registrations from one source end at the limit; other sources go on."""
-        table: Table = RegistryTable(lease=20.0, limits=Limits(per_source=3))
+        table: Table = RegistryTable(lease=20.0, limits=Limits(registrations_per_address=3))
         for number in range(3):
             table.register(str(number), node(number), wish(), HOST, 0.0)
         for number in range(3, 100):
@@ -302,7 +333,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_per_source_frees(self) -> None:
         """Whoever leaves makes room, and a node that is in may always register anew."""
-        table: Table = RegistryTable(limits=Limits(per_source=1))
+        table: Table = RegistryTable(limits=Limits(registrations_per_address=1))
         table.register("a", node(1), wish(), HOST, 0.0)
         table.register("a", node(1), wish(6000), HOST, 0.0)
         table.leave("a", node(1))
@@ -311,7 +342,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_moving(self) -> None:
         """A node that comes back from another address counts there, if there is room."""
-        table: Table = RegistryTable(limits=Limits(per_source=1))
+        table: Table = RegistryTable(limits=Limits(registrations_per_address=1))
         table.register("a", node(1), wish(), HOST, 0.0)
         table.register("b", node(2), wish(), ELSEWHERE, 0.0)
         self.assertRaises(Busy, table.register, "c", node(1), wish(), ELSEWHERE, 0.0)
@@ -320,6 +351,42 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(table.register("c", node(1), wish(), ELSEWHERE, 0.0).displaced, "a")
         self.assertEqual(table.peers, [peer(1, host=ELSEWHERE)])
         table.register("d", node(3), wish(), HOST, 0.0)
+
+    def test_per_node(self) -> None:
+        """Of one node id so many watch at most, from wherever they come; others go on."""
+        table: Table = RegistryTable(limits=Limits(registrations_per_node=2))
+        table.register("a", node(1), wish(0, number=1), HOST, 0.0)
+        table.register("b", node(1), wish(0, number=2), ELSEWHERE, 0.0)
+        with self.assertRaisesRegex(Busy, "2 processes with your identity"):
+            table.register("c", node(1), wish(0, number=3), HOST, 0.0)
+        table.register("a", node(1), wish(6000, number=1), HOST, 0.0)
+        table.register("c", node(2), wish(0), HOST, 0.0)
+        table.leave("b", node(1))
+        table.register("d", node(1), wish(0, number=3), HOST, 0.0)
+
+    def test_per_minute(self) -> None:
+        """
+        One node id registers so often in a minute, whether it is accepted or not, and is told to
+        wait; so does an address with ever new node ids. Others go on, and so do they later.
+        """
+        rows = [
+            (Limits(registrations_per_node_per_minute=3), lambda number: node(1), "You register"),
+            (Limits(registrations_per_address_per_minute=3), node, "Your address registers"),
+        ]
+        for limits, node_of, why in rows:
+            table: Table = RegistryTable(limits=limits)
+            table.register("a", node_of(1), wish(), HOST, 0.0)
+            table.register("a", node_of(1), wish(6000), HOST, 0.0)
+            with self.assertRaises(NotAllowed):
+                table.register("a", node_of(1), wish(7000, "a\nb"), HOST, 0.0)
+            for number in range(100):
+                with self.assertRaisesRegex(Busy, why) as caught:
+                    table.register("a", node_of(1 + number), wish(8000), HOST, 1.0)
+                self.assertEqual(caught.exception.retry_after, 10.0)
+            self.assertEqual(table.peers, [peer(1, port=6000)])
+            table.register("b", node(200), wish(), ELSEWHERE, 1.0)
+            table.register("a", node_of(1), wish(8000), HOST, 21.0)
+            self.assertRaises(Busy, table.register, "a", node_of(1), wish(), HOST, 22.0)
 
     def test_in_all(self) -> None:
         """A full registry says so; watchers count too, and those in it may register anew."""
@@ -377,6 +444,7 @@ class DeltaTests(SynchronousTestCase):
 
     def test_coalesced(self) -> None:
         """A node that registers in a loop is told of once, as it is at the end."""
+        self.table = RegistryTable(limits=Limits(registrations_per_node_per_minute=1000))
         for port in range(1, 1001):
             self.register(1, port)
         self.assertEqual(self.table.take_deltas(), [Delta(1, (peer(1, port=1000),))])
@@ -505,36 +573,231 @@ class SnapshotTests(SynchronousTestCase):
         self.assertEqual(copies[0].peers, by_node(table.peers))
 
 
+class ProvingTests(SynchronousTestCase):
+    """With dials, only who was reached is on the list."""
+
+    def setUp(self) -> None:
+        self.dials = Dials()
+        self.table: Table = RegistryTable(lease=30.0, grace=5.0, dials=self.dials)
+
+    def register(
+        self, asked: Register, connection: str = "a", host: str = HOST, now: float = 0.0
+    ) -> Reached | None:
+        """Register node 1; give back what it is told of being reached."""
+        return self.table.register(connection, node(1), asked, host, now).reached
+
+    def take(self, now: float = 0.0) -> list[Dial]:
+        """Take the dials that are to be made, and free their slots at once."""
+        dials = self.dials.take(now)
+        for dial in dials:
+            self.dials.ended(dial)
+        return dials
+
+    def take_one(self, now: float = 0.0) -> Dial:
+        """Take the one dial that is to be made."""
+        (dial,) = self.dials.take(now)
+        return dial
+
+    def prove(self, now: float = 0.0) -> None:
+        """Reach node 1."""
+        dial = self.take_one(now)
+        self.assertIsNotNone(self.table.reached(dial, now))
+        self.dials.ended(dial)
+
+    def test_listed_once_reached(self) -> None:
+        """A node is dialled where it is seen, and listed when it answered there."""
+        self.assertIsNone(self.register(wish(5000, "Ada")))
+        self.assertEqual(self.table.peers, [])
+        self.assertFalse(self.table.has_changes)
+        dial = self.take_one()
+        self.assertEqual((dial.node, dial.host, dial.port), (node(1), HOST, 5000))
+        self.assertEqual(self.table.reached(dial, 0.5), ("a", Reached(5000, True)))
+        self.assertEqual(self.table.take_deltas(), [Delta(1, (peer(1, name="Ada"),))])
+        self.assertEqual(self.take(1000.0), [])
+
+    def test_not_reached(self) -> None:
+        """A node that was not reached is told why and when it is tried again, and not listed."""
+        self.register(wish())
+        told = self.table.not_reached(self.take_one(), "No.", 2.0)
+        self.assertEqual(told, ("a", Reached(5000, False, "No.", 30.0)))
+        self.assertEqual(self.table.peers, [])
+        self.assertFalse(self.table.has_changes)
+        self.assertEqual(self.dials.take(31.9), [])
+        self.assertEqual(self.table.reached(self.take_one(32.0), 32.0), ("a", Reached(5000, True)))
+        self.assertEqual(self.table.peers, [peer(1)])
+
+    def test_watcher(self) -> None:
+        """Nobody is dialled who only watches, and nobody at no address."""
+        self.assertIsNone(self.register(wish(0)))
+        self.table.register("b", node(2), wish(0), "UNIXAddress('/run/x')", 0.0)
+        with self.assertRaises(NotAllowed):
+            self.table.register("b", node(2), wish(5000), "UNIXAddress('/run/x')", 0.0)
+        self.assertEqual(self.take(), [])
+
+    def test_stays_proven(self) -> None:
+        """At the same host and port a node stays proven: with another name, or coming back."""
+        self.register(wish())
+        self.prove()
+        self.table.take_deltas()
+        self.assertEqual(self.register(wish(5000, "Ada")), Reached(5000, True))
+        self.assertEqual(self.table.peers, [peer(1, name="Ada")])
+        self.table.disconnected("a", node(1), 1.0)
+        self.assertEqual(self.register(wish(5000, "Ada"), "b", now=5.0), Reached(5000, True))
+        self.assertEqual(len(self.table.take_deltas()[0].changed), 1)
+        self.assertEqual(self.take(), [])
+
+    def test_gone_for_long(self) -> None:
+        """After its grace, or after it left, a node is proven anew."""
+        for end in ("leave", "expire"):
+            self.register(wish())
+            self.prove()
+            if end == "leave":
+                self.table.leave("a", node(1))
+            else:
+                self.table.expire(30.0)
+            self.assertIsNone(self.register(wish(), now=30.0))
+            self.assertEqual(self.table.peers, [])
+            self.prove(30.0)
+            self.table.leave("a", node(1))
+
+    def test_another_place(self) -> None:
+        """With another port or host the entry is withdrawn, until the node was reached there."""
+        self.register(wish())
+        self.prove()
+        self.table.take_deltas()
+        for asked, host in ((wish(6000), HOST), (wish(6000), ELSEWHERE)):
+            self.assertIsNone(self.register(asked, host=host))
+            self.assertEqual(self.table.peers, [])
+            self.assertEqual(self.table.take_deltas()[0].left, (node(1),))
+            self.prove()
+            self.assertEqual(self.table.peers, [peer(1, host, 6000)])
+            self.assertEqual(self.table.take_deltas()[0].joined, (peer(1, host, 6000),))
+
+    def test_withdrawn_by_watching(self) -> None:
+        """Who serves no more is off the list; serving again is a new claim."""
+        self.register(wish())
+        self.prove()
+        self.assertIsNone(self.register(wish(0)))
+        self.assertEqual(self.table.peers, [])
+        self.assertIsNone(self.register(wish()))
+        self.assertEqual(self.table.peers, [])
+
+    def test_old_news(self) -> None:
+        """What comes of a dial means nothing once the node claims something else, or is gone."""
+        self.register(wish())
+        first = self.take_one()
+        self.register(wish(6000))
+        self.assertIsNone(self.table.reached(first, 0.0))
+        self.assertIsNone(self.table.not_reached(first, "No.", 0.0))
+        second = self.take_one()
+        self.table.leave("a", node(1))
+        self.assertIsNone(self.table.reached(second, 0.0))
+        self.assertEqual(self.table.peers, [])
+        self.register(wish())
+        self.assertIsNone(self.table.reached(first, 0.0))
+        self.assertEqual(self.table.peers, [])
+
+    def test_without_dials(self) -> None:
+        """A table without dials has no use for what comes of any."""
+        table: Table = RegistryTable()
+        table.register("a", node(1), wish(), HOST, 0.0)
+        self.assertIsNone(table.reached(self.dials.want(node(1), HOST, 5000), 0.0))
+
+    def test_patience_is_not_reset(self) -> None:
+        """Registering the same again makes no dial come sooner, and tells what is known."""
+        self.register(wish())
+        self.table.not_reached(self.take_one(), "No.", 0.0)
+        for now in range(1, 30):
+            known = Reached(5000, False, "No.", 30.0 - now)
+            self.assertEqual(self.register(wish(5000, str(now)), now=float(now)), known)
+            self.assertEqual(self.take(float(now)), [])
+        self.table.disconnected("a", node(1), 29.0)
+        self.assertEqual(self.register(wish(), "b", now=29.5), Reached(5000, False, "No.", 0.5))
+        self.assertEqual(self.take(29.5), [])
+        self.take_one(30.0)
+        self.assertEqual(self.register(wish(), "b", now=31.0), Reached(5000, False, "No.", 0.0))
+
+    def test_lingering(self) -> None:
+        """A node that is reached while it is away is listed, and there is nobody to tell."""
+        self.register(wish())
+        self.table.disconnected("a", node(1), 0.0)
+        self.assertEqual(self.table.reached(self.take_one(), 0.0), (None, Reached(5000, True)))
+        self.assertEqual(self.table.peers, [peer(1)])
+
+    def test_where(self) -> None:
+        """Dials go to the address that the node is seen at, with the scope if it needs one."""
+        rows = [
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:DB8::1", "2001:db8::1"),
+            ("fe80::1%eth7", "fe80::1%eth7"),
+            ("127.0.0.1", "127.0.0.1"),
+        ]
+        for seen, dialled in rows:
+            self.register(wish(), host=seen)
+            self.assertEqual(self.take_one().host, dialled)
+
+
 class TableMachine(RuleBasedStateMachine):
     """
     Any history: the table against a dictionary of what should be, and against copies of its list
     that were made at different times.
     """
 
-    LEASE, GRACE, IN_ALL, PER_SOURCE = 10.0, 3.0, 4, 3
-    nodes = st.integers(0, 5)
+    LEASE, GRACE, IN_ALL, PER_SOURCE, PER_NODE = 10.0, 3.0, 4, 3, 2
+    nodes = st.integers(0, 4)
     connections = st.sampled_from("abcdef")
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.table: Table = RegistryTable(
-            lease=self.LEASE,
-            grace=self.GRACE,
-            limits=Limits(registrations=self.IN_ALL, per_source=self.PER_SOURCE),
+        limits = Limits(
+            registrations=self.IN_ALL,
+            registrations_per_address=self.PER_SOURCE,
+            registrations_per_node=self.PER_NODE,
+            registrations_per_node_per_minute=1000,
         )
-        # Node to (wish, host, connection or None, end).
-        self.model: dict[int, tuple[Register, str, str | None, float]] = {}
+        self.dials = Dials(limits)
+        self.table: Table = RegistryTable(
+            lease=self.LEASE, grace=self.GRACE, limits=limits, dials=self.dials
+        )
+        # Node and ticket to (wish, host, connection or None, end).
+        self.model: dict[tuple[int, bytes], tuple[Register, str, str | None, float]] = {}
+        self.proven: dict[int, tuple[str, int]] = {}
+        self.under_way: list[Dial] = []
         self.told: dict[bytes, Peer] = {}
         self.copies = [copy_of(self.table)]
+
+    def serving(self) -> dict[int, tuple[Register, str]]:
+        """Say who serves, by number."""
+        return {
+            number: (asked, host)
+            for (number, _), (asked, host, _, _) in self.model.items()
+            if asked.port
+        }
 
     def listed(self) -> dict[bytes, Peer]:
         """Say what the list should be."""
         return {
-            node(number): peer(number, host, wish.port, wish.name)
-            for number, (wish, host, _, _) in self.model.items()
-            if wish.port
+            node(number): peer(number, host, asked.port, asked.name)
+            for number, (asked, host) in self.serving().items()
+            if self.proven.get(number) == (host, asked.port)
         }
+
+    def forget_claims(self) -> None:
+        """Drop what was proven of claims that nobody makes any more."""
+        serving = self.serving()
+        self.proven = {
+            number: place
+            for number, place in self.proven.items()
+            if number in serving and (serving[number][1], serving[number][0].port) == place
+        }
+
+    def held(self, number: int, connection: str) -> tuple[int, bytes] | None:
+        """Find the registration of a node that a connection holds."""
+        for key, (_, _, holder, _) in self.model.items():
+            if key[0] == number and holder == connection:
+                return key
+        return None
 
     @rule(
         number=nodes,
@@ -549,12 +812,19 @@ class TableMachine(RuleBasedStateMachine):
     ) -> None:
         """A node registers, or tries to."""
         asked = wish(port, name, secret)
-        old = self.model.get(number)
+        key = (number, asked.ticket)
+        old = self.model.get(key)
         from_host = sum(1 for each in self.model.values() if each[1] == host)
+        of_node = sum(1 for each in self.model if each[0] == number)
+        others_serve = any(
+            each[0].port
+            for other, each in self.model.items()
+            if other[0] == number and other != key
+        )
         expected: type[Flow512Error] | None = None
-        if old is not None and old[0].ticket != asked.ticket:
+        if self.held(number, connection) not in (None, key) or (port and others_serve):
             expected = StateInUse
-        elif (old is None and len(self.model) >= self.IN_ALL) or (
+        elif (old is None and (len(self.model) >= self.IN_ALL or of_node >= self.PER_NODE)) or (
             (old is None or old[1] != host) and from_host >= self.PER_SOURCE
         ):
             expected = Busy
@@ -565,40 +835,82 @@ class TableMachine(RuleBasedStateMachine):
         placed = self.table.register(connection, node(number), asked, host, self.now)
         holder = old[2] if old is not None else None
         assert placed.displaced == (None if holder == connection else holder)
-        self.model[number] = (asked, host, connection, self.now + self.LEASE)
+        self.model[key] = (asked, host, connection, self.now + self.LEASE)
+        self.forget_claims()
+        is_proven = port and self.proven.get(number) == (host, port)
+        assert (placed.reached is not None and placed.reached.ok) == bool(is_proven)
 
     @rule(number=nodes, connection=connections)
     def leave(self, number: int, connection: str) -> None:
         """A connection says LEAVE."""
         self.table.leave(connection, node(number))
-        if number in self.model and self.model[number][2] == connection:
-            del self.model[number]
+        key = self.held(number, connection)
+        if key is not None:
+            del self.model[key]
+            self.forget_claims()
 
     @rule(number=nodes, connection=connections)
     def disconnect(self, number: int, connection: str) -> None:
         """A connection ends."""
         self.table.disconnected(connection, node(number), self.now)
-        if number in self.model and self.model[number][2] == connection:
-            asked, host, _, _ = self.model[number]
-            self.model[number] = (asked, host, None, self.now + self.GRACE)
+        key = self.held(number, connection)
+        if key is not None:
+            asked, host, _, _ = self.model[key]
+            self.model[key] = (asked, host, None, self.now + self.GRACE)
 
     @rule(number=nodes, connection=connections)
     def ping(self, number: int, connection: str) -> None:
         """A connection pings."""
         self.table.renew(connection, node(number), self.now)
-        if number in self.model and self.model[number][2] == connection:
-            asked, host, _, _ = self.model[number]
-            self.model[number] = (asked, host, connection, self.now + self.LEASE)
+        key = self.held(number, connection)
+        if key is not None:
+            asked, host, _, _ = self.model[key]
+            self.model[key] = (asked, host, connection, self.now + self.LEASE)
 
-    @rule(seconds=st.integers(1, 5))
+    @rule(seconds=st.sampled_from((1, 2, 3, 5, 30)))
     def wait(self, seconds: int) -> None:
         """Time passes."""
         self.now += seconds
-        over = {n: each for n, each in self.model.items() if each[3] <= self.now}
+        over = {key: each for key, each in self.model.items() if each[3] <= self.now}
         closed = self.table.expire(self.now)
         assert sorted(closed) == sorted(each[2] for each in over.values() if each[2])
-        for number in over:
-            del self.model[number]
+        for key in over:
+            del self.model[key]
+        self.forget_claims()
+
+    @rule()
+    def dial(self) -> None:
+        """Dials are begun: of those who are not proven, where they say, and of nobody else."""
+        for dial in self.dials.take(self.now):
+            ((number, (asked, host)),) = [
+                each for each in self.serving().items() if node(each[0]) == dial.node
+            ]
+            assert (dial.host, dial.port) == (host, asked.port)
+            assert self.proven.get(number) is None
+            self.under_way.append(dial)
+
+    @rule(data=st.data(), is_reached=st.booleans())
+    def end_dial(self, data: st.DataObject, is_reached: bool) -> None:
+        """A dial has come to something."""
+        if not self.under_way:
+            return
+        place = data.draw(st.integers(0, len(self.under_way) - 1))
+        dial = self.under_way.pop(place)
+        if is_reached:
+            told = self.table.reached(dial, self.now)
+            if told is not None:
+                self.proven[int.from_bytes(dial.node, "big")] = (dial.host, dial.port)
+        else:
+            told = self.table.not_reached(dial, "No.", self.now)
+        if told is not None:
+            ((asked, host, holder, _),) = [
+                each
+                for key, each in self.model.items()
+                if node(key[0]) == dial.node and each[0].port
+            ]
+            assert (host, asked.port, holder) == (dial.host, dial.port, told.connection)
+            assert (told.reached.ok, told.reached.port) == (is_reached, dial.port)
+        self.dials.ended(dial)
 
     @rule(most=st.integers(1, 3))
     def publish(self, most: int) -> None:
@@ -630,6 +942,15 @@ class TableMachine(RuleBasedStateMachine):
             assert copy.peers == self.told
         assert self.table.has_changes == (self.told != self.listed())
         assert self.table.next_end == min((each[3] for each in self.model.values()), default=None)
+
+    def teardown(self) -> None:
+        """Once all have left, nobody is dialled any more."""
+        for number, _ in list(self.model):
+            for connection in "abcdef":
+                self.leave(number, connection)
+        self.wait(100)
+        assert self.dials.take(self.now + 10_000.0) == []
+        assert self.table.peers == []
 
 
 class HistoryTests(SynchronousTestCase):

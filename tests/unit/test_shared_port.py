@@ -13,7 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from flow512.errors import WIRE_CODES, BadFrame, BadMessage, Unsupported
+from flow512.limits import Limits
 from flow512.link.conversation import Patience
+from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPort, SharedPortFactory
 from flow512.wire.frame import FrameReader, encode_frame, encode_header
 from flow512.wire.messages import CAPS, Error, Hello, Kind, decode, encode
@@ -64,7 +66,7 @@ class SharedPortTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.port = SharedPortFactory(self.clock)
+        self.port = SharedPortFactory(Introduction(bytes(32)), self.clock)
         self.transfers = ListenerFactory()
         self.registry = ListenerFactory()
         self.port.conversations = {"transfer": self.transfers, "registry": self.registry}
@@ -170,7 +172,7 @@ class SharedPortTests(SynchronousTestCase):
 
     def test_own_deadline(self) -> None:
         """How long to wait can be chosen."""
-        self.port = SharedPortFactory(self.clock, Patience(greeting=1.0))
+        self.port = SharedPortFactory(Introduction(bytes(32)), self.clock, Limits(handshake=1.0))
         _, transport = self.connect()
         self.clock.advance(1.0)
         self.assertTrue(transport.disconnected)

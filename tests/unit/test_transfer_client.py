@@ -6,10 +6,12 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from flow512.errors import NotFound, Violation
+from flow512.errors import Busy, NotFound, Violation
+from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Introduction
-from flow512.transfer.client import TransferClient
+from flow512.link.introduction import Introduction
+from flow512.transfer.allowance import Allowance
+from flow512.transfer.client import LONGEST_WAIT, MOST_WAITS, TransferClient
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Target
 from flow512.transfer.finding import Candidate
@@ -52,6 +54,40 @@ class ClientTests(TransferTestCase):
         self.assertEqual(found, [*names, "other"])
         found = self.network.result(Deferred.fromCoroutine(entries("file100")))
         self.assertEqual(found, [name for name in names if name.startswith("file100")])
+
+    async def list_all(self) -> list[str]:
+        """Go through everything that is shared."""
+        source = await self.client.connect(self.there_is)
+        try:
+            return [entry.path async for entry in self.client.entries(source)]
+        finally:
+            source.leave()
+
+    def test_entries_of_a_busy_source(self) -> None:
+        """A source that gives so many pages in a minute is waited for, and nothing is left out."""
+        for number in range(MAX_LIST + 5):
+            (self.shelf.folder / f"file{number:04}").touch()
+        self.shelf.scan()
+        limits = Limits(listings_per_minute=1)
+        self.factory.allowance = Allowance(limits, self.there.reactor)
+        began = self.here.reactor.seconds()
+        found = self.network.result(Deferred.fromCoroutine(self.list_all()), limit=300)
+        self.assertEqual(len(found), MAX_LIST + 5)
+        self.assertGreater(self.here.reactor.seconds() - began, 59)
+
+    def test_entries_of_one_that_is_always_busy(self) -> None:
+        """A source that is never ready is believed after a while."""
+
+        class NeverReady(Allowance):
+            def take_listing(self, who: str) -> None:
+                raise Busy("Never.", 10_000)
+
+        self.factory.allowance = NeverReady(Limits(), self.there.reactor)
+        began = self.here.reactor.seconds()
+        with self.assertRaisesRegex(Busy, "Never"):
+            self.network.result(Deferred.fromCoroutine(self.list_all()), limit=300)
+        waited = self.here.reactor.seconds() - began
+        self.assertEqual(round(waited), MOST_WAITS * LONGEST_WAIT)
 
     def test_get(self) -> None:
         """A file is found by path or root and fetched; then the source is left."""

@@ -30,7 +30,7 @@ from flow512.errors import (
     Unreachable,
     Violation,
 )
-from flow512.link.conversation import Introduction
+from flow512.link.introduction import Introduction
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.units import BLOCK, PIECE
 from flow512.wire.messages import (

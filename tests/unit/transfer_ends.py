@@ -22,10 +22,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.catalog import IN_MEMORY, Catalog
-from flow512.content.library import Library, OpenContent
+from flow512.content.library import Library, OpenContent, View
 from flow512.content.shares import Share
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Introduction, Patience
+from flow512.link.conversation import Patience
+from flow512.link.introduction import Introduction
 from flow512.testing import Network
 from flow512.transfer.server import TransferFactory, TransferProtocol
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
@@ -102,9 +103,9 @@ class Shelf(Library):
         assert root is not None
         return root
 
-    def open(self, root: bytes) -> OpenContent:
-        content = super().open(root)
-        opened = _Watched(content.fd, root, content._stamp, content._what)
+    def open(self, root: bytes, view: View | None = None) -> OpenContent:
+        content = super().open(root, view)
+        opened = _Watched(content.fd, root, content._stamp, content._what, content._check_access)
         opened.shelf = self
         self.opened.append(opened)
         return opened

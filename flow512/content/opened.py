@@ -1,0 +1,118 @@
+"""
+A file that is being served: its bytes, for as long as it is what was hashed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from flow512.content.catalog import Stamp
+from flow512.errors import ContentChanged, Misuse, from_os_error
+
+
+class OpenContent:
+    """
+    A file that is being served. One thread at a time may use it.
+
+    @ivar fd: its descriptor.
+    @ivar size: its bytes.
+    @ivar root: its content id.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        root: bytes,
+        stamp: Stamp,
+        what: str,
+        check_access: Callable[[], None],
+    ) -> None:
+        """
+        @param fd: the file, open for reading; it belongs to this object from now on.
+        @param stamp: the file's, when it was hashed.
+        @param what: what to call it in sentences.
+        @param check_access: raises L{NotFound} once it is not for whom it was opened any more.
+        """
+        self.fd = fd
+        self.root = root
+        self.size = stamp.size
+        self._stamp = stamp
+        self._what = what
+        self._check_access = check_access
+
+    def check_access(self) -> None:
+        """
+        Make sure that it is still for whom it was opened. That is looked up: ask before each visit
+        to the disk, and not for every block.
+
+        @raise NotFound: it is not any more.
+        """
+        self._check_access()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """
+        Read some of the content.
+
+        @param offset: of the first byte.
+        @param length: how many bytes.
+        @return: exactly that many.
+        @raise ContentChanged: the file is no longer what it was when it was hashed.
+        @raise Misuse: not all of these bytes are inside the file.
+        @raise ResourceFailure: it could not be read.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise Misuse(f"{self._what} has no {length} bytes from {offset} on.")
+        try:
+            data = os.pread(self.fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self.fd, length - len(data), offset + len(data))
+                if not more:
+                    raise changed(self._what)
+                data += more
+        except OSError as error:
+            raise from_os_error(error, f"reading {self._what}") from error
+        # Once the bytes are here: what was written before has left its mark on the stamp.
+        check_unchanged(self.fd, self._stamp, self._what)
+        return data
+
+    def close(self) -> None:
+        """
+        Give the descriptor back; a second time does nothing.
+        """
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def stamp_of(fd: int, what: str) -> Stamp:
+    """
+    Take the stamp of a file that is open.
+
+    @param what: what to call it in sentences.
+    @raise ResourceFailure: the system does not tell.
+    """
+    try:
+        return Stamp.of(os.fstat(fd))
+    except OSError as error:
+        raise from_os_error(error, f"looking at {what}") from error
+
+
+def check_unchanged(fd: int, stamp: Stamp, what: str) -> None:
+    """
+    Make sure that a file that is open is what it was.
+
+    @param stamp: the file's, from before.
+    @param what: what to call it in sentences.
+    @raise ContentChanged: it is not.
+    @raise ResourceFailure: the system does not tell.
+    """
+    if stamp_of(fd, what) != stamp:
+        raise changed(what)
+
+
+def changed(what: str) -> ContentChanged:
+    """
+    Make the error that says so.
+    """
+    return ContentChanged(f"{what} has changed since it was hashed; ask for it anew.")

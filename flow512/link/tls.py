@@ -1,0 +1,242 @@
+"""
+What connections run over: TLS 1.3, in which each side proves its key, or bare TCP.
+
+TLS is Twisted's, with OpenSSL beneath. Certificates are signed by the keys that they hold, and by
+nobody else, so there is no chain to verify: that the other side has the key is proven by TLS, and
+which node that makes it is reckoned from the key (L{flow512.link.identity}). Whether that is a
+node to speak with is for the conversation to decide, each time that a handshake is completed.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Protocol
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IHandshakeListener,
+    INegotiated,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import alsoProvides, implementer
+
+from flow512.errors import Violation
+from flow512.link.identity import Identity, node_of_certificate
+from flow512.wire.handshake import Channel
+
+ALPN: Final = b"flow512/1"
+"""What the protocol is called in TLS (RFC 7301)."""
+
+_EXPORTER: Final = b"EXPORTER-Channel-Binding"
+_EXPORTED: Final = 32
+# RFC 9266, section 2: this label, no context, 32 bytes.
+
+TLS_RECORDS: Final = (b"\x15", b"\x16")
+"""The first byte of what somebody sends who speaks TLS: an alert, or a handshake."""
+
+
+class Encryption(Enum):
+    """What connections run over; both sides have to mean the same."""
+
+    TLS = "tls"
+    NONE = "none"
+
+
+class Security(Protocol):
+    """
+    What a node's connections run over.
+    """
+
+    def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
+        """
+        Give the factory to listen with.
+
+        @param factory: makes the protocols that speak inside.
+        """
+        ...
+
+    def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
+        """
+        Give the endpoint to connect with.
+
+        @param endpoint: what connects beneath.
+        """
+        ...
+
+
+class Plaintext:
+    """
+    Nothing: bare connections, which anybody on the way can read and change.
+    """
+
+    def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
+        return factory
+
+    def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
+        return endpoint
+
+
+@implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
+class Tls:
+    """
+    TLS 1.3 both ways, with one node's certificate.
+    """
+
+    def __init__(self, identity: Identity, clock: IReactorTime) -> None:
+        """
+        @param identity: the node's.
+        @param clock: gathers small writes until its next turn.
+        """
+        self._clock = clock
+        context = self._context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.use_privatekey(identity.key)
+        context.use_certificate(identity.certificate)
+        # Any certificate, but one there must be; conversations judge whose it is.
+        context.set_verify(
+            SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *certificate: True
+        )
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        # Thousands of connections may be idle: their buffers are given back.
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+        context.set_alpn_protos([ALPN])
+        context.set_alpn_select_callback(
+            lambda _, offered: ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+        )
+
+    # For Twisted's wrapper, which says itself which side it is
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
+
+    # Security
+
+    def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
+        return TLSMemoryBIOFactory(self, False, factory, self._clock)
+
+    def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
+        return _Endpoint(self, endpoint, self._clock)
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Connects, and begins TLS."""
+
+    def __init__(self, tls: Tls, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+        self._tls = tls
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        told = _TellsOfHandshakes(protocolFactory)
+        wrapping = TLSMemoryBIOFactory(self._tls, True, told, self._clock)
+        return self._endpoint.connect(wrapping).addCallback(_inside)
+
+
+@implementer(IProtocolFactory)
+class _TellsOfHandshakes:
+    """
+    Makes sure that a protocol hears of its handshake.
+
+    The proxy that C{ClientService} puts before every protocol passes on everything that it is
+    asked for, but does not say that it would pass on that.
+    """
+
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        protocol = self._factory.buildProtocol(addr)
+        if callable(getattr(protocol, "handshakeCompleted", None)):
+            alsoProvides(protocol, IHandshakeListener)
+        return protocol
+
+    def doStart(self) -> None:
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        self._factory.doStop()
+
+
+def security_of(encryption: Encryption, identity: Identity, clock: IReactorTime) -> Security:
+    """
+    Make what a node's connections run over.
+
+    @param encryption: what its user decided.
+    @param identity: the node's.
+    @param clock: see L{Tls}.
+    """
+    return Tls(identity, clock) if encryption is Encryption.TLS else Plaintext()
+
+
+def _inside(wrapper: IProtocol) -> IProtocol:
+    assert isinstance(wrapper, TLSMemoryBIOProtocol)
+    inside = wrapper.wrappedProtocol
+    assert inside is not None
+    return inside
+
+
+def is_tls(transport: object) -> bool:
+    """
+    Tell whether a protocol's transport is TLS, whose handshake it has to wait for.
+    """
+    return INegotiated.providedBy(transport)
+
+
+def beneath(transport: object) -> object:
+    """
+    Give the transport that carries TLS; any other as it is.
+    """
+    return getattr(transport, "transport", transport)
+
+
+def channel_of(transport: object) -> Channel:
+    """
+    Say what TLS has proven, once its handshake is completed.
+
+    @param transport: one for which L{is_tls}.
+    @raise Violation: the other side speaks something else inside, or has no key of a node's.
+    """
+    assert isinstance(transport, TLSMemoryBIOProtocol)
+    if transport.negotiatedProtocol != ALPN:
+        raise Violation("The other side speaks TLS, but not flow512 inside it.")
+    connection: SSL.Connection = transport.getHandle()  # type: ignore[no-untyped-call]  # Twisted has no types there
+    certificate = connection.get_peer_certificate(as_cryptography=True)
+    if certificate is None:
+        raise Violation("The other side has no certificate, and so is no node.")
+    return Channel(
+        node_of_certificate(certificate),
+        connection.export_keying_material(_EXPORTER, _EXPORTED),
+    )
+
+
+def why_tls_failed(error: SSL.Error) -> str:
+    """
+    Say in a sentence why a handshake failed.
+
+    @param error: what OpenSSL gave; it holds a list of reasons in its own words.
+    """
+    reasons = " ".join(
+        str(part) for reason in error.args if isinstance(reason, list) for part in reason
+    )
+    if "wrong version number" in reasons or "protocol version" in reasons:
+        return (
+            "The other side does not speak TLS 1.3; if it was started with --plaintext, this side"
+            " needs that as well."
+        )
+    if "certificate required" in reasons or "did not return a certificate" in reasons:
+        return "One side has no certificate, and so is no node."
+    return "TLS could not be agreed on with the other side; is it a flow512 node?"
