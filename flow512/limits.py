@@ -66,7 +66,8 @@ class Limits:
         those are taken whose conversation has less than its share, and never more than twice as
         many. Each takes about 2 KiB.
     @ivar buffered: bytes that were read from the disk and have not been taken by the network,
-        for all conversations together; whoever needs more waits for a turn.
+        for all conversations together; whoever needs more waits for a turn. With TLS the process
+        takes up to twice as much for it.
     @ivar listings_per_minute: pages of up to 1,000 entries that are listed, for one node or
         connection. A list of a million files fits in the default.
     @ivar registrations: in a registry, in all. A hundred thousand take about 100 MiB.
@@ -96,7 +97,7 @@ class Limits:
     idle: float = _seconds(1800.0, most=7 * 86400)
     requests: int = _count(256, least=32, most=65536)
     requests_in_all: int = _count(16384, least=32)
-    buffered: int = _count(64 * _MEBIBYTE, unit="bytes", least=4 * _MEBIBYTE, most=2**40)
+    buffered: int = _count(48 * _MEBIBYTE, unit="bytes", least=4 * _MEBIBYTE, most=2**40)
     listings_per_minute: int = _count(1200)
     registrations: int = _count(100_000, most=100_000_000)
     registrations_per_address: int = _count(2048, most=100_000_000)

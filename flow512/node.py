@@ -34,13 +34,10 @@ from flow512.content.tree import SCHEME, parse_content_id
 from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
-    check_interfaces,
-    choose_interfaces,
 )
-from flow512.discovery.beacon import Beacon
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.errors import Misuse, NoSuchPeer
+from flow512.errors import Misuse
 from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
@@ -48,15 +45,11 @@ from flow512.link.address import (
     HostPort,
     client_endpoint,
     host_of,
-    listen_at,
-    parse_address,
     usual_places,
 )
-from flow512.link.ban_watch import BanWatch
 from flow512.link.introduction import Introduction
-from flow512.link.listening_file import Listening, ListeningFile
-from flow512.link.node_id import format_node_id, parse_node_id, split_node_id
-from flow512.link.shared_port import SharedPortFactory
+from flow512.link.node_id import parse_node_id
+from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims, Standing
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
@@ -67,6 +60,7 @@ from flow512.settings import (
     NodeSettings,
 )
 from flow512.transfer.access_log import AccessLog
+from flow512.transfer.candidates import candidates_among, choose_candidate
 from flow512.transfer.client import TransferClient
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Target
@@ -75,9 +69,6 @@ from flow512.transfer.indexing import IndexingService
 from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry, Peer
-
-MIN_BEGINNING: Final = 7
-"""Characters of a node id that are enough to name a peer by: its first group."""
 
 _CATALOG_FILE: Final = "catalog.sqlite"
 
@@ -106,13 +97,11 @@ class NodeService(Service):
     @ivar settings: what the user decided.
     @ivar introduction: what it says of itself, once it has started.
     @ivar client: what it fetches with, once it has started.
-    @ivar port: the TCP port that it serves at; 0 if it does not, or on something else than TCP.
     """
 
     log = Logger()
     introduction: Introduction
     client: TransferClient
-    port = 0
 
     def __init__(
         self,
@@ -145,17 +134,12 @@ class NodeService(Service):
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
         self._local_addresses = local_addresses
-        self._standing: Standing | None = None
-        self._ban_watch: BanWatch | None = None
-        self._listening_file: ListeningFile | None = None
+        self._presence: Presence | None = None
         self._catalog: Catalog | None = None
         self._library: Library | None = None
-        self._listening: IListeningPort | None = None
-        self._shared: SharedPortFactory | None = None
         self._transfer: TransferFactory | None = None
         self._registry: RegistryFactory | None = None
         self._indexing: IndexingService | None = None
-        self._beacon: Beacon | None = None
         self._follower: RegistryFollower | None = None
         self._fetching: dict[Deferred[Fetched], Deferred[None]] = {}  # and what fires at its end
         self._is_prepared = False
@@ -173,8 +157,8 @@ class NodeService(Service):
             return
         try:
             self._open()
-            if self.settings.serves:
-                self._listen()
+            if self._presence is not None and self.settings.serves:
+                self._listen(self._presence)
         except BaseException:
             self._close()
             raise
@@ -182,7 +166,8 @@ class NodeService(Service):
 
     def _open(self) -> None:
         settings = self.settings
-        standing = self._standing = Standing(
+        presence = self._presence = Presence(
+            self._reactor,
             Claims(
                 settings.name,
                 settings.network,
@@ -191,10 +176,12 @@ class NodeService(Service):
                 settings.state,
                 settings.beside,
             ),
-            self._reactor,
+            Airwaves(settings.beacon_port, settings.interfaces, self._local_addresses),
+            settings.limits,
             self._random,
         )
-        self.introduction = standing.introduction
+        standing = presence.standing
+        self.introduction = presence.introduction
         self.client = TransferClient(
             self.introduction,
             self._reactor,
@@ -202,9 +189,7 @@ class NodeService(Service):
             self._run_blocking,
             self._run_long,
         )
-        if settings.beacon_port is not None:
-            check_interfaces(settings.interfaces, self._local_addresses())
-        self._registry_place = self._configured()
+        self._registry_place = self._configured(standing)
         if self._registry_place is not None:
             # Whether that is an address at all is known now, and not only when it is dialled.
             client_endpoint(self._reactor, self._registry_place[0])
@@ -222,12 +207,11 @@ class NodeService(Service):
                 self._library = Library(self._catalog, shares, AccessLog(self._reactor.seconds))
                 undo.pop_all()
 
-    def _configured(self) -> tuple[HostPort | str, bytes | None] | None:
+    def _configured(self, standing: Standing) -> tuple[HostPort | str, bytes | None] | None:
         """The registry that the user named, or that came with the network, and its node id."""
         if self.settings.registry is not None:
             return self.settings.registry, self.settings.registry_node
-        assert self._standing is not None
-        for each in self._standing.network.registries:
+        for each in standing.network.registries:
             if each.node is None or not self.is_itself(each.node):
                 return each.address, each.node
         return None
@@ -235,10 +219,8 @@ class NodeService(Service):
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
 
-    def _listen(self) -> None:
+    def _listen(self, presence: Presence) -> None:
         assert self._library is not None
-        assert self._standing is not None
-        self._shared = SharedPortFactory(self.introduction, self._reactor, self.settings.limits)
         self._transfer = TransferFactory(
             self._library,
             self.introduction,
@@ -247,29 +229,15 @@ class NodeService(Service):
             self._run_long,
             limits=self.settings.limits,
         )
-        self._shared.conversations["transfer"] = self._transfer
-        failures: list[Failure] = []
-        Deferred.fromCoroutine(
-            listen_at(
-                self._reactor,
-                self.settings.listen or usual_places(DEFAULT_PORT, 0),
-                self._standing.security.accepting(self._shared),
-            )
-        ).addCallbacks(self._listens, failures.append)
-        if failures:
-            failures[0].raiseException()
+        presence.shared.conversations["transfer"] = self._transfer
+        presence.listen(self.settings.listen or usual_places(DEFAULT_PORT, 0))
         if self.settings.bootstrap is Mode.ALWAYS and not self.port:
-            if self._listening is not None:
-                self._listening.stopListening()
+            if presence.listening is not None:
+                presence.listening.stopListening()
             raise Misuse(
                 "Only a node that listens on a TCP port can be the bootstrap; choose another"
                 " place with --listen, or leave out --bootstrap always."
             )
-
-    def _listens(self, port: IListeningPort) -> None:
-        self._listening = port
-        address = port.getHost()
-        self.port = getattr(address, "port", 0)
         if not self.settings.listen and self.port != DEFAULT_PORT:
             self.log.info(
                 "Port {taken} is taken; serving at port {port} instead.",
@@ -286,13 +254,6 @@ class NodeService(Service):
             "File-sharing node running at IP: {host}, Port: {port}", host=self.host, port=self.port
         )
 
-    def _write_where(self, listening: IListeningPort) -> None:
-        assert self._standing is not None
-        if self.port and self._standing.state is not None:
-            self._listening_file = ListeningFile(
-                self._standing.state.path, Listening(host_of(listening, ""), self.port)
-            )
-
     def startService(self) -> None:
         """
         Begin to serve, to announce, and to look for the registry.
@@ -302,15 +263,13 @@ class NodeService(Service):
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         settings = self.settings
-        assert self._standing is not None
+        presence = self._presence
+        assert presence is not None
         if self._workers is not None:
             self._workers.startService()
-        self._ban_watch = self._standing.ban_watch(self._run_blocking, self._banned)
-        if self._ban_watch is not None:
-            self._ban_watch.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        if self._listening is not None:
-            self._say_where(self._listening)
-            self._write_where(self._listening)
+        presence.watch_bans(self._run_blocking)
+        if presence.listening is not None:
+            self._say_where(presence.listening)
             self._listener.node_listening(self.host, self.port)
         if self._library is not None:
             self._indexing = IndexingService(
@@ -321,12 +280,10 @@ class NodeService(Service):
                 settings.rescan,
             )
             self._indexing.startService()
-        if settings.beacon_port is not None:
-            self._beacon = self._make_beacon(self._standing, settings.beacon_port)
-            self._beacon.startService()
+        presence.announce("node", self._sightings_changed)
         self._follower = RegistryFollower(
             self._reactor,
-            self._standing.endpoint,
+            presence.standing.endpoint,
             self.introduction,
             # Whom nobody can reach by TCP would be a registry for nobody.
             mode=settings.bootstrap if self.port else Mode.NEVER,
@@ -336,33 +293,12 @@ class NodeService(Service):
             ticket=self._random.randbytes(16),
             random=self._random,
             sightings=self.sightings,
-            listens=self._beacon is not None,
+            listens=presence.beacon is not None,
             lead=self._lead,
             listener=self,
             limits=settings.limits,
         )
         self._follower.startService()
-
-    def _make_beacon(self, standing: Standing, port: int) -> Beacon:
-        beacon = Beacon(
-            self._reactor,
-            name=self.introduction.name,
-            random=self._random,
-            port=port,
-            network=standing.beacon_tag,
-            seal_key=standing.seal_key,
-            node_id=self.introduction.node,
-            interfaces=lambda: choose_interfaces(self.settings.interfaces, self._local_addresses()),
-            on_found=self._sightings_changed,
-            on_lost=self._sightings_changed,
-        )
-        if self.port:
-            beacon.offer("node", self.port)
-        return beacon
-
-    def _banned(self, node: bytes) -> None:
-        if self._shared is not None:
-            self._shared.end(node)
 
     def _sightings_changed(self, sighting: Sighting) -> None:
         if self._follower is not None:
@@ -380,15 +316,9 @@ class NodeService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        beacon, self._beacon = self._beacon, None
-        if beacon is not None:
-            await beacon.stopService()
-        watch, self._ban_watch = self._ban_watch, None
-        if watch is not None:
-            await maybeDeferred(watch.stopService)
-        written, self._listening_file = self._listening_file, None
-        if written is not None:
-            written.close()
+        presence = self._presence
+        if presence is not None:
+            await presence.fall_silent()
         follower, self._follower = self._follower, None
         if follower is not None:
             await follower.stopService()
@@ -396,10 +326,8 @@ class NodeService(Service):
             fetching.cancel()
             await ended
         await self.client.stop()
-        if self._listening is not None:
-            await maybeDeferred(self._listening.stopListening)
-        if self._shared is not None:
-            self._shared.close_waiting()
+        if presence is not None:
+            await presence.stop_listening()
         if self._registry is not None:
             await self._registry.stop()
         if self._transfer is not None:
@@ -415,34 +343,33 @@ class NodeService(Service):
             self._library.close()
         if self._catalog is not None:
             self._catalog.close()
-        if self._standing is not None:
-            self._standing.close()
-        self._library = self._catalog = self._standing = None
-        self._listening = self._shared = self._transfer = self._registry = None
+        if self._presence is not None:
+            self._presence.close()
+        self._library = self._catalog = self._presence = None
+        self._transfer = self._registry = None
         self._is_prepared = False
-        self.port = 0
 
     # The registry
 
     def _lead(self) -> HostPort:
-        assert self._shared is not None
+        presence = self._presence
+        assert presence is not None
         self.log.info("No bootstrap node found, starting as bootstrap.")
-        assert self._standing is not None
         self._registry = RegistryFactory(
             self.introduction,
             self._reactor,
-            connect=self._standing.endpoint,
+            connect=presence.standing.endpoint,
             limits=self.settings.limits,
         )
         self._registry.startFactory()
-        self._shared.conversations["registry"] = self._registry
+        presence.shared.conversations["registry"] = self._registry
         self.log.info("Bootstrap node started on port {port}.", port=self.port)
         self.log.info("No peers available yet, this is the first node in the network.")
         self._registry.listening(self.host, self.port)
-        if self._beacon is not None and self.port:
-            self._beacon.offer("registry", self.port)
+        if presence.beacon is not None and self.port:
+            presence.beacon.offer("registry", self.port)
         self._listener.bootstrap_started(self.port)
-        return HostPort(host_of(self._listening, LOOPBACK), self.port)
+        return HostPort(host_of(presence.listening, LOOPBACK), self.port)
 
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
@@ -465,8 +392,12 @@ class NodeService(Service):
     @property
     def host(self) -> str:
         """An address that others on the network reach this node at."""
-        usual = choose_interfaces(self.settings.interfaces, self._local_addresses())
-        return host_of(self._listening, usual[0].address if usual else LOOPBACK)
+        return LOOPBACK if self._presence is None else self._presence.host
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it serves at; 0 if it does not, or on something else than TCP."""
+        return 0 if self._presence is None else self._presence.port
 
     @property
     def peers(self) -> list[Peer]:
@@ -483,7 +414,7 @@ class NodeService(Service):
 
     def sightings(self) -> tuple[Sighting, ...]:
         """What the beacon sees."""
-        return () if self._beacon is None else self._beacon.sightings
+        return () if self._presence is None else self._presence.sightings
 
     @property
     def is_listed(self) -> bool:
@@ -502,46 +433,19 @@ class NodeService(Service):
         beacon sees besides.
         """
         listed = [] if self._follower is None else self._follower.peers_to_dial()
-        found = [Candidate(HostPort(each.host, each.port), each.name, each.node) for each in listed]
-        admits = self.introduction.admits
-        found = [each for each in found if each.node is None or admits(each.node)]
-        # Not by id: anybody on the network can announce anybody's, at an address of their own.
-        known = {each.address for each in found}
-        for sighting in self.sightings():
-            port = sighting.port("node")
-            if port is None or self.is_itself(sighting.node_id) or not admits(sighting.node_id):
-                continue
-            address = HostPort(sighting.host, port)
-            if address not in known:
-                known.add(address)
-                found.append(Candidate(address, sighting.name, sighting.node_id or None))
-        return found
+        return candidates_among(listed, self.sightings(), self._may_ask)
+
+    def _may_ask(self, node: bytes) -> bool:
+        return not self.is_itself(node) and self.introduction.admits(node)
 
     def candidate(self, wanted: str) -> Candidate:
         """
         Find the peer that a user means.
 
-        @param wanted: a name or the beginning of a node id of a known peer (7 characters at
-            least), or an address, as C{ID@ADDRESS} if only that node may answer there.
-        @raise NoSuchPeer: several peers are called that.
-        @raise Misuse: it is none of these.
+        @param wanted: as for L{choose_candidate}.
+        @raise Flow512Error: as L{choose_candidate}.
         """
-        beginning = wanted.upper() if len(wanted) >= MIN_BEGINNING else "-"
-        known = [
-            each
-            for each in self.candidates()
-            if each.name == wanted
-            or (each.node is not None and format_node_id(each.node).startswith(beginning))
-        ]
-        if len({each.node or each.address for each in known}) > 1:
-            which = ", ".join(f"{each.address}" for each in known)
-            raise NoSuchPeer(
-                f"Several peers are called '{escape(wanted)}'; name one by its address: {which}."
-            )
-        if known:
-            return known[0]
-        node, address = split_node_id(wanted)
-        return Candidate(parse_address(address), node=node)
+        return choose_candidate(self.candidates(), wanted)
 
     def _addresses_of(self, chosen: Candidate) -> list[Candidate]:
         same = [each for each in self.candidates() if each.node and each.node == chosen.node]

@@ -2,8 +2,8 @@
 Fuzz L{flow512.discovery}: any datagrams at the beacon's L{Engine}, from anywhere.
 
 An input is a byte that chooses where they come from, how fast, and whether the network is a closed
-one, then open datagrams one after the other, each of which begins with the header. For a closed
-network they are sealed, as a hostile member would; and the input as a whole is delivered too.
+one, then up to four open datagrams one after the other, each of which begins with the header. For a
+closed network they are sealed, as a hostile member would; and the whole input is delivered, too.
 
   - Only L{BadMessage} gets out of reading one, and nothing out of the engine.
   - What is read is written in at most 512 bytes, which are read as the same.
@@ -143,15 +143,24 @@ def one_input(data: bytes) -> None:
     """See the module."""
     if len(data) < 2:
         return
+    bodies = data[1:].split(HEADER)[1:5]
+    told = [read(HEADER + body) for body in bodies]
+    read(data)
+    # An engine costs more than all else: of what nobody can read it sees an eighth.
+    if any(found is not None for found in told) or data[0] & 128:
+        let_arrive(data, bodies, told)
+
+
+def let_arrive(data: bytes, bodies: list[bytes], told: list[datagram.Datagram | None]) -> None:
+    """Let datagrams arrive at an engine, as the first byte says."""
     how = data[0]
     closed = bool(how & 32)
     witness = Witness(KEY if closed else None)
-    for turn, body in enumerate(data[1:].split(HEADER)[1:9]):
+    for turn, (body, found) in enumerate(zip(bodies, told, strict=True)):
         host = HOSTS[(how + turn * (how >> 6)) % len(HOSTS)]
         other = HOSTS[(how + turn + 1) % len(HOSTS)]
         port = 40000 + turn % 2
         whole = HEADER + body
-        found = read(whole)
         if closed:
             witness.deliver_in_vain(whole, host, port)
             if len(body) > sealing.SEALED_ROOM:
@@ -167,9 +176,10 @@ def one_input(data: bytes) -> None:
                 witness.deliver(whole, found, other, how & 1)
         if how & 2:
             witness.pass_time((how & 28) / 8)
-    if read(data) is None or closed:
+    if closed:
         witness.deliver_in_vain(data, HOSTS[0], 1)
-    witness.pass_time(3.0)
+    if witness.asked:
+        witness.pass_time(2.0)
     assert all(sighting.instance != OWN for sighting in witness.engine.sightings), "it sees itself"
     assert not witness.engine.ignored[engine.Ignored.FLOOD]
     witness.watch(witness.engine.stopping(witness.now))
@@ -177,4 +187,4 @@ def one_input(data: bytes) -> None:
 
 if __name__ == "__main__":
     mutator = Mutator(lambda data: data.rfind(HEADER) + len(HEADER), samples("datagrams"))
-    run("datagrams", one_input, 900, mutator)
+    run("datagrams", one_input, 600, mutator)

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["flow512"]):
 BLOCKS: Final = 40
 SIZE: Final = BLOCKS * 2**18
 ROOT: Final = bytes(range(32))
-MOST: Final = 12
+MOST: Final = 8
 """Instructions in a program."""
 
 FD: Final = 3
@@ -241,4 +241,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run("journal", one_input, 120)
+    run("journal", one_input, 80)

@@ -22,8 +22,6 @@ with atheris.instrument_imports(include=["flow512"]):
     from flow512.wire import messages
     from flow512.wire.frame import Frame, FrameReader
 
-KINDS: Final = tuple(messages.Kind)
-
 GROWS: Final = 64
 """Bytes by which a message may be longer than it came: defaults, and numbers written in full."""
 
@@ -50,11 +48,10 @@ def within_limits(value: object) -> bool:
 
 
 def one_input(data: bytes) -> None:
-    """The first byte is the kind, by its place among all or as it is; the rest is the body."""
+    """The first byte is the kind, the rest the body."""
     if not data:
         return
-    kind = KINDS[data[0] % len(KINDS)] if data[0] < 250 else data[0]
-    body = data[1:]
+    kind, body = data[0], data[1:]
     try:
         message = messages.message_in(Frame(kind, 7, 0, body))
     except BadMessage as error:

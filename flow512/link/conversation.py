@@ -36,7 +36,7 @@ the other side reads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 from typing import Protocol as Shape
@@ -545,8 +545,12 @@ class Caller(Conversation):
 class Answerer(Conversation):
     """
     The side that was connected to: it answers the hello, or refuses.
+
+    @ivar admission: told the node id of the other side once its hello is through, and before it
+        is answered; raises L{Flow512Error} to refuse it all the same.
     """
 
+    admission: Callable[[bytes], None] | None = None
     _acceptor: Acceptor
 
     def _allowed_in_greeting(self) -> Mapping[int, int]:
@@ -563,7 +567,10 @@ class Answerer(Conversation):
     def _greeted(self, frame: Frame) -> Agreement | None:
         theirs = decode(frame, Hello)
         answer = self._acceptor.greeted(theirs)
-        if self._acceptor.agreement is not None and not self.introduction.admits(theirs.node):
-            raise NotAllowed(STRANGER)
+        if self._acceptor.agreement is not None:
+            if not self.introduction.admits(theirs.node):
+                raise NotAllowed(STRANGER)
+            if self.admission is not None:
+                self.admission(theirs.node)
         self.send(answer)
         return self._acceptor.agreement

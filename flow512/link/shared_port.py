@@ -7,6 +7,7 @@ same one. So whoever knows one address of a node has found all that it offers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, cast
 
 from twisted.internet.interfaces import (
@@ -21,9 +22,9 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flow512.errors import Busy, Flow512Error, NotAllowed, Unsupported
+from flow512.errors import Flow512Error, NotAllowed, Unsupported
 from flow512.limits import Limits
-from flow512.link.conversation import Patience, Transport, address_host
+from flow512.link.conversation import Answerer, Patience, Transport, address_host
 from flow512.link.gate import Gate
 from flow512.link.introduction import Introduction
 from flow512.link.tls import is_tls
@@ -83,7 +84,6 @@ class SharedPort(Protocol):
             if frame is None:
                 return
             theirs = decode(frame, Hello)
-            self.port.gate.greeted(self, theirs.node)
             conversation = self.port.choose(theirs)
             chosen = self.port.conversations[conversation].buildProtocol(self._address)
             if chosen is None:
@@ -96,6 +96,9 @@ class SharedPort(Protocol):
             return
         self._stop_waiting()
         self._chosen = chosen
+        if isinstance(chosen, Answerer):
+            # Until then it counts as one of those who only connect.
+            chosen.admission = partial(self.port.gate.greeted, self)
         received, self._received = self._received, b""
         # From here on the transport's bytes reach the chosen protocol without a detour.
         self.dataReceived = chosen.dataReceived  # type: ignore[method-assign]  # a plain shortcut
@@ -170,11 +173,9 @@ class SharedPortFactory(Factory[SharedPort]):
         Decide what somebody hears who has proven nothing yet.
 
         @param error: why he is refused.
-        @return: in a closed network what every stranger hears, unless he is to come back later.
+        @return: in a closed network, what every stranger hears.
         """
-        if self._introduction.key is None or isinstance(error, Busy):
-            return error
-        return NotAllowed(STRANGER)
+        return error if self._introduction.key is None else NotAllowed(STRANGER)
 
     def close_waiting(self) -> None:
         """

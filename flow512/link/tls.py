@@ -104,7 +104,10 @@ class Tls:
         context.set_verify(
             SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *certificate: True
         )
+        # Nobody resumes a session: each handshake proves the keys anew. Tickets would be sent all
+        # the same, and be of another length each time.
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_options(SSL.OP_NO_TICKET)
         # Thousands of connections may be idle: their buffers are given back.
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_alpn_protos([ALPN])

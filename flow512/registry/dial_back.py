@@ -243,11 +243,14 @@ class DialBack:
         self._look_later()
 
     def _look_later(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
         now = self.clock.seconds()
         due = self._dials.next_look(now)
+        if self._call is not None:
+            if due is not None and self._call.getTime() <= due:
+                # Looking too early does no harm, and a storm would make and cancel many calls.
+                return
+            self._call.cancel()
+            self._call = None
         if due is not None:
             self._call = self.clock.callLater(max(0.0, due - now), self._time_to_look)
 

@@ -260,17 +260,18 @@ class RegistryFactory(Factory[RegistryProtocol]):
         @param connect: makes the endpoint by which a node is dialled back before it is listed, with
             TLS if nodes have it. With L{None} every node is listed unproven, at whatever port it
             names: for a network on which everybody is trusted, and for tests.
-        @param patience: how long conversations wait; within L{Patience.greeting} after the hello a
-            node has to register, too.
+        @param patience: how long conversations wait; as usual unless given, but for the handshake.
+            Within L{Patience.greeting} after the hello a node has to register, too.
         @param lease: seconds that a registration lasts without a ping.
         @param grace: seconds in which a node may come back without having left.
-        @param limits: how many may register, and how many are dialled back.
+        @param limits: how many may register, how many are dialled back, and how long the handshake
+            may take.
         @param window: seconds in which changes are gathered before they are pushed.
         @param snapshot_interval: seconds between two snapshots on one connection.
         """
         self.introduction = introduction
         self.clock = clock
-        self.patience = patience or Patience()
+        self.patience = patience or Patience(greeting=(limits or Limits()).handshake)
         self.window = window
         self.snapshot_interval = snapshot_interval
         dials = None if connect is None else Dials(limits)

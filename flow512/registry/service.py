@@ -9,32 +9,24 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorTime
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
 from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
-    check_interfaces,
-    choose_interfaces,
 )
 from flow512.discovery.beacon import PORT as BEACON_PORT
-from flow512.discovery.beacon import Beacon
 from flow512.interfaces import RunBlocking, Workers
 from flow512.limits import Limits
 from flow512.link.address import (
     DEFAULT_PORT,
-    LOOPBACK,
-    host_of,
-    listen_at,
     usual_places,
 )
-from flow512.link.ban_watch import BanWatch
 from flow512.link.identity import check_names
 from flow512.link.introduction import Introduction
-from flow512.link.shared_port import SharedPortFactory
-from flow512.link.standing import Claims, Standing
+from flow512.link.presence import Airwaves, Presence
+from flow512.link.standing import Claims
 from flow512.link.tls import Encryption
 from flow512.registry.server import RegistryFactory
 from flow512.wire.messages import Peer
@@ -80,12 +72,10 @@ class RegistryService(Service):
 
     @ivar factory: its conversations and its table, once it has started.
     @ivar introduction: what it says of itself, once it has started.
-    @ivar port: the TCP port that it listens on; 0 if it listens on something else.
     """
 
     factory: RegistryFactory
     introduction: Introduction
-    port = 0
 
     def __init__(
         self,
@@ -109,16 +99,17 @@ class RegistryService(Service):
         self._local_addresses = local_addresses
         self._run_blocking = run_blocking
         self._workers: Workers | None = None
-        self._standing: Standing | None = None
-        self._ban_watch: BanWatch | None = None
-        self._shared: SharedPortFactory | None = None
-        self._listening: IListeningPort | None = None
-        self._beacon: Beacon | None = None
+        self._presence: Presence | None = None
 
     @property
     def peers(self) -> list[Peer]:
         """Who is listed now; nobody before it has started."""
-        return [] if self._shared is None else self.factory.peers
+        return [] if self._presence is None else self.factory.peers
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on; 0 if it listens on something else, or not."""
+        return 0 if self._presence is None else self._presence.port
 
     def privilegedStartService(self) -> None:
         """
@@ -127,47 +118,37 @@ class RegistryService(Service):
         @raise Flow512Error: the registry cannot run; nothing is left open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        if self._listening is not None:
+        if self._presence is not None:
             return
-        try:
-            self._listen()
-        except BaseException:
-            self._close_standing()
-            raise
-
-    def _listen(self) -> None:
         settings = self.settings
-        if settings.beacon_port is not None:
-            check_interfaces(settings.interfaces, self._local_addresses())
-        claims = Claims(
-            settings.name,
-            settings.network,
-            settings.network_key_file,
-            settings.encryption,
-            settings.state,
+        presence = Presence(
+            self._reactor,
+            Claims(
+                settings.name,
+                settings.network,
+                settings.network_key_file,
+                settings.encryption,
+                settings.state,
+            ),
+            Airwaves(settings.beacon_port, settings.interfaces, self._local_addresses),
+            settings.limits,
+            self._random,
         )
-        standing = self._standing = Standing(claims, self._reactor, self._random)
-        self.introduction = standing.introduction
+        self.introduction = presence.introduction
         self.factory = RegistryFactory(
-            self.introduction, self._reactor, connect=standing.endpoint, limits=settings.limits
+            self.introduction,
+            self._reactor,
+            connect=presence.standing.endpoint,
+            limits=settings.limits,
         )
-        self._shared = SharedPortFactory(self.introduction, self._reactor, settings.limits)
-        self._shared.conversations["registry"] = self.factory
-        failures: list[Failure] = []
-        Deferred.fromCoroutine(
-            listen_at(
-                self._reactor,
-                settings.listen or usual_places(DEFAULT_PORT),
-                standing.security.accepting(self._shared),
-            )
-        ).addCallbacks(self._listens, failures.append)
-        if failures:
-            failures[0].raiseException()
+        presence.shared.conversations["registry"] = self.factory
+        try:
+            presence.listen(settings.listen or usual_places(DEFAULT_PORT))
+        except BaseException:
+            presence.close()
+            raise
+        self._presence = presence
         self.factory.startFactory()
-
-    def _listens(self, port: IListeningPort) -> None:
-        self._listening = port
-        self.port = getattr(port.getHost(), "port", 0)
 
     def startService(self) -> None:
         """
@@ -177,26 +158,16 @@ class RegistryService(Service):
         """
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        addresses = choose_interfaces(self.settings.interfaces, self._local_addresses())
-        usual = addresses[0].address if addresses else LOOPBACK
-        assert self._standing is not None
-        self._watch_bans(self._standing)
-        self.factory.listening(host_of(self._listening, usual), self.port)
-        if self.settings.beacon_port is None:
-            return
-        self._beacon = Beacon(
-            self._reactor,
-            name=self.introduction.name,
-            random=self._random,
-            port=self.settings.beacon_port,
-            network=self._standing.beacon_tag,
-            seal_key=self._standing.seal_key,
-            node_id=self.introduction.node,
-            interfaces=lambda: choose_interfaces(self.settings.interfaces, self._local_addresses()),
-        )
-        if self.port:
-            self._beacon.offer("registry", self.port)
-        self._beacon.startService()
+        presence = self._presence
+        assert presence is not None
+        if self._run_blocking is not None:
+            presence.watch_bans(self._run_blocking)
+        elif self.settings.state is not None:
+            self._workers = Workers(IReactorFromThreads(self._reactor))
+            self._workers.startService()
+            presence.watch_bans(self._workers.run_blocking)
+        self.factory.listening(presence.host, presence.port)
+        presence.announce("registry")
 
     def stopService(self) -> Deferred[None]:
         """
@@ -208,40 +179,12 @@ class RegistryService(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        beacon, self._beacon = self._beacon, None
-        if beacon is not None:
-            await beacon.stopService()
-        watch, self._ban_watch = self._ban_watch, None
-        if watch is not None:
-            await maybeDeferred(watch.stopService)
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            await maybeDeferred(listening.stopListening)
-            if self._shared is not None:
-                self._shared.close_waiting()
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            await presence.fall_silent()
+            await presence.stop_listening()
             await self.factory.stop()
-        if self._workers is not None:
-            self._workers.stopService()
-            self._workers = None
-        self._close_standing()
-        self.port = 0
-
-    def _close_standing(self) -> None:
-        standing, self._standing = self._standing, None
-        if standing is not None:
-            standing.close()
-
-    def _watch_bans(self, standing: Standing) -> None:
-        run_blocking = self._run_blocking
-        if run_blocking is None and standing.state is not None:
-            self._workers = Workers(IReactorFromThreads(self._reactor))
-            self._workers.startService()
-            run_blocking = self._workers.run_blocking
-        if run_blocking is not None:
-            self._ban_watch = standing.ban_watch(run_blocking, self._banned)
-        if self._ban_watch is not None:
-            self._ban_watch.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-
-    def _banned(self, node: bytes) -> None:
-        if self._shared is not None:
-            self._shared.end(node)
+            presence.close()
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.stopService()

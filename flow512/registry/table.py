@@ -292,8 +292,8 @@ class RegistryTable(Generic[_Connection]):
         """
         silent = []
         while (first := _first(self._held)) is not None and first.ends <= now:
-            if first.connection is not None:
-                silent.append(first.connection)
+            assert first.connection is not None
+            silent.append(first.connection)
             self._forget(first)
             self._review(first.node)
         while (first := _first(self._lingering)) is not None and first.ends <= now:

@@ -443,16 +443,16 @@ class TransferFactory(Factory[TransferProtocol]):
         @param run_blocking: runs what waits for the disk.
         @param run_long: runs what hashes whole files, so that quick work need not wait for it;
             C{run_blocking} unless given.
-        @param patience: how long the deadlines are.
-        @param limits: of requests, memory, listings and idle time.
+        @param patience: how long the deadlines are; as usual unless given, but for the handshake.
+        @param limits: of requests, memory, listings, idle time, and the handshake.
         """
         self.library = library
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking
         self.long_work = SharedWork(run_long or run_blocking)
-        self.patience = patience or Patience()
         self.limits = limits or Limits()
+        self.patience = patience or Patience(greeting=self.limits.handshake)
         self.allowance = Allowance(self.limits, clock)
         self.lines = SparingLog(self.log, clock, *_LINES)
         # In the order of their arrival, so that a simulation repeats to the byte.

@@ -7,25 +7,19 @@ he hears TLS's own alerts, or the one refusal that is the same for everybody.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from random import Random
-from threading import Timer
 from typing import Any
 
 import pytest
 
 from flow512.errors import WIRE_CODES, NotAllowed
 from flow512.link.identity import Identity, read_identity
-from flow512.link.join_link import parse_join_link
 from flow512.link.node_id import format_node_id
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import STRANGER
@@ -55,158 +49,10 @@ from tests.system.ends import (
     nobodys_tls,
     own_tls,
 )
-
-CLI = [sys.executable, "-m", "flow512.cli"]
-TWISTD = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--logfile=-", "--pidfile="]
-LISTEN = "tcp:0:interface=127.0.0.1"
+from tests.system.town import CLI, FILE, NAME, Town, found
 
 MALLORY = Identity.from_seed(b"mallory ".ljust(32))
 WRONG_KEY = NetworkKey(b"not the key".ljust(32))
-FILE, CONTENT = "secret-plans.txt", "the plans themselves"
-NAME, NETWORK = "hidden-node", "hidden-network"
-
-
-def flow512(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [*CLI, *arguments],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-
-
-class Process:
-    """A process that runs until it is stopped; what it says is kept."""
-
-    def __init__(self, command: list[str], cwd: Path, name: str) -> None:
-        self._log = cwd / f"{name}.err"
-        self.said = ""
-        with self._log.open("wb") as err:
-            self._process = subprocess.Popen(
-                command, cwd=cwd, stdout=subprocess.PIPE, stderr=err, text=True
-            )
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read until a line that matches."""
-        assert self._process.stdout is not None
-        watchdog = Timer(LIMIT, self._process.kill)
-        watchdog.start()
-        try:
-            for line in self._process.stdout:
-                self.said += line
-                if match := re.search(pattern, line):
-                    return match
-        finally:
-            watchdog.cancel()
-        raise AssertionError(f"it ended too early: {self.said}{self._log.read_text()}")
-
-    def stop(self) -> str:
-        """End it in peace; all that it said."""
-        self._process.send_signal(signal.SIGINT)
-        try:
-            rest, _ = self._process.communicate(timeout=LIMIT)
-        finally:
-            self._process.kill()
-        assert self._process.returncode == 0
-        return self.said + rest + self._log.read_text()
-
-
-@dataclass(frozen=True)
-class Door:
-    """A port of the closed network, and the conversation that is had there."""
-
-    port: int
-    conversation: str
-
-
-@dataclass(frozen=True)
-class Town:
-    """
-    A closed network: a registry, a node that is listed there, and a member who is at home.
-
-    @ivar member: whose state folder is C{member}.
-    @ivar banned: a member by his key, whom both have banned.
-    @ivar secrets: what no stranger may ever hear.
-    """
-
-    folder: Path
-    key: NetworkKey
-    member: Identity
-    banned: Identity
-    options: tuple[str, ...]
-    doors: dict[str, Door]
-    secrets: tuple[bytes, ...]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it does without TLS."""
-        return bool(self.options)
-
-    def connect(self, port: int, identity: Identity) -> End:
-        """Connect as nodes of this network do."""
-        return End.to(port) if self.is_plain else TlsEnd.connect(port, own_tls(identity))
-
-    def type(self, *arguments: str, state: str = "member") -> subprocess.CompletedProcess[str]:
-        """Type a command, as the member unless told otherwise."""
-        return flow512(*arguments, "--state", state, *self.options, cwd=self.folder)
-
-    def assert_nothing(self, end: End) -> None:
-        """What somebody heard tells nothing of the network, neither as it came nor deciphered."""
-        for secret in self.secrets:
-            assert secret not in end.heard
-            assert secret not in end.wire
-
-
-def found(folder: Path, *, plain: bool) -> Iterator[Town]:
-    """Found a closed network, and end it; its processes must have taken no harm."""
-    (folder / "share").mkdir()
-    (folder / "share" / FILE).write_text(CONTENT)
-    link = flow512("invite", "--state", "node", "--name", NETWORK, cwd=folder).stdout
-    key_file = folder / "key"
-    key_file.touch(0o600)
-    key_file.write_text(link)
-    for state in ("registry", "member", "banned"):
-        assert flow512("join", "-", "--state", state, cwd=folder, stdin=link).returncode == 0
-    node, member, banned = (
-        read_identity(str(folder / state)) for state in ("node", "member", "banned")
-    )
-    for state in ("registry", "node"):
-        ban = flow512("ban", format_node_id(banned.node), "--state", state, cwd=folder)
-        assert ban.returncode == 0
-    options = ("--plaintext", "--network-key-file", "key") if plain else ()
-    both = ["--listen", LISTEN, "--no-beacon", "--limit", "handshake=1", *options]
-    registry = Process([*TWISTD, "flow512-registry", "--state=registry", *both], folder, "registry")
-    port = int(registry.wait_for(r"running at IP: 127\.0\.0\.1, Port: (\d+)")[1])
-    serve = ["serve", "share", "--state", "node", "--bootstrap", "never", "--name", NAME, "--json"]
-    serve += ["--registry", f"127.0.0.1:{port}"]
-    sharing = Process([*CLI, *serve, *both], folder, "node")
-    doors = {
-        "node": Door(int(json.loads(sharing.wait_for("ready").string)["port"]), "transfer"),
-        "registry": Door(port, "registry"),
-    }
-    # A conversation that nobody offers at that port: not even that is told.
-    doors["nothing"] = Door(doors["node"].port, "registry")
-    sharing.wait_for("indexed")
-    yield Town(
-        folder,
-        NetworkKey(parse_join_link(link).key),
-        member,
-        banned,
-        options,
-        doors,
-        # Without TLS, a challenge has to name the node that it comes from.
-        (*map(str.encode, (FILE, NAME, NETWORK, CONTENT)), *([] if plain else [node.node])),
-    )
-    said = sharing.stop() + registry.stop()
-    assert "Traceback" not in said
-    assert "Unhandled" not in said
-    key = re.search(r"key=(\w+)", link)
-    assert key is not None
-    assert key[1] not in said
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +119,9 @@ RAW: dict[str, Callable[[str], bytes]] = {
     "silence": lambda about: b"",
     "a hello": lambda about: hello(about),
     "a hello with a nonce": lambda about: hello(about, nonce=bytes(32)),
-    "a hello with a proof": lambda about: hello(about, nonce=bytes(32), proof=bytes(32)),
+    "a hello with a nonce and a proof": lambda about: hello(
+        about, nonce=bytes(32), proof=bytes(32)
+    ),
     "a request": lambda about: encode(List(), 1),
     "HTTP": lambda about: b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "zeros": lambda about: bytes(100_000),
@@ -282,34 +130,45 @@ RAW: dict[str, Callable[[str], bytes]] = {
     "half a TLS record": lambda about: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
+TOO_SHORT = ("silence", "half a TLS record")
+"""What is not even the head of a frame."""
 
-@pytest.mark.parametrize("said", RAW)
-def test_raw_socket(town: Town, door: str, said: str) -> None:
+
+@contextmanager
+def all_said(ends: Callable[[], End], conversation: str) -> Iterator[dict[str, End]]:
+    """Say each of L{RAW} on a connection of its own, all at once: who is silent is waited for."""
+    with ExitStack() as stack:
+        said = {each: stack.enter_context(ends()) for each in RAW}
+        for each, end in said.items():
+            end.send(RAW[each](conversation))
+        yield said
+
+
+def test_raw_socket(town: Town, door: str) -> None:
     """Who does not speak TLS hears at most TLS's alerts, and loses the connection."""
     place = town.doors[door]
-    with End.to(place.port) as end:
-        end.send(RAW[said](place.conversation))
-        while end.receive():
-            pass
-        alert = rb"(\x15\x03[\x01\x03]\x00\x02[\x01\x02].)*"
-        assert re.fullmatch(alert, end.wire, re.DOTALL), end.wire
+    with all_said(lambda: End.to(place.port), place.conversation) as ends:
+        for said, end in ends.items():
+            while end.receive():
+                pass
+            alerts = rb"(\x15\x03[\x01\x03]\x00\x02[\x01\x02].)*"
+            assert re.fullmatch(alerts, end.wire, re.DOTALL), (said, end.wire)
 
 
-@pytest.mark.parametrize("said", RAW)
-def test_raw_socket_without_tls(plain_town: Town, door: str, said: str) -> None:
+def test_raw_socket_without_tls(plain_town: Town, door: str) -> None:
     """Without TLS it is the one refusal, after a challenge for who asks for one; or nothing."""
     place = plain_town.doors[door]
-    with End.to(place.port) as end:
-        end.send(RAW[said](place.conversation))
-        heard = end.frames()
-        challenges = [frame for frame in heard if frame.kind == Kind.CHALLENGE]
-        assert len(challenges) == ("nonce" in said or "proof" in said) * (door != "nothing")
-        refusals = [frame for frame in heard if frame.kind != Kind.CHALLENGE]
-        if said in ("silence", "half a TLS record") or challenges:
-            assert refusals == []
-        else:
-            assert_refused(refusals)
-        plain_town.assert_nothing(end)
+    with all_said(lambda: End.to(place.port), place.conversation) as ends:
+        for said, end in ends.items():
+            heard = end.frames()
+            if "nonce" in said and door != "nothing":
+                # Whoever goes on in silence hears nothing more.
+                assert [frame.kind for frame in heard] == [Kind.CHALLENGE], said
+            elif said in TOO_SHORT:
+                assert heard == [], said
+            else:
+                assert_refused(heard)
+            plain_town.assert_nothing(end)
 
 
 # With TLS
@@ -332,18 +191,17 @@ def test_no_certificate(town: Town, door: str) -> None:
         town.assert_nothing(end)
 
 
-@pytest.mark.parametrize("said", RAW)
-def test_certificate_only(town: Town, door: str, said: str) -> None:
+def test_certificate_only(town: Town, door: str) -> None:
     """A valid certificate does not help who is no member, whatever he says inside."""
     place = town.doors[door]
-    with TlsEnd.connect(place.port, own_tls(MALLORY)) as end:
-        end.send(RAW[said](place.conversation))
-        heard = end.frames()
-        if said == "silence":
-            assert heard == []
-        else:
-            assert_refused(heard)
-        town.assert_nothing(end)
+    with all_said(lambda: TlsEnd.connect(place.port, own_tls(MALLORY)), place.conversation) as ends:
+        for said, end in ends.items():
+            heard = end.frames()
+            if said in TOO_SHORT:
+                assert heard == [], said
+            else:
+                assert_refused(heard)
+            town.assert_nothing(end)
 
 
 @pytest.mark.parametrize("kind", ["town", "plain_town"])

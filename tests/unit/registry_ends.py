@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from flow512.link.conversation import Answerer, Patience
+from flow512.link.introduction import Introduction
 from flow512.wire.frame import FrameReader
-from flow512.wire.messages import CAPS, Hello, Message, encode, message_in
+from flow512.wire.messages import CAPS, TRANSFER_SERVER, Hello, Message, encode, message_in
 
 
 def node_id(number: int) -> bytes:
@@ -96,3 +105,29 @@ class End:
     def is_closing(self) -> bool:
         """Whether the protocol has closed the connection."""
         return bool(self.transport.disconnecting or self.transport.disconnected)
+
+
+class Serving(Answerer):
+    """A node that answers transfers, and nothing in them."""
+
+    conversation = "transfer"
+    allowed = TRANSFER_SERVER
+
+
+class ServingFactory(Factory[Protocol]):
+    """
+    Answers as one node.
+
+    @ivar visits: connections that were made to it.
+    """
+
+    noisy = False
+
+    def __init__(self, introduction: Introduction, clock: IReactorTime) -> None:
+        self.introduction = introduction
+        self.clock = clock
+        self.visits = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        self.visits += 1
+        return Serving(self.introduction, self.clock, Patience())

@@ -51,6 +51,7 @@ from flow512.wire.messages import (
     PageRequest,
     Peer,
     Pong,
+    Reached,
     Read,
     Register,
     Registered,
@@ -265,6 +266,7 @@ class CodecTests(SynchronousTestCase):
             Error(65535, WIDE * 500, 86400.0),
             Register(bytes(16), 65535, WIDE * 64),
             Registered(86400.0, WIDE * 64),
+            Reached(65535, False, WIDE * 500, 86400.0),
             Snapshot(2**63 - 1, (peer,) * MAX_PEERS, True),
             Delta(2**63 - 1, (peer,) * MAX_PEERS, (bytes(32),) * MAX_PEERS, (peer,) * MAX_PEERS),
             PageRequest(bytes(32), 5, 2**36),
@@ -331,6 +333,8 @@ class HostileTests(SynchronousTestCase):
             body(Kind.CHECKSUM, bytes(33)),
             body(Kind.MD5, bytes(17)),
             body(Kind.REGISTER, bytes(16), 65536),
+            body(Kind.REACHED, 0, True),
+            body(Kind.REACHED, 1, False, "x" * 501),
         ):
             self.assertRaises(BadMessage, message_in, frame)
 
@@ -375,6 +379,7 @@ class HostileTests(SynchronousTestCase):
         for seconds in (math.nan, -math.nan, math.inf, -math.inf, -1e-9, 86400.1, 1e308, -1, 2**63):
             self.assertRaises(BadMessage, message_in, body(Kind.ERROR, 7, "", seconds))
             self.assertRaises(BadMessage, message_in, body(Kind.REGISTERED, seconds, ""))
+            self.assertRaises(BadMessage, message_in, body(Kind.REACHED, 1, False, "", seconds))
         for seconds in (0, 0.0, 86400, 86400.0):
             self.assertEqual(message_in(body(Kind.ERROR, 7, "", seconds)), Error(7, "", seconds))
 

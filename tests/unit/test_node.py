@@ -255,7 +255,7 @@ class LifeTests(NodeTestCase):
         """
         pipe = Pipe()
         settings = NodeSettings(listen="unix:/run/pipe", beacon_port=None)
-        with mock.patch("flow512.node.listen_at", pipe.listen_at):
+        with mock.patch("flow512.link.presence.listen_at", pipe.listen_at):
             self.refused(Misuse, self.make(self.host(1), replace(settings, bootstrap=Mode.ALWAYS)))
             self.assertFalse(pipe.is_open)
             with capturedLogs() as logs:

@@ -11,12 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import (
-    IAddress,
     IListeningPort,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -26,7 +25,7 @@ from zope.interface import implementer
 from flow512.errors import WIRE_CODES, Busy, Misuse
 from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Answerer, Patience
+from flow512.link.conversation import Patience
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.tls import Plaintext, Security, Tls
@@ -36,7 +35,6 @@ from flow512.registry.log_room import LINES
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
 from flow512.wire.messages import (
-    TRANSFER_SERVER,
     Error,
     Hello,
     Leave,
@@ -47,7 +45,7 @@ from flow512.wire.messages import (
     Snapshot,
     encode,
 )
-from tests.unit.registry_ends import End, hello, node_id
+from tests.unit.registry_ends import End, ServingFactory, hello, node_id
 
 PATIENCE = Patience(greeting=10.0, silence=60.0, stall=300.0)
 REGISTRY = Introduction(node_id(99), "registry")
@@ -486,28 +484,6 @@ class StormTests(HandTestCase):
         )
 
 
-class Serving(Answerer):
-    """A node that answers transfers, and nothing in them."""
-
-    conversation = "transfer"
-    allowed = TRANSFER_SERVER
-
-
-class ServingFactory(Factory[Protocol]):
-    """Answers as one node."""
-
-    noisy = False
-
-    def __init__(self, introduction: Introduction, host: Host) -> None:
-        self.introduction = introduction
-        self.host = host
-        self.visits = 0
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        self.visits += 1
-        return Serving(self.introduction, self.host.reactor, PATIENCE)
-
-
 class NetworkTests(LogTestCase):
     """A registry and nodes on a network, with TLS and without."""
 
@@ -582,7 +558,7 @@ class NetworkTests(LogTestCase):
         self.start_registry()
         for number, address in enumerate(("10.0.0.2", "fd00::3"), 1):
             host = self.network.host(address)
-            serving = ServingFactory(Introduction(node_id(number)), host)
+            serving = ServingFactory(Introduction(node_id(number)), host.reactor)
             self.listen(host, serving, Plaintext(), 5000)
             self.start_node(host, node_id(number))
         self.network.run(1.0)
@@ -594,7 +570,10 @@ class NetworkTests(LogTestCase):
         """A node on the registry's own machine is dialled at the loopback, and found elsewhere."""
         self.start_registry()
         self.listen(
-            self.there, ServingFactory(Introduction(node_id(1)), self.there), Plaintext(), 6000
+            self.there,
+            ServingFactory(Introduction(node_id(1)), self.there.reactor),
+            Plaintext(),
+            6000,
         )
         client = self.start_node(self.there, node_id(1))
         client.set_port(6000)
@@ -609,7 +588,7 @@ class NetworkTests(LogTestCase):
         hosts = [self.network.host(f"10.0.0.{number}") for number in (2, 3)]
         for host, number in zip(hosts, (1, 1), strict=True):
             # Both answer with the first one's key, and the second registers with its own.
-            serving = ServingFactory(Introduction(owner), host)
+            serving = ServingFactory(Introduction(owner), host.reactor)
             self.listen(host, serving, self.security(host, number), 5000)
         good = self.start_node(hosts[0], owner, 1)
         bad = self.start_node(hosts[1], liar, 2)
@@ -625,7 +604,7 @@ class NetworkTests(LogTestCase):
         """
         self.start_registry()
         victim = self.network.host("10.0.0.2")
-        serving = ServingFactory(Introduction(node_id(2)), victim)
+        serving = ServingFactory(Introduction(node_id(2)), victim.reactor)
         self.listen(victim, serving, Plaintext(), 5000)
         liar = self.network.host("10.0.0.3")
         client = self.start_node(liar, node_id(2))
@@ -641,14 +620,16 @@ class NetworkTests(LogTestCase):
         """
         self.start_registry()
         host, other = self.network.host("10.0.0.2"), self.network.host("10.0.0.3")
-        self.listen(other, ServingFactory(Introduction(node_id(3)), other), Plaintext(), 5000)
+        self.listen(
+            other, ServingFactory(Introduction(node_id(3)), other.reactor), Plaintext(), 5000
+        )
         self.start_node(other, node_id(3))
         client = self.start_node(host, node_id(2))
         self.network.run(100.0)
         self.assertIs(client.is_reachable, False)
         self.assertTrue(client.is_listed)
         self.assertEqual([each.host for each in client.peers.values()], ["10.0.0.3"])
-        self.listen(host, ServingFactory(Introduction(node_id(2)), host), Plaintext(), 5000)
+        self.listen(host, ServingFactory(Introduction(node_id(2)), host.reactor), Plaintext(), 5000)
         self.network.run(WAITS[1] + WAITS[2])
         self.assertIs(client.is_reachable, True)
         self.assertEqual(len(self.clients[0].peers), 2)
@@ -660,7 +641,7 @@ class NetworkTests(LogTestCase):
         self.start_registry()
         host = self.network.host("10.0.0.2")
         for number in range(1, 101):
-            serving = ServingFactory(Introduction(node_id(number)), host)
+            serving = ServingFactory(Introduction(node_id(number)), host.reactor)
             self.listen(host, serving, Plaintext(), 5000 + number)
             self.start_node(host, node_id(number)).set_port(5000 + number)
         self.network.run(2.0)

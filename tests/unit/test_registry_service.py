@@ -22,6 +22,7 @@ from flow512.link.tls import Tls
 from flow512.registry.client import RegistryClient
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host, Network
+from tests.unit.registry_ends import ServingFactory
 
 NODE = Identity.from_seed(b"n" * 32)
 
@@ -73,14 +74,22 @@ class RegistryServiceTests(SynchronousTestCase):
         )
 
     def test_whole_life(self) -> None:
-        """It lists nodes, says goodbye to them when it stops, and closes its port."""
+        """
+        It lists the nodes that it reaches, says goodbye to them when it stops, and closes its port.
+        """
         service = self.make(RegistrySettings(name="registry"))
         verifyObject(IService, service)
         service.startService()
         self.assertEqual(service.port, 5000)
         client = self.client()
         client.startService()
+        self.network.run_until(lambda: client.is_reachable is False)
+        self.assertEqual(client.peers, {})
+        reactor = self.here.reactor
+        serving = Tls(NODE, reactor).accepting(ServingFactory(client.introduction, reactor))
+        port = self.network.result(serverFromString(reactor, "tcp:5001").listen(serving))
         self.network.run_until(lambda: client.peers)
+        port.stopListening()
         self.assertEqual([peer.name for peer in client.peers.values()], ["node"])
         self.network.result(service.stopService())
         self.assertEqual(service.port, 0)
@@ -137,7 +146,7 @@ class RegistryServiceTests(SynchronousTestCase):
     def test_something_else_than_tcp(self) -> None:
         """A registry on an endpoint without a port works, and offers none to the beacon."""
         service = self.make(RegistrySettings(listen="tcp:5000"))
-        with mock.patch("flow512.registry.service.listen_at", _listen_nowhere):
+        with mock.patch("flow512.link.presence.listen_at", _listen_nowhere):
             service.privilegedStartService()
             service.startService()
         self.assertEqual(service.port, 0)

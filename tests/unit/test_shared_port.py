@@ -12,12 +12,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from flow512.errors import WIRE_CODES, BadFrame, BadMessage, Unsupported
+from flow512.errors import WIRE_CODES, BadFrame, BadMessage, NotAllowed, Unsupported
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPort, SharedPortFactory
 from flow512.wire.frame import FrameReader, encode_frame, encode_header
+from flow512.wire.handshake import STRANGER
+from flow512.wire.membership import NetworkKey
 from flow512.wire.messages import CAPS, Error, Hello, Kind, decode, encode
 from tests.unit.cutting import cuttings
 
@@ -47,9 +49,8 @@ class Listener(Protocol):
 class ListenerFactory(Factory[Listener]):
     """Makes listeners, unless it is full."""
 
-    is_full = False
-
-    def __init__(self) -> None:
+    def __init__(self, *, full: bool = False) -> None:
+        self.is_full = full
         self.made: list[Listener] = []
         self.addresses: list[IAddress | None] = []
 
@@ -210,6 +211,22 @@ class SharedPortTests(SynchronousTestCase):
         self.assert_refused(encode_header(Kind.HELLO, 0, 1025), WIRE_CODES[BadFrame])
         self.assert_refused(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", WIRE_CODES[BadFrame])
         self.assert_refused(encode_frame(Kind.HELLO, 0, b"\x91\x01"), WIRE_CODES[BadMessage])
+
+    def test_strangers(self) -> None:
+        """At a closed network's port whatever is wrong is refused in the same words."""
+        known = Introduction(bytes(32), key=NetworkKey(bytes(32)))
+        self.port = SharedPortFactory(known, self.clock)
+        self.port.conversations = {"transfer": self.transfers, "full": ListenerFactory(full=True)}
+        for said in (
+            hello("gossip"),
+            hello("full"),
+            encode_frame(Kind.PING, 1, b"\x90"),
+            encode_header(Kind.HELLO, 0, 1025),
+            encode_frame(Kind.HELLO, 0, b"\x91\x01"),
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        ):
+            error = self.assert_refused(said, WIRE_CODES[NotAllowed])
+            self.assertEqual((error.sentence, error.retry_after), (STRANGER, 0.0))
 
     def test_refused_and_gone_on(self) -> None:
         """Whoever was refused is not listened to any more, not even to a proper hello."""

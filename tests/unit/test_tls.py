@@ -205,6 +205,20 @@ class TlsTests(SynchronousTestCase):
         for secret in (b"anna", b"ben", ANNA.node, BEN.node, b"transfer"):
             self.assertNotIn(secret, sent)
 
+    def test_no_tickets(self) -> None:
+        """
+        Nothing is sent to resume a session by, which no node does: what a refusal comes to on the
+        way has always the same length.
+        """
+        lengths = set()
+        self.listen(introduction=self.member(ANNA))
+        for _ in range(8):
+            self.network.transcript = []
+            self.ask()
+            self.network.run(30.0)
+            lengths.add(sum(len(delivery.data) for delivery in self.network.transcript))
+        self.assertEqual(len(lengths), 1, lengths)
+
     def test_another_than_looked_for(self) -> None:
         """Who looks for one node and finds another tells it nothing, not even who he is."""
         made = self.listen()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 
 from flow512.errors import WIRE_CODES, Busy, Cancelled
@@ -439,3 +440,25 @@ class RefusalTests(LimitedTestCase):
             served.end.say(Stat("one"), request=request)
         (frame,) = served.end.take()
         self.assertIn("At most 32 requests", decode(frame, Error).sentence)
+
+
+class HandshakeTests(LimitedTestCase):
+    """Who is silent where a port has no other conversation to offer."""
+
+    limits = Limits(handshake=2.0)
+
+    def test_deadline(self) -> None:
+        """The limit of the handshake is that of the hello."""
+        factory = TransferFactory(
+            self.shelf,
+            Introduction(OURS, "server"),
+            self.clock,
+            self.workers.run_blocking,
+            limits=self.limits,
+        )
+        transport = StringTransport()
+        factory.buildProtocol(None).makeConnection(transport)
+        self.clock.advance(1.9)
+        self.assertFalse(transport.disconnected)
+        self.clock.advance(0.1)
+        self.assertTrue(transport.disconnected)
