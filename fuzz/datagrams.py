@@ -166,13 +166,14 @@ def let_arrive(data: bytes, bodies: list[bytes], told: list[datagram.Datagram | 
             if len(body) > sealing.SEALED_ROOM:
                 continue
             whole = SEAL.close(body, host, port, witness.now)
+            witness.deliver_in_vain(whole, host, port + 1)
+            if other != host:
+                witness.deliver_in_vain(whole, other, port)
         if found is None:
             witness.deliver_in_vain(whole, host, port)
         else:
             witness.deliver(whole, found, host, port)
-            if closed:
-                witness.deliver_in_vain(whole, other, port + 1)
-            else:
+            if not closed:
                 witness.deliver(whole, found, other, how & 1)
         if how & 2:
             witness.pass_time((how & 28) / 8)
