@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -176,10 +175,12 @@ class PageTests(SynchronousTestCase):
         self.network.run(1)
 
         other = self.network.host("10.0.0.2")
+        identity = flow512.Identity.from_seed(bytes(32))
+        tls = flow512.Tls(identity, other.reactor)
         client = flow512.TransferClient(
-            flow512.Introduction(bytes(32), "other"),
+            flow512.Introduction(identity.node, "other"),
             other.reactor,
-            partial(flow512.client_endpoint, other.reactor),
+            lambda address: tls.connecting(flow512.client_endpoint(other.reactor, address)),
             other.run_blocking,
         )
         place = flow512.Candidate(flow512.HostPort("10.0.0.1", 7000))
@@ -197,6 +198,7 @@ class PageTests(SynchronousTestCase):
         self.network.result(Deferred.fromCoroutine(getting))
         self.assertEqual((target / "file.bin").read_bytes(), content)
 
+        self.network.result(Deferred.fromCoroutine(client.stop()))
         self.network.result(port.stopListening())
         self.network.result(self.names["factory"].stop())
         self.network.result(self.application.stopService())
