@@ -34,7 +34,9 @@ def run_in_process(
 
     from flow512.cli.logs import begin_logging
     from flow512.cli.running import run
+    from flow512.descriptors import allow_enough_descriptors
 
+    allow_enough_descriptors()
     begin_logging(sys.stderr, LogLevel.info if verbose else LogLevel.warn, words)
     return run(command, voice)
 

@@ -10,7 +10,7 @@ node to speak with is for the conversation to decide, each time that a handshake
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, Protocol
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -84,6 +84,59 @@ class Plaintext:
         return endpoint
 
 
+_OWN: Final = ("bio_write", "do_handshake", "send", "bio_read", "recv", "shutdown", "bio_shutdown")
+"""What Twisted's wrapper may ask of a session that has not begun."""
+
+
+class _UnbegunSession:
+    """
+    The server's side of TLS before the client has said anything.
+
+    OpenSSL takes about 50 KiB for a session, which whoever only connects is not worth. Until the
+    first byte comes, this answers Twisted's wrapper as a session does that waits for it; then it
+    makes the session, and is that.
+    """
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+        self._app_data: object = None
+        self._is_over = False
+        self._session: SSL.Connection | None = None
+
+    def set_accept_state(self) -> None:
+        pass
+
+    def set_app_data(self, data: object) -> None:
+        self._app_data = data
+
+    def bio_write(self, data: bytes) -> int:
+        session = self._session = SSL.Connection(self._context, None)
+        session.set_accept_state()
+        session.set_app_data(self._app_data)
+        self._app_data = None
+        # From here on its methods are called without a detour, or found by __getattr__.
+        for name in _OWN:
+            setattr(self, name, getattr(session, name))
+        return session.bio_write(data)
+
+    def _wait(self, _: object = None) -> NoReturn:
+        raise SSL.WantReadError
+
+    do_handshake = send = bio_read = _wait
+
+    def recv(self, size: int) -> bytes:
+        raise SSL.ZeroReturnError if self._is_over else SSL.WantReadError
+
+    def shutdown(self) -> bool:
+        return False
+
+    def bio_shutdown(self) -> None:
+        self._is_over = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
 class Tls:
     """
@@ -121,7 +174,7 @@ class Tls:
         return SSL.Connection(self._context, None)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return SSL.Connection(self._context, None)
+        return cast(SSL.Connection, _UnbegunSession(self._context))
 
     # Security
 

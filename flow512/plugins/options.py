@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
 from flow512.content.paths import escape
+from flow512.descriptors import allow_enough_descriptors
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.errors import Flow512Error
 from flow512.link.tls import Encryption
@@ -137,6 +138,7 @@ class Daemon(Service):
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        allow_enough_descriptors()
         try:
             self.service.privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         except Flow512Error as error:
