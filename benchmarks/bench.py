@@ -27,6 +27,7 @@ from typing import Any, Final
 NAME: Final = "random.bin"
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 10.0
+REST_SECONDS: Final = 0.5
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _GET_FLAGS: Final = 0x8913  # SIOCGIFFLAGS and SIOCSIFFLAGS, linux/sockios.h
@@ -172,6 +173,18 @@ class Bench:
         )
         return _parsed(line)
 
+    def wait_for_rest(self, name: str, server: subprocess.Popen[bytes], seconds: float) -> None:
+        """
+        Return when the server does nothing any more, such as hashing what it is to serve.
+        """
+        deadline = time.monotonic() + seconds
+        before = -1
+        while (now := _ticks(server.pid)) != before:
+            if time.monotonic() >= deadline:
+                raise self.failure(name, f"was still busy after {seconds:g} seconds")
+            before = now
+            time.sleep(REST_SECONDS)
+
     def measure(self, mover: Mover) -> Run:
         """
         Fetch once, compare what arrived, and remove it.
@@ -218,6 +231,12 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _ticks(pid: int) -> int:
+    # proc(5): the name, which may hold anything, is in parentheses; the 14th and 15th are times.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 ENOUGH: Final = 16_384
-"""Descriptors that the defaults of L{flow512.limits.Limits} need, with the files that are served."""
+"""Descriptors that the defaults of L{flow512.limits.Limits} need, with the files served."""
 
 
 def allow_enough_descriptors() -> None:

@@ -84,8 +84,15 @@ class Plaintext:
         return endpoint
 
 
-_OWN: Final = ("bio_write", "do_handshake", "send", "bio_read", "recv", "shutdown", "bio_shutdown")
-"""What Twisted's wrapper may ask of a session that has not begun."""
+_PASSED_ON: Final = (
+    "bio_write",
+    "do_handshake",
+    "send",
+    "bio_read",
+    "recv",
+    "shutdown",
+    "bio_shutdown",
+)
 
 
 class _UnbegunSession:
@@ -94,13 +101,12 @@ class _UnbegunSession:
 
     OpenSSL takes about 50 KiB for a session, which whoever only connects is not worth. Until the
     first byte comes, this answers Twisted's wrapper as a session does that waits for it; then it
-    makes the session, and is that.
+    makes the session, and passes on all that is asked of it.
     """
 
     def __init__(self, context: SSL.Context) -> None:
         self._context = context
         self._app_data: object = None
-        self._is_over = False
         self._session: SSL.Connection | None = None
 
     def set_accept_state(self) -> None:
@@ -114,8 +120,8 @@ class _UnbegunSession:
         session.set_accept_state()
         session.set_app_data(self._app_data)
         self._app_data = None
-        # From here on its methods are called without a detour, or found by __getattr__.
-        for name in _OWN:
+        # Data by the gigabyte goes through some of these: no detour for them.
+        for name in _PASSED_ON:
             setattr(self, name, getattr(session, name))
         return session.bio_write(data)
 
@@ -124,14 +130,15 @@ class _UnbegunSession:
 
     do_handshake = send = bio_read = _wait
 
-    def recv(self, size: int) -> bytes:
-        raise SSL.ZeroReturnError if self._is_over else SSL.WantReadError
+    def recv(self, size: int) -> NoReturn:
+        # Asked only when the connection is gone.
+        raise SSL.ZeroReturnError
 
     def shutdown(self) -> bool:
         return False
 
     def bio_shutdown(self) -> None:
-        self._is_over = True
+        pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -458,6 +459,47 @@ class TlsTests(SynchronousTestCase):
         self.assertIsNone(raw.lost)
         self.network.run(2)
         self.assertIsNotNone(raw.lost)
+
+    def sessions(self) -> int:
+        """How many TLS sessions there are in this process."""
+        gc.collect()
+        return sum(isinstance(each, SSL.Connection) for each in gc.get_objects())
+
+    def test_no_session_for_the_silent(self) -> None:
+        """A TLS session takes much memory: nobody gets one before he has said something."""
+        before = self.sessions()
+        self.listen()
+        raw = [self.connect(Made(Raw)) for _ in range(3)]
+        self.network.run(1.0)
+        self.assertEqual(self.sessions(), before)
+        raw[0].transport.write(b"\x16")
+        self.network.run(1.0)
+        self.assertEqual(self.sessions(), before + 1)
+        raw[1].transport.loseConnection()
+        self.network.run_until(lambda: all(each.lost for each in raw))
+        self.assertEqual([each.received for each in raw], [b"", b"", b""])
+
+    def test_silent_to_a_conversation(self) -> None:
+        """Who says nothing where there is but one conversation is told nothing, and closed."""
+        for leaves in (False, True):
+            with self.subTest(leaves=leaves):
+                made = Made(
+                    lambda: Answering(Introduction(ANNA.node), self.there.reactor, Patience())
+                )
+                port = self.there.reactor.listenTCP(
+                    5001, self.tls(self.there, ANNA).accepting(made)
+                )
+                place = client_endpoint(self.here.reactor, HostPort("10.0.0.1", 5001))
+                raw: Any = self.network.result(place.connect(Made(Raw)))
+                self.network.run(1.0)
+                if leaves:
+                    raw.transport.loseConnection()
+                self.network.run_until(lambda raw=raw: raw.lost)
+                self.network.run(30.0)
+                (answering,) = made.made
+                self.assertIsInstance(answering.ended, PeerLost if leaves else TimedOut)
+                self.assertEqual(raw.received, b"")
+                self.network.result(port.stopListening())
 
     def test_interfaces(self) -> None:
         """What Twisted asks of both is there."""
