@@ -4,6 +4,7 @@ C{flow512}: where the process begins, and the exit status with which it ends.
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ def run_in_process(
 
     allow_enough_descriptors()
     begin_logging(sys.stderr, LogLevel.info if verbose else LogLevel.warn, words)
+    # What is imported by now stays to the end; the collector would go through it time and again.
+    gc.freeze()
     return run(command, voice)
 
 

@@ -68,6 +68,7 @@ from flow512.errors import (
     from_wire,
 )
 from flow512.link.introduction import Introduction
+from flow512.link.records import IBodyReceiver
 from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
 from flow512.wire.frame import BufferPool, Frame, FrameReader
 from flow512.wire.handshake import STRANGER, Acceptor, Agreement, Channel, Initiator
@@ -134,7 +135,7 @@ def address_host(address: IAddress | None) -> str:
     return str(getattr(address, "host", address))
 
 
-@implementer(IPushProducer, IHandshakeListener)
+@implementer(IPushProducer, IHandshakeListener, IBodyReceiver)
 class Conversation(Protocol):
     """
     The common part of every conversation. L{Caller} says hello first, L{Answerer} answers.
@@ -465,6 +466,18 @@ class Conversation(Protocol):
         self._heard = True
         self._reader.receive(data)
         self._take_frames()
+
+    # IBodyReceiver: what arrives by TLS is decrypted to where it is needed
+
+    def body_room(self) -> memoryview | None:
+        return None if self._is_closed else self._reader.body_room()
+
+    def body_filled(self, count: int) -> None:
+        self._heard = True
+        if self._reader.body_filled(count):
+            self._take_frames()
+
+    # Twisted's side again
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._disarm()

@@ -25,11 +25,12 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import alsoProvides, implementer
 
 from flow512.errors import Violation
 from flow512.link.identity import Identity, node_of_certificate
+from flow512.link.records import RecordFactory, write_whole
 from flow512.wire.handshake import Channel
 
 ALPN: Final = b"flow512/1"
@@ -90,6 +91,7 @@ _PASSED_ON: Final = (
     "send",
     "bio_read",
     "recv",
+    "recv_into",
     "shutdown",
     "bio_shutdown",
 )
@@ -170,6 +172,7 @@ class Tls:
         context.set_options(SSL.OP_NO_TICKET)
         # Thousands of connections may be idle: their buffers are given back.
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+        write_whole(context)
         context.set_alpn_protos([ALPN])
         context.set_alpn_select_callback(
             lambda _, offered: ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
@@ -186,7 +189,7 @@ class Tls:
     # Security
 
     def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
-        return TLSMemoryBIOFactory(self, False, factory, self._clock)
+        return RecordFactory(self, False, factory, self._clock)
 
     def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
         return _Endpoint(self, endpoint, self._clock)
@@ -203,7 +206,7 @@ class _Endpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         told = _TellsOfHandshakes(protocolFactory)
-        wrapping = TLSMemoryBIOFactory(self._tls, True, told, self._clock)
+        wrapping = RecordFactory(self._tls, True, told, self._clock)
         return self._endpoint.connect(wrapping).addCallback(_inside)
 
 

@@ -111,7 +111,8 @@ class FrameReader:
     """
     Bytes in, frames out.
 
-    Feed it with L{receive}, then take frames with L{next_frame} until there is none. Between two
+    Feed it with L{receive}, or L{body_room}, then take frames with L{next_frame} until there is
+    none. Between two
     frames the caller may change L{allowed}, or stop taking: what has been received stays.
 
     @ivar allowed: for each kind that may arrive now, the most bytes that its body may have.
@@ -188,6 +189,29 @@ class FrameReader:
         self._offset = offset + taken
         self._body = None
         return Frame(*self._announced, body)
+
+    def body_room(self) -> memoryview | None:
+        """
+        Give the place for the rest of the body that is being put together, for whoever can put
+        bytes right there and then call L{body_filled}.
+
+        @return: L{None} if no body has begun, or it is whole: what comes next is for L{receive}.
+        """
+        body = self._body
+        if body is None or self._filled == len(body) or self._offset < len(self._chunk):
+            return None
+        return memoryview(body)[self._filled :]
+
+    def body_filled(self, count: int) -> bool:
+        """
+        Bytes were put at the beginning of what L{body_room} gave last.
+
+        @param count: how many.
+        @return: whether the body is whole, so that L{next_frame} gives its frame.
+        """
+        assert self._body is not None
+        self._filled += count
+        return self._filled == len(self._body)
 
     @property
     def is_between_frames(self) -> bool:

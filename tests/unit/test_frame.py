@@ -254,3 +254,51 @@ class BufferTests(SynchronousTestCase):
             pool.give_back(buffer)
         self.assertIs(pool.take(8), buffers[0])
         self.assertFalse(pool.take(8) is buffers[1])
+
+
+class BodyRoomTests(SynchronousTestCase):
+    """Bodies may be put in their place by whoever has their bytes."""
+
+    def test_in_place(self) -> None:
+        """Once a body has begun, its rest can be put there, in parts, and the frame is taken."""
+        body = bytes(range(200))
+        reader = FrameReader(ALLOWED)
+        self.assertIsNone(reader.body_room())
+        reader.receive(encode_header(2, 7, 200, 9) + body[:50])
+        self.assertIsNone(reader.next_frame())
+        for start, end in ((50, 51), (51, 200)):
+            room = reader.body_room()
+            assert room is not None
+            self.assertEqual(len(room), 200 - start)
+            room[: end - start] = body[start:end]
+            self.assertEqual(reader.body_filled(end - start), end == 200)
+        self.assertEqual(reader.next_frame(), Frame(2, 7, 9, body))
+        self.assertIsNone(reader.body_room())
+        self.assertTrue(reader.is_between_frames)
+
+    def test_not_taken_yet(self) -> None:
+        """A whole body has no room; what comes before its frame is taken is kept for after it."""
+        reader = FrameReader(ALLOWED)
+        reader.receive(encode_header(2, 7, 2, 9))
+        self.assertIsNone(reader.next_frame())
+        room = reader.body_room()
+        assert room is not None
+        room[:] = b"ab"
+        self.assertTrue(reader.body_filled(2))
+        self.assertIsNone(reader.body_room())
+        reader.receive(encode_frame(1, 8, b"c"))
+        self.assertFalse(reader.is_between_frames)
+        self.assertEqual(reader.next_frame(), Frame(2, 7, 9, b"ab"))
+        self.assertEqual(reader.next_frame(), Frame(1, 8, 0, b"c"))
+
+    def test_not_looked_at_yet(self) -> None:
+        """What was received and not yet looked at comes before anything that has room."""
+        reader = FrameReader(ALLOWED)
+        reader.receive(encode_header(2, 7, 3))
+        self.assertIsNone(reader.next_frame())
+        reader.receive(b"a")
+        self.assertIsNone(reader.body_room())
+        self.assertIsNone(reader.next_frame())
+        room = reader.body_room()
+        assert room is not None
+        self.assertEqual(len(room), 2)

@@ -1,0 +1,251 @@
+"""Tests for L{flow512.link.records}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from flow512.link.conversation import Answerer, Patience
+from flow512.link.identity import Identity
+from flow512.link.introduction import Introduction
+from flow512.link.records import IBodyReceiver, RecordFactory, RecordTransport
+from flow512.link.tls import Tls
+
+HEAD = 16
+"""Bytes that come before each body."""
+
+BODY = 100_000
+"""Bytes in each body: six whole records and a part."""
+
+
+class Plain(Protocol):
+    """Keeps what comes, and how the connection was lost."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.lost: BaseException | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason.value
+
+
+@implementer(IBodyReceiver)
+class Filled(Plain):
+    """After each head, has a body decrypted to its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed = 0  # bytes that dataReceived got
+        self.body = bytearray()
+        self.filled = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.handed += len(data)
+        self.received += data
+        if len(self.received) % (HEAD + BODY) == HEAD:
+            self.body, self.filled = bytearray(BODY), 0
+
+    def body_room(self) -> memoryview | None:
+        return memoryview(self.body)[self.filled :] if self.body else None
+
+    def body_filled(self, count: int) -> None:
+        self.filled += count
+        if self.filled == BODY:
+            self.received += self.body
+            self.body = bytearray()
+
+
+class Descriptor(FileDescriptor):
+    """A transport with a socket, as far as TLS can tell."""
+
+    def __init__(self) -> None:
+        super().__init__(reactor=Clock())
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+
+
+class Wire(StringTransport):
+    """Counts what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(len(data))
+        super().write(data)
+
+
+class RecordTests(SynchronousTestCase):
+    """Two ends of TLS, and the bytes between them in our hands."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wires: dict[Any, Wire] = {}
+
+    def end(self, protocol: Plain, seed: bytes, is_client: bool) -> RecordTransport:
+        """Make one end."""
+        tls = Tls(Identity.from_seed(seed * 32), self.clock)
+        inside = Factory.forProtocol(lambda: protocol)
+        wrapped = RecordFactory(tls, is_client, inside, self.clock).buildProtocol(None)
+        assert isinstance(wrapped, RecordTransport)
+        wire = self.wires[wrapped] = Wire()
+        wrapped.makeConnection(wire)
+        return wrapped
+
+    def ends(self, receiver: Plain) -> tuple[RecordTransport, RecordTransport]:
+        """Make who sends, and who receives, before they have spoken."""
+        return self.end(Plain(), b"a", False), self.end(receiver, b"b", True)
+
+    def carried(self, sender: RecordTransport) -> bytes:
+        """Take what one end has sent."""
+        self.clock.advance(0)
+        wire = self.wires[sender]
+        data = wire.value()
+        wire.clear()
+        wire.writes.clear()
+        return data
+
+    def pump(self, *ends: RecordTransport, chunk: int = 2**16) -> None:
+        """Carry everything across, in pieces, until nothing moves."""
+        one, other = ends
+        moved = True
+        while moved:
+            moved = False
+            for sender, receiver in ((one, other), (other, one)):
+                data = self.carried(sender)
+                for at in range(0, len(data), chunk):
+                    receiver.dataReceived(data[at : at + chunk])
+                    moved = True
+
+    def check(self, receiver: Plain, chunk: int) -> None:
+        """What is written arrives, however it is cut, before and after the handshake."""
+        sent, got = self.ends(receiver)
+        content = bytes(range(256)) * (-(-(HEAD + BODY) // 256))
+        unit = content[: HEAD + BODY]
+        sent.write(unit)
+        self.pump(sent, got, chunk=chunk)
+        sent.write(unit[:HEAD])
+        self.pump(sent, got, chunk=chunk)
+        sent.write(unit[HEAD:])
+        sent.write(unit)
+        self.pump(sent, got, chunk=chunk)
+        self.assertEqual(receiver.received, unit * 3)
+
+    def test_arrives(self) -> None:
+        """A protocol that knows nothing of bodies is handed everything, in order."""
+        for chunk in (2**18, 2**16, 5000):
+            self.check(Plain(), chunk)
+
+    def test_in_one_go(self) -> None:
+        """What is written is encrypted as a whole, and passed on in one piece."""
+        sent, got = self.ends(Plain())
+        self.pump(sent, got)
+        sent.write(bytes(2**18 + HEAD))
+        self.assertEqual(len(self.wires[sent].writes), 1)
+        self.assertGreater(self.wires[sent].writes[0], 2**18 + HEAD)
+
+    def test_in_place(self) -> None:
+        """A body is decrypted to where its receiver wants it; only what is no body is handed."""
+        receiver = Filled()
+        sent, got = self.ends(receiver)
+        self.pump(sent, got)
+        for _ in range(2):
+            sent.write(bytes(HEAD))
+            self.clock.advance(0)
+            sent.write(bytes(BODY))
+        self.pump(sent, got)
+        self.assertEqual(receiver.received, bytes(2 * (HEAD + BODY)))
+        self.assertEqual(receiver.handed, 2 * HEAD)
+
+    def test_damaged(self) -> None:
+        """A record that was changed on the way ends the connection, and none of it is used."""
+        for damaged_at in (5000, 40_000):
+            receiver = Filled()
+            sent, got = self.ends(receiver)
+            self.pump(sent, got)
+            sent.write(bytes(HEAD))
+            self.pump(sent, got)
+            sent.write(b"x" * BODY)
+            data = bytearray(self.carried(sent))
+            data[damaged_at] ^= 1
+            got.dataReceived(bytes(data))
+            self.assertTrue(self.wires[got].disconnecting)
+            self.assertNotIn(b"x", receiver.received)
+            got.connectionLost(Failure(ConnectionDone()))
+            self.assertIsInstance(receiver.lost, SSL.Error)
+
+    def test_closed_in_a_body(self) -> None:
+        """The other side may close in the middle of a body; that is an end like any other."""
+        receiver = Filled()
+        sent, got = self.ends(receiver)
+        self.pump(sent, got)
+        sent.write(bytes(HEAD))
+        self.pump(sent, got)
+        sent.write(bytes(BODY // 2))
+        sent.loseConnection()
+        self.pump(sent, got)
+        self.assertEqual(receiver.filled, BODY // 2)
+        self.assertTrue(self.wires[got].disconnecting)
+        got.connectionLost(Failure(ConnectionDone()))
+        self.assertIsInstance(receiver.lost, ConnectionDone)
+
+    def test_aborted(self) -> None:
+        """Once a protocol aborts, nothing more of what has arrived reaches it."""
+
+        class Aborting(Filled):
+            """Wants no more than a head."""
+
+            def dataReceived(self, data: bytes) -> None:
+                super().dataReceived(data)
+                got.abortConnection()
+
+        receiver = Aborting()
+        sent, got = self.ends(receiver)
+        self.wires[got].abortConnection = lambda: None
+        self.pump(sent, got)
+        sent.write(bytes(HEAD))
+        self.clock.advance(0)
+        sent.write(bytes(BODY))
+        got.dataReceived(self.carried(sent))
+        self.assertEqual((receiver.handed, receiver.filled), (HEAD, 0))
+
+    def test_write_after_loss(self) -> None:
+        """Nothing is sent on a connection whose TLS has ended."""
+        sent, got = self.ends(Plain())
+        self.pump(sent, got)
+        sent.dataReceived(b"no TLS at all, and more than a header")
+        self.carried(sent)
+        sent.write(bytes(BODY))
+        self.assertEqual(self.carried(sent), b"")
+
+    def test_socket(self) -> None:
+        """A socket is given a block at once; it is read so only for those who receive bodies."""
+        usual = Descriptor()
+        for receiver, read in ((Plain(), usual.bufferSize), (Filled(), 2**18)):
+            tls = Tls(Identity.from_seed(b"a" * 32), self.clock)
+            inside = Factory.forProtocol(lambda made=receiver: made)
+            wrapped = RecordFactory(tls, True, inside, self.clock).buildProtocol(None)
+            assert wrapped is not None
+            below = Descriptor()
+            wrapped.makeConnection(below)
+            self.assertEqual((below.SEND_LIMIT, below.bufferSize), (2**19, read))
+
+    def test_conversation(self) -> None:
+        """Conversations receive bodies so."""
+        known = Introduction(b"n" * 32)
+        verifyObject(IBodyReceiver, Answerer(known, self.clock, Patience()))
