@@ -38,6 +38,14 @@ LOOPBACK: Final = "127.0.0.1"
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for a connection to be made."""
 
+_BACKLOG: Final = 1024
+"""
+Connections that may wait to be accepted. With Twisted's 50, whoever connects while a few thousand a
+second do the same has to wait for a second, until his system tries again.
+"""
+
+_TCP: Final = re.compile(r"tcp6?:.")
+_POSITIONAL_BACKLOG: Final = re.compile(r"^tcp6?:[^:]*:(\\.|[^:=])*:[0-9]+$")
 _BRACKETED: Final = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?")
 _PLAIN: Final = re.compile(r"([^:/\s\[\]]+)(?::([0-9]{1,5}))?")
 
@@ -146,6 +154,14 @@ def usual_places(*ports: int) -> list[str]:
     return [f"tcp:{port}{interface}" for port in ports for interface in (r":interface=\:\:", "")]
 
 
+def _with_backlog(description: str) -> str:
+    """Let a server endpoint string say how many may wait, unless it does or cannot."""
+    says_it = ":backlog=" in description or _POSITIONAL_BACKLOG.search(description)
+    if says_it or not _TCP.match(description):
+        return description
+    return f"{description}:backlog={_BACKLOG}"
+
+
 async def listen_at(
     reactor: IReactorTime, places: str | Sequence[str], factory: IProtocolFactory
 ) -> IListeningPort:
@@ -159,7 +175,7 @@ async def listen_at(
     for description in [places] if isinstance(places, str) else places:
         try:
             endpoint: IStreamServerEndpoint = serverFromString(  # type: ignore[no-untyped-call]  # Twisted has no types there
-                reactor, description
+                reactor, _with_backlog(description)
             )
             # Some endpoints look at their arguments only now.
             return await endpoint.listen(factory)

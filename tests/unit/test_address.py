@@ -130,6 +130,25 @@ class ListenTests(SynchronousTestCase):
         self.assertEqual((first.getHost().host, first.getHost().port), ("::", 5000))
         self.assertNotIn(second.getHost().port, (0, 5000))
 
+    def test_backlog(self) -> None:
+        """Many may wait at a TCP port to be accepted, unless the user says how many."""
+        for place, backlog in {
+            "tcp:0": 1024,
+            r"tcp:0:interface=\:\:": 1024,
+            "tcp6:0": 1024,
+            r"tcp:0:interface=\:\:1": 1024,
+            "tcp:0:127.0.0.1": 1024,
+            "tcp:0:backlog=7": 7,
+            "tcp:0:127.0.0.1:7": 7,
+            r"tcp:0:\:\:1:7": 7,
+        }.items():
+            reactor = MemoryReactorClock()
+            self.successResultOf(self.listen(place, reactor))
+            self.assertEqual(reactor.tcpServers[0][2], backlog, place)
+        reactor = MemoryReactorClock()
+        self.successResultOf(self.listen("unix:/run/node", reactor))
+        self.assertEqual(reactor.unixServers[0][2], 50)
+
     def test_taken(self) -> None:
         """If none is free the sentence names the last of them, and what to do."""
         self.successResultOf(self.listen("tcp:5000"))

@@ -189,7 +189,11 @@ HELD: Final[dict[tuple[int, str], dict[str, tuple[str, ...]]]] = {
         ),
     },
     (9, "registry"): {
-        "another's address": ("test_registry_server.RegisterTests.test_seen_address",),
+        "another's address": (
+            "test_registry_server.RegisterTests.test_seen_address",
+            "test_registry_dial_back.AttemptTests.test_another_node",
+            "test_registry_dial_back.NetworkTests.test_victim",
+        ),
         "a million registrations": (
             "test_registry_table.LimitTests.test_per_source",
             "test_registry_server.LimitTests.test_one_source",

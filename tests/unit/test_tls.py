@@ -19,7 +19,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
 
-from flow512.errors import Flow512Error, NotAllowed, PeerLost, Unsupported, Violation
+from flow512.errors import (
+    Flow512Error,
+    NotAllowed,
+    PeerLost,
+    TimedOut,
+    Unsupported,
+    Violation,
+)
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Answerer, Caller, Patience
 from flow512.link.identity import Identity
