@@ -23,7 +23,7 @@ help:
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
 	@echo "make package  build sdist and wheel, and try them in clean environments"
-	@echo "make bench    compare with curl from nginx, and rsync"
+	@echo "make bench    compare with curl and rsync, with scp under TLS, and in a crowd"
 	@echo "make fuzz     coverage-guided fuzzing, each target for a minute"
 	@echo "make clean    remove what the others made, but for .venv"
 
@@ -65,6 +65,8 @@ package: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/transfer.py --tls
+	$(BIN)/python benchmarks/crowd.py
 
 fuzz: $(VENV)/.fuzz
 	set -e; for target in $(FUZZ_TARGETS); do \

@@ -423,6 +423,12 @@ class NodeService(Service):
         return client is not None and client.is_listed
 
     @property
+    def registry_trouble(self) -> str:
+        """Why the registry that is tried does not list this node; empty if it said nothing."""
+        client = None if self._follower is None else self._follower.trying
+        return "" if client is None else client.trouble
+
+    @property
     def is_bootstrap(self) -> bool:
         """Whether this node carries the registry."""
         return self._registry is not None

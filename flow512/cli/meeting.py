@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from flow512.content.paths import escape
 from flow512.discovery.election import LISTEN
-from flow512.errors import Misuse, NoSuchPeer, Unreachable
+from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
 from flow512.link.address import parse_address
 from flow512.link.node_id import split_node_id
 from flow512.node import NodeService
@@ -67,6 +67,7 @@ class Meeting:
 
         @raise Unreachable: the registry that the user named does not answer, and nobody is known
             otherwise.
+        @raise Refusal: likewise, and it says why, or is none.
         """
         is_named = self.node.settings.registry is not None
         await self._gather(
@@ -77,7 +78,7 @@ class Meeting:
         """
         Wait until all those are known who can be known soon.
 
-        @raise Unreachable: as L{anybody}.
+        @raise Flow512Error: as L{anybody}.
         """
         is_named = self.node.settings.registry is not None
         await self._gather(
@@ -97,6 +98,9 @@ class Meeting:
 
         await self._until(holds)
         if settings.registry is not None and not (self.node.is_listed or self.node.candidates()):
+            trouble = self.node.registry_trouble
+            if trouble:
+                raise Refusal(f"The registry at {settings.registry} does not list us: {trouble}")
             raise Unreachable(
                 f"The registry at {settings.registry} does not answer; is it running?"
             )

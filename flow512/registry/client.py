@@ -239,6 +239,8 @@ class RegistryClient(Service):
     @ivar is_reachable: whether the registry reached the node at its port, when it last tried;
         L{None} before it has said so, of a registry that does not try, and without a port.
     @ivar peer_list: the list and how current it is; to be read.
+    @ivar trouble: why its latest conversation ended, escaped; empty if none did since the registry
+        has listed it for a while.
     @ivar failures: connections in a row that could not be made, or did not last.
     """
 
@@ -298,7 +300,7 @@ class RegistryClient(Service):
         self._conversation: RegistryConversation | None = None
         self.failures = 0
         self._told_to_wait = 0.0
-        self._logged = ""
+        self.trouble = ""
         self._warned = ""
         self._has_list = False
         self._waiting: list[Deferred[None]] = []
@@ -415,9 +417,9 @@ class RegistryClient(Service):
         if not self.running:
             return
         reason = escape(str(error), 500)
-        if reason != self._logged:
+        if reason != self.trouble:
             # The same trouble over and over is one line, not one a minute.
-            self._logged = reason
+            self.trouble = reason
             self.log.warn("Not registered: {reason} Trying again.", reason=reason)
         self._state_changed()
 
@@ -465,7 +467,7 @@ class RegistryClient(Service):
         The registry has listed the node for a while.
         """
         self.failures = 0
-        self._logged = ""
+        self.trouble = ""
 
     def _wait_before(self, attempt: int) -> float:
         # ClientService counts connections that could not be made; one that is made and refused

@@ -120,6 +120,11 @@ class RegistryFollower(Service):
         """All that are listed, this node among them if it serves; empty while it seeks."""
         return () if self.client is None else self.client.peers.values()
 
+    @property
+    def trying(self) -> RegistryClient | None:
+        """The client that counts; while it seeks, the one of the configured registry, if any."""
+        return self.client or self._configured
+
     def peers_to_dial(self) -> list[Peer]:
         """The peers that may be dialled; see L{RegistryClient.peers_to_dial}."""
         return [] if self.client is None else self.client.peers_to_dial()

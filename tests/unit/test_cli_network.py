@@ -278,6 +278,13 @@ class GetTests(CommandCase):
         self.assertEqual(said.status, 5)
         self.assertIn("The registry at 10.0.0.1:5001 does not answer", said.err)
 
+    def test_registry_refuses(self) -> None:
+        """A registry that answers, and does not let this node in, is quoted."""
+        self.start_node(FILES, network="office", bootstrap=Mode.ALWAYS, beacon_port=None)
+        said = self.flow512("peers", "--registry", "10.0.0.1:5000", "--no-beacon")
+        self.assertEqual(said.status, 1)
+        self.assertIn("The registry at 10.0.0.1:5000 does not list us: The other", said.err)
+
     def test_late_peer(self) -> None:
         """Somebody who turns up while the command waits is asked."""
         host = self.network.host("10.0.0.3", name="late")
