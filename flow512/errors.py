@@ -91,7 +91,14 @@ class NotFound(Refusal):
 
 
 class NotAllowed(Refusal):
-    """The other side does not let us."""
+    """The other side does not let us.
+
+    @ivar rule: which rule refuses, for the log of the side that does; it is never sent.
+    """
+
+    def __init__(self, sentence: str, rule: str = "") -> None:
+        super().__init__(sentence)
+        self.rule = rule
 
 
 class Busy(Refusal):
@@ -183,6 +190,13 @@ def to_wire(error: BaseException) -> tuple[int, str, float]:
         if code is not None:
             return code, str(error), error.retry_after if isinstance(error, Busy) else 0.0
     return INTERNAL, "Something went wrong inside the node; its log tells more.", 0.0
+
+
+def for_log(error: BaseException) -> str:
+    """
+    Say an error for the log of this side, which may name a rule that the other is not told.
+    """
+    return (error.rule if isinstance(error, NotAllowed) else "") or str(error)
 
 
 def from_wire(code: int, sentence: str, retry_after: float) -> Flow512Error:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from flow512.errors import DiskFailure, DiskFull, Misuse, ResourceFailure, from_os_error
@@ -114,7 +114,16 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    def _keep_private(self) -> None:
+        """Make a file that only its owner can read; what SQLite puts beside it is like it."""
+        if self._path != IN_MEMORY:
+            # Only if there is none: to close a file that is there would take SQLite's locks on it.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with suppress(OSError):  # SQLite names the cause
+                os.close(os.open(self._path, flags, 0o600))
+
     def _connect(self) -> sqlite3.Connection:
+        self._keep_private()
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

@@ -68,6 +68,7 @@ from flow512.errors import (
     from_wire,
 )
 from flow512.link.introduction import Introduction
+from flow512.link.node_id import format_node_id
 from flow512.link.records import IBodyReceiver
 from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
 from flow512.wire.frame import BufferPool, Frame, FrameReader
@@ -582,7 +583,7 @@ class Answerer(Conversation):
         answer = self._acceptor.greeted(theirs)
         if self._acceptor.agreement is not None:
             if not self.introduction.admits(theirs.node):
-                raise NotAllowed(STRANGER)
+                raise NotAllowed(STRANGER, f"{format_node_id(theirs.node)} is banned.")
             if self.admission is not None:
                 self.admission(theirs.node)
         self.send(answer)

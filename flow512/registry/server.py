@@ -35,7 +35,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.paths import escape
-from flow512.errors import BadFrame, Flow512Error, NotAllowed, Refusal, StateInUse, TimedOut
+from flow512.errors import (
+    BadFrame,
+    Flow512Error,
+    NotAllowed,
+    Refusal,
+    StateInUse,
+    TimedOut,
+    for_log,
+)
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.conversation import Answerer, Patience
@@ -123,7 +131,7 @@ class RegistryProtocol(Answerer):
         self.log.debug(
             "Peer {host} is gone: {reason}",
             host=escape(self.host),
-            reason=escape(str(error), 500),
+            reason=escape(for_log(error), 500),
         )
         if self.is_registered:
             self.is_registered = False

@@ -37,6 +37,7 @@ from flow512.errors import (
     Flow512Error,
     PeerLost,
     SourceFailure,
+    for_log,
 )
 from flow512.interfaces import RunBlocking
 from flow512.limits import Limits
@@ -142,7 +143,9 @@ class TransferProtocol(Answerer):
         self.lines.say_left_out()
         if not isinstance(error, PeerLost):
             self._service.lines.info(
-                "The conversation with {peer} ended: {why}", peer=self.peer, why=escape(str(error))
+                "The conversation with {peer} ended: {why}",
+                peer=self.peer,
+                why=escape(for_log(error)),
             )
         if self._idle_timer is not None:
             self._idle_timer.cancel()

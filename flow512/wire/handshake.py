@@ -204,7 +204,7 @@ class Acceptor:
             answer = self._hello
         elif self._channel is None and self._challenged is None:
             if theirs.nonce is None:
-                raise NotAllowed(STRANGER)
+                raise _stranger()
             self._challenged = theirs
             self._session = theirs.nonce + self._nonce
             return Challenge(self._nonce, self._hello.node)
@@ -223,9 +223,13 @@ class Acceptor:
         if not is_the_same or not key.is_proof(
             theirs.proof or b"", Role.INITIATOR, self._session, initiator, acceptor
         ):
-            raise NotAllowed(STRANGER)
+            raise _stranger()
         proof = key.prove(Role.ACCEPTOR, self._session, initiator, acceptor)
         return msgspec.structs.replace(self._hello, proof=proof)
+
+
+def _stranger() -> NotAllowed:
+    return NotAllowed(STRANGER, "It did not prove the key of this closed network.")
 
 
 def _other_name() -> Violation:

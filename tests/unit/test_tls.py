@@ -26,11 +26,13 @@ from flow512.errors import (
     TimedOut,
     Unsupported,
     Violation,
+    for_log,
 )
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Answerer, Caller, Patience
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
+from flow512.link.node_id import format_node_id
 from flow512.link.shared_port import SharedPortFactory
 from flow512.link.tls import (
     ALPN,
@@ -301,6 +303,7 @@ class TlsTests(SynchronousTestCase):
             self.assertIsInstance(asking.ended, NotAllowed)
             self.assertEqual(str(asking.ended), STRANGER)
             self.network.run(30.0)
+            self.assertIn("did not prove the key", for_log(made.made[-1].ended))
         self.assertEqual([each.opened for each in made.made], [None, None])
 
     def test_nothing_offered_to_strangers(self) -> None:
@@ -337,6 +340,7 @@ class TlsTests(SynchronousTestCase):
         asking = self.ask()
         self.assertEqual(str(asking.ended), STRANGER)
         self.assertIsNone(made.made[0].opened)
+        self.assertEqual(for_log(made.made[0].ended), f"{format_node_id(BEN.node)} is banned.")
         self.network.run(30.0)
 
     def test_dialled_but_not_admitted(self) -> None:
