@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable
 
@@ -68,6 +69,17 @@ class StampTests(SynchronousTestCase):
 
 class FileTests(CatalogCase):
     """Files, and what is known of their content."""
+
+    def test_private(self) -> None:
+        """Nobody else can read which files there are, whatever the process lets others do."""
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        catalog = Catalog(self.path)
+        self.addCleanup(catalog.close)
+        catalog.update(SHARE, {"a": stamp()}, ())
+        for name in os.listdir(self.folder):
+            mode = os.stat(os.path.join(self.folder, name)).st_mode
+            self.assertEqual(stat.S_IMODE(mode), 0o600, name)
 
     def test_life_of_a_file(self) -> None:
         """A file is seen, hashed, changed, and gone."""
