@@ -456,7 +456,9 @@ class Conversation(Protocol):
             elif channel.peer != self.channel.peer:
                 raise Violation("The other side changed its key in the middle of a conversation.")
         except Flow512Error as error:
-            self.end(error)
+            # Not a word: it is not the one to speak with.
+            if not self._is_closed:
+                self._close(error)
 
     def dataReceived(self, data: bytes) -> None:
         if self._is_closed:
@@ -537,6 +539,8 @@ class Caller(Conversation):
         return f"{sentence[:-1]}; if it wants TLS, leave out --plaintext here."
 
     def _begin_greeting(self) -> None:
+        if self.channel is not None:
+            self._check_admitted(self.channel.peer)
         self._initiator = Initiator(
             self.introduction.hello(self.conversation),
             key=self.introduction.key,
@@ -551,9 +555,12 @@ class Caller(Conversation):
             self.send(self._initiator.challenged(decode(frame, Challenge)))
             return None
         agreement = self._initiator.answered(decode(frame, Hello))
-        if not self.introduction.admits(agreement.peer.node):
-            raise NotAllowed("You have banned that node; `flow512 bans` tells why.")
+        self._check_admitted(agreement.peer.node)
         return agreement
+
+    def _check_admitted(self, node: bytes) -> None:
+        if not self.introduction.admits(node):
+            raise NotAllowed("You have banned that node; `flow512 bans` tells why.")
 
 
 class Answerer(Conversation):

@@ -238,6 +238,22 @@ class TlsTests(SynchronousTestCase):
         self.network.run(30.0)
         self.assertEqual(made.made, [])
 
+    def test_not_a_word(self) -> None:
+        """Who finds another node than he looks for, or one that he banned, sends nothing at all."""
+        raw: list[Raw] = []
+
+        def make() -> Raw:
+            raw.append(Raw())
+            return raw[-1]
+
+        port = self.there.reactor.listenTCP(5000, self.tls(self.there, ANNA).accepting(Made(make)))
+        self.addCleanup(self.stop, port)
+        self.ask(expected=BEN.node)
+        self.ask(introduction=Introduction(BEN.node, admits=lambda node: False))
+        self.network.run(30.0)
+        self.assertEqual([each.received for each in raw], [b"", b""])
+        self.assertTrue(all(each.lost for each in raw))
+
     def test_claimed_by_another(self) -> None:
         """A hello that names another node than the key proves is refused, on both sides."""
         made = self.listen()
