@@ -208,7 +208,7 @@ def main(arguments: list[str]) -> int:
             leave_the_network()
             options.is_alone = True
     try:
-        if shutil.disk_usage(options.folder).free < 2 * options.size + 2**26:
+        if shutil.disk_usage(options.folder).free < 2.2 * options.size + 2**26:
             raise Failed(f"{options.folder} has no room for two files of {options.size:,} bytes.")
         with tempfile.TemporaryDirectory(prefix="flow512-bench-", dir=options.folder) as scratch:
             bench = Bench(Path(scratch), options)

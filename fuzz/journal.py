@@ -51,10 +51,11 @@ class Memory(Disk):
         """See C{os.pread}."""
         return self.data[offset : offset + length]
 
-    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:  # type: ignore[override]  # just views
-        """See C{os.pwrite}."""
+    def pwritev(self, fd: int, parts: list[memoryview], offset: int) -> int:  # type: ignore[override]  # just views
+        """See C{os.pwritev}."""
+        data = b"".join(parts)
         before = self.data[:offset].ljust(offset, b"\0")
-        self.data = before + bytes(data) + self.data[offset + len(data) :]
+        self.data = before + data + self.data[offset + len(data) :]
         return len(data)
 
     def ftruncate(self, fd: int, length: int) -> None:

@@ -41,6 +41,7 @@ def run_in_process(
     begin_logging(sys.stderr, LogLevel.info if verbose else LogLevel.warn, words)
     # What is imported by now stays to the end; the collector would go through it time and again.
     gc.freeze()
+    gc.enable()
     return run(command, voice)
 
 
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
     @param runner: runs what needs a network.
     @return: the exit status.
     """
+    # Importing makes many objects, and leaves no garbage.
+    gc.disable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name is no reason to fail
@@ -73,4 +76,6 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
         stopped = Interrupted("Stopped.")
         complain(sys.stderr, stopped)
         return status_of(stopped)
+    finally:
+        gc.enable()
     return status or DONE

@@ -7,11 +7,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Final
 
 from flow512.errors import from_os_error
+
+_PARTS: Final = 16
+"""Parts that one call writes: what POSIX promises (IOV_MAX)."""
 
 
 class Disk:
@@ -29,7 +34,7 @@ class Disk:
     fstat = staticmethod(os.fstat)
     lseek = staticmethod(os.lseek)
     pread = staticmethod(os.pread)
-    pwrite = staticmethod(os.pwrite)
+    pwritev = staticmethod(os.pwritev)
     ftruncate = staticmethod(os.ftruncate)
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none
     fsync = staticmethod(os.fsync)
@@ -50,20 +55,26 @@ class Disk:
         finally:
             os.close(fd)
 
-    def write_all(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    def write_all(
+        self, fd: int, parts: Sequence[bytes | bytearray | memoryview], offset: int
+    ) -> None:
         """
         Write all of it, however many calls that takes.
 
+        @param parts: what to write, one after the other.
         @raise OSError: a call failed; what came before it is written.
         """
-        rest = memoryview(data)
+        rest = deque(memoryview(part) for part in parts)
         while rest:
-            written = self.pwrite(fd, rest, offset)
+            written = self.pwritev(fd, list(islice(rest, _PARTS)), offset)
             if not written:
                 # No disk should say so; asking for ever would be worse than to say what it is.
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            rest = rest[written:]
             offset += written
+            while rest and written >= len(rest[0]):
+                written -= len(rest.popleft())
+            if written:
+                rest[0] = rest[0][written:]
 
     def stat_in(self, folder_fd: int, name: str) -> os.stat_result | None:
         """

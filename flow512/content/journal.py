@@ -248,7 +248,7 @@ class Journal:
             check = check_of(check, kind + body)
             out += RECORD.pack(kind, body, check)
         # Always behind what counts: this also writes over what a failed call left.
-        self._disk.write_all(self._fd, out, self._length)
+        self._disk.write_all(self._fd, [out], self._length)
         self._length += len(out)
         self._check = check
         self._here = True

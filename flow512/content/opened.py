@@ -5,7 +5,7 @@ A file that is being served: its bytes, for as long as it is what was hashed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flow512.content.catalog import Stamp
 from flow512.errors import ContentChanged, Misuse, from_os_error
@@ -50,31 +50,35 @@ class OpenContent:
         """
         self._check_access()
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
         """
-        Read some of the content.
+        Read some of the content to where it is wanted.
 
         @param offset: of the first byte.
-        @param length: how many bytes.
-        @return: exactly that many.
+        @param rooms: each is filled, one after the other; at most 16.
         @raise ContentChanged: the file is no longer what it was when it was hashed.
         @raise Misuse: not all of these bytes are inside the file.
         @raise ResourceFailure: it could not be read.
         """
-        if offset < 0 or length < 0 or offset + length > self.size:
+        length = sum(map(len, rooms))
+        if offset < 0 or offset + length > self.size:
             raise Misuse(f"{self._what} has no {length} bytes from {offset} on.")
         try:
-            data = os.pread(self.fd, length, offset)
-            while len(data) < length:
-                more = os.pread(self.fd, length - len(data), offset + len(data))
-                if not more:
-                    raise changed(self._what)
-                data += more
+            filled = os.preadv(self.fd, rooms, offset)
+            for room in rooms:
+                # Systems give all at once, but need not.
+                rest = memoryview(room)[min(filled, len(room)) :]
+                filled = max(0, filled - len(room))
+                while rest:
+                    count = os.preadv(self.fd, [rest], offset + len(room) - len(rest))
+                    if not count:
+                        raise changed(self._what)
+                    rest = rest[count:]
+                offset += len(room)
         except OSError as error:
             raise from_os_error(error, f"reading {self._what}") from error
         # Once the bytes are here: what was written before has left its mark on the stamp.
         check_unchanged(self.fd, self._stamp, self._what)
-        return data
 
     def close(self) -> None:
         """

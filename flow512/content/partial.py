@@ -24,6 +24,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import groupby
 from typing import Final
 
 from flow512.content.disk import DISK, Disk, blaming
@@ -205,26 +206,36 @@ class Partial:
             raise Misuse(f"'{self._shown}' has {self.blocks} blocks, and no block {block}.")
         return min(BLOCK, self.size - block * BLOCK)
 
-    def write(self, block: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, first: int, *blocks: bytes | bytearray | memoryview) -> None:
         """
-        Put a verified block in its place. One that is in place already is left alone.
+        Put verified blocks in their places, one after the other. Those that are in place already
+        are left alone.
 
-        @param data: the whole block, which the caller has verified.
-        @raise Misuse: there is no such block, or it has another length.
-        @raise flow512.errors.ResourceFailure: it is not in place, and may be written again.
+        @param first: the first one's number.
+        @param blocks: each a whole one, which the caller has verified.
+        @raise Misuse: there is no such block, or one has another length; nothing is written.
+        @raise flow512.errors.ResourceFailure: those that are not in place may be written again.
         """
-        length = self._length_of(block)
-        if len(data) != length:
-            raise Misuse(f"Block {block} has {length} bytes, not {len(data)}.")
-        if block in self.have:
-            return
-        offset = block * BLOCK
+        numbered = list(enumerate(blocks, first))
+        for block, data in numbered:
+            if len(data) != (length := self._length_of(block)):
+                raise Misuse(f"Block {block} has {length} bytes, not {len(data)}.")
         with blaming(f"writing '{self._shown}'"):
-            # Zeros that are there already, as a hole, need no space.
-            zeros = data == _ZEROS[:length]
-            if not zeros or self._disk.pread(self._fd, length, offset) != data:
-                self._disk.write_all(self._fd, data, offset)
-        self._in_place(block)
+            for is_wanted, run in groupby(numbered, lambda each: self._is_to_write(*each)):
+                together = list(run)
+                if is_wanted:
+                    self._disk.write_all(
+                        self._fd, [data for _, data in together], together[0][0] * BLOCK
+                    )
+                for block, _ in together:
+                    self._in_place(block)
+
+    def _is_to_write(self, block: int, data: bytes | bytearray | memoryview) -> bool:
+        if block in self.have:
+            return False
+        # Zeros that are there already, as a hole, need no space.
+        zeros = data == _ZEROS[: len(data)]
+        return not zeros or self._disk.pread(self._fd, len(data), block * BLOCK) != data
 
     def _in_place(self, block: int) -> None:
         with self._lock:

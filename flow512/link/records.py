@@ -4,11 +4,14 @@ TLS for much data: Twisted's, without what it does anew for each record of 16 Ki
 Twisted asks OpenSSL for one record at a time, and passes each on by itself, in both directions:
 65,536 slices, copies, calls and exceptions a GiB, which cost more than encrypting it. Here what is
 written is encrypted in one go; and what arrives for the body of a frame is decrypted to where
-the body is put together (L{IBodyReceiver}).
+the body is put together (L{IBodyReceiver}). What comes from the socket, and what goes to it,
+passes through one buffer, which all connections of a node share: nothing stays in it from one
+call to the next.
 
 Everything else is Twisted's. The two methods that are replaced are internal to it: a later
 Twisted that calls them no longer is slower with this, not wrong, and
-C{tests/unit/test_records.py} notices.
+C{tests/unit/test_records.py} notices. Over a transport that is no socket of Twisted's, all of it
+is handed on as Twisted does.
 """
 
 from __future__ import annotations
@@ -16,23 +19,30 @@ from __future__ import annotations
 from typing import Final
 
 from OpenSSL.SSL import Connection, Context, Error, WantReadError, ZeroReturnError
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import ITransport
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IReactorTime,
+    ITransport,
+)
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.tcp import Connection as Tcp
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import Interface
+from zope.interface import Interface, implementer
 
-_RECORD: Final = 2**14
-"""The most bytes that a record carries (RFC 8446, section 5.1)."""
+from flow512.link.sessions import RECORD, decrypt_into, encrypted_into
 
-_OVERHEAD: Final = 22
-"""What TLS 1.3 adds to a record: 5 bytes of header, 1 of type, 16 of tag."""
-
-_READ: Final = 2**18
-"""Bytes that are taken from the socket at once, by those that receive bodies."""
+AT_ONCE: Final = 2**18 + 2**10
+"""
+Bytes that are taken from the socket, or given to it, at once: a block, its frame's header, and
+what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
+"""
 
 _SEND: Final = 2**19
-"""Bytes that are given to the socket at once: more than a block and what TLS adds to it."""
+"""Bytes of what the socket did not take at first that it is given at once."""
 
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
@@ -58,6 +68,17 @@ class IBodyReceiver(Interface):
         """
 
 
+class IBulkTransport(Interface):
+    """
+    A transport that does not keep what it is given to write.
+    """
+
+    def write_bulk(header: bytes, body: memoryview) -> None:
+        """
+        Write both, one after the other. When this returns, C{body} is its owner's again.
+        """
+
+
 def write_whole(context: Context) -> None:
     """
     Let connections of a context encrypt what is written in one go, and not stop at each record.
@@ -67,6 +88,7 @@ def write_whole(context: Context) -> None:
     context.clear_mode(_PARTIAL_WRITE)
 
 
+@implementer(IBulkTransport)
 class RecordTransport(BufferingTLSTransport):
     """
     TLS for one protocol; see the module.
@@ -74,37 +96,34 @@ class RecordTransport(BufferingTLSTransport):
 
     _tlsConnection: Connection
     _receiver: IBodyReceiver | None = None
+    _tcp: Tcp | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         self._receiver = IBodyReceiver(self.wrappedProtocol, None)
-        if isinstance(transport, FileDescriptor):
+        assert isinstance(self.factory, RecordFactory)
+        self._passing = self.factory.passing
+        if isinstance(transport, Tcp):
+            self._tcp = transport
             transport.SEND_LIMIT = _SEND
             if self._receiver is not None:
-                transport.bufferSize = _READ
+                transport.doRead = self._read_socket  # type: ignore[method-assign]  # for this one socket
         super().makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has no types there
 
-    def _write(self, bytes: bytes) -> None:
-        if self._lostTLSConnection:
-            return
-        left = memoryview(bytes)
-        try:
-            while left:
-                left = left[self._tlsConnection.send(left) :]
-        except WantReadError:
-            # Before the handshake, and only then, nothing of it was taken.
-            self._bufferedWrite(bytes)  # type: ignore[no-untyped-call]  # Twisted has no types there
-        except Error:
-            self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
-        else:
-            self._pass_on(len(bytes) + (len(bytes) // _RECORD + 2) * _OVERHEAD)
+    # From the socket
 
-    def _pass_on(self, most: int) -> None:
-        assert self.transport is not None
+    def _read_socket(self) -> ConnectionLost | ConnectionDone | None:
+        # As Twisted's doRead, but for where the bytes go.
+        assert self._tcp is not None
         try:
-            while True:
-                self.transport.write(self._tlsConnection.bio_read(most))
-        except WantReadError:
-            return
+            count = self._tcp.socket.recv_into(self._passing)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not count:
+            return CONNECTION_DONE
+        self.dataReceived(self._passing[:count])  # type: ignore[no-untyped-call]  # Twisted has no types there
+        return None
 
     def _flushReceiveBIO(self) -> None:
         while not self._lostTLSConnection:
@@ -117,31 +136,71 @@ class RecordTransport(BufferingTLSTransport):
                 self._tlsShutdownFinished(None)  # type: ignore[no-untyped-call]  # Twisted has no types there
             except Error:
                 self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
-        self._flushSendBIO()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        self._flushSendBIO()
 
     def _take_some(self) -> None:
         room = None
         if self._receiver is not None and not self._aborted:
             room = self._receiver.body_room()
         if room is None:
-            data = self._tlsConnection.recv(_RECORD)
+            data = self._tlsConnection.recv(RECORD)
             if not self._aborted:
                 assert self.wrappedProtocol is not None
                 self.wrappedProtocol.dataReceived(data)
         else:
             assert self._receiver is not None
-            self._receiver.body_filled(self._decrypt_into(room))
+            self._receiver.body_filled(decrypt_into(self._tlsConnection, room))
 
-    def _decrypt_into(self, room: memoryview) -> int:
-        filled = 0
+    # To the socket
+
+    def write_bulk(self, header: bytes, body: memoryview) -> None:
+        self._aggregator.flush()
+        if not self._handshakeDone or self._appSendBuffer:
+            self.write(header + bytes(body))  # type: ignore[no-untyped-call]  # Twisted has no types there
+        elif not self.disconnecting or self._producer is not None:
+            # The header has a record of its own: whoever takes it knows where the body goes.
+            self._encrypt(header)
+            self._encrypt(body)
+            self._flushSendBIO()
+
+    def _write(self, bytes: bytes) -> None:
+        self._encrypt(bytes)
+        self._flushSendBIO()
+
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        left = memoryview(data)
         try:
-            while filled < len(room):
-                filled += self._tlsConnection.recv_into(room[filled:], _RECORD)
-        except (WantReadError, ZeroReturnError):
-            # Both are said again to whoever asks again.
-            if not filled:
-                raise
-        return filled
+            while left and not self._lostTLSConnection:
+                left = left[self._tlsConnection.send(left) :]
+        except WantReadError:
+            # Before the handshake, and only then, nothing of it was taken.
+            self._bufferedWrite(bytes(data))  # type: ignore[no-untyped-call]  # Twisted has no types there
+        except Error:
+            self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
+
+    def _flushSendBIO(self) -> None:
+        is_more = True
+        while is_more:
+            count = encrypted_into(self._tlsConnection, self._passing)
+            is_more = count == len(self._passing)
+            if count:
+                self._pass_on(self._passing[:count])
+
+    def _pass_on(self, encrypted: memoryview) -> None:
+        tcp = self._tcp
+        if tcp is not None and tcp.connected and not tcp.disconnecting and not _has_more(tcp):
+            sent = tcp.writeSomeData(encrypted)  # type: ignore[arg-type]  # it slices a memoryview too
+            # If it failed, the transport finds that for itself, and says so to those who care.
+            if isinstance(sent, int):
+                encrypted = encrypted[sent:]
+        if encrypted:
+            assert self.transport is not None
+            self.transport.write(bytes(encrypted))
+
+
+def _has_more(tcp: Tcp) -> bool:
+    """Tell whether something waits to be sent already, which has to go first."""
+    return bool(tcp.dataBuffer or tcp._tempDataBuffer)
 
 
 class RecordFactory(TLSMemoryBIOFactory):
@@ -150,3 +209,18 @@ class RecordFactory(TLSMemoryBIOFactory):
     """
 
     protocol = RecordTransport
+
+    def __init__(
+        self,
+        creator: IOpenSSLClientConnectionCreator | IOpenSSLServerConnectionCreator,
+        isClient: bool,
+        wrappedFactory: IProtocolFactory,
+        clock: IReactorTime,
+        passing: memoryview,
+    ) -> None:
+        """
+        @param passing: a buffer of L{AT_ONCE} bytes, which all may share that run in one thread;
+            for the others see Twisted's.
+        """
+        super().__init__(creator, isClient, wrappedFactory, clock)
+        self.passing = passing

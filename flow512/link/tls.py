@@ -30,7 +30,7 @@ from zope.interface import alsoProvides, implementer
 
 from flow512.errors import Violation
 from flow512.link.identity import Identity, node_of_certificate
-from flow512.link.records import RecordFactory, write_whole
+from flow512.link.records import AT_ONCE, RecordFactory, write_whole
 from flow512.wire.handshake import Channel
 
 ALPN: Final = b"flow512/1"
@@ -158,6 +158,7 @@ class Tls:
         @param clock: gathers small writes until its next turn.
         """
         self._clock = clock
+        self._passing = memoryview(bytearray(AT_ONCE))
         context = self._context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.use_privatekey(identity.key)
@@ -189,24 +190,29 @@ class Tls:
     # Security
 
     def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
-        return RecordFactory(self, False, factory, self._clock)
+        return self.wrap(factory, is_client=False)
 
     def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
-        return _Endpoint(self, endpoint, self._clock)
+        return _Endpoint(self, endpoint)
+
+    def wrap(self, factory: IProtocolFactory, *, is_client: bool) -> RecordFactory:
+        """
+        Give a factory of connections inside which the factory's protocols speak.
+        """
+        return RecordFactory(self, is_client, factory, self._clock, self._passing)
 
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
     """Connects, and begins TLS."""
 
-    def __init__(self, tls: Tls, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+    def __init__(self, tls: Tls, endpoint: IStreamClientEndpoint) -> None:
         self._tls = tls
         self._endpoint = endpoint
-        self._clock = clock
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         told = _TellsOfHandshakes(protocolFactory)
-        wrapping = RecordFactory(self._tls, True, told, self._clock)
+        wrapping = self._tls.wrap(told, is_client=True)
         return self._endpoint.connect(wrapping).addCallback(_inside)
 
 

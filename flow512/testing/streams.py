@@ -195,6 +195,17 @@ class StreamSocket(Socket):
                 return b""
         raise os_error(self._error or errno.EWOULDBLOCK)
 
+    def recv_into(self, room: memoryview) -> int:
+        """
+        Take what has arrived, to a place for it.
+
+        @return: how many bytes; 0 at the end.
+        @raise OSError: as L{recv}.
+        """
+        data = self.recv(len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def shutdown(self, how: int) -> None:
         """
         End what is sent; reading goes on.

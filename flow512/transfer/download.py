@@ -17,10 +17,11 @@ behind the first block that is missing, in a worker of its own, reading what was
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from hashlib import md5
-from typing import Any, Final, TypeVar
+from itertools import groupby, takewhile
+from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -59,6 +60,16 @@ to verify it.
 
 GATHER_FOR: Final = 0.02
 """Seconds that a block waits for others."""
+
+
+_Arrived: TypeAlias = tuple[int, bytes | bytearray, bytes]
+"""A block's number, its bytes, and the digest that it has to have."""
+
+
+def _in_a_row(blocks: list[_Arrived]) -> Iterator[list[_Arrived]]:
+    """Part blocks where one does not follow the other."""
+    for _, run in groupby(enumerate(blocks), lambda each: each[1][0] - each[0]):
+        yield [block for _, block in run]
 
 
 class DamagedPartial(DiskFailure):
@@ -123,7 +134,7 @@ class Download:
         self._has_failed = False
         self._asked: dict[Deferred[Any], None] = {}
         self._in_parts: dict[int, bytearray] = {}
-        self._arrived: list[tuple[int, bytes | bytearray, bytes]] = []
+        self._arrived: list[_Arrived] = []
         self._is_storing = False
         self._gathering: IDelayedCall | None = None
         self._is_summing = False
@@ -305,17 +316,20 @@ class Download:
 
         self._work(self._run_blocking(self._store_blocks, batch), ended)
 
-    def _store_blocks(self, batch: list[tuple[int, bytes | bytearray, bytes]]) -> None:
-        # In a worker. What was right before something went wrong is kept.
-        for at, (block, data, expected) in enumerate(batch, 1):
-            if block_digest(data) != expected:
-                raise BadDigest(
-                    f"The source sent a damaged block {block}; fetch it from another source."
-                )
-            self._partial.write(block, data)
-            if at % RECORD_EVERY == 0:
-                self._partial.flush()
-        self._partial.flush()
+    def _store_blocks(self, batch: list[_Arrived]) -> None:
+        # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
+        # for it; so few are made. What was right before something went wrong is kept.
+        right = list(takewhile(lambda each: block_digest(each[1]) == each[2], batch))
+        for at in range(0, len(right), RECORD_EVERY):
+            together = right[at : at + RECORD_EVERY]
+            for run in _in_a_row(together):
+                self._partial.write(run[0][0], *(data for _, data, _ in run))
+            self._partial.flush()
+        if len(right) < len(batch):
+            raise BadDigest(
+                f"The source sent a damaged block {batch[len(right)][0]};"
+                " fetch it from another source."
+            )
 
     def _grown(self) -> None:
         self.stored = self._partial.stored

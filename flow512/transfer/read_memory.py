@@ -29,6 +29,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from flow512.units import BLOCK
+from flow512.wire.frame import BufferPool
 
 STUCK: Final = 10.0
 """
@@ -36,6 +37,10 @@ Seconds for a transport to take what it was given, a block, while others wait fo
 
 Who reads more slowly than 26 KB/s may lose the connection then, and can resume.
 """
+
+
+IDLE: Final = 32
+"""Buffers of a block (8 MiB in all) that are kept while nobody reads."""
 
 
 _LOOK_GAP: Final = 0.1
@@ -59,6 +64,7 @@ class ReadMemory:
     Counts the bytes that are held, and lets readers wait for their turn.
 
     @ivar held: bytes that are held now.
+    @ivar buffers: where blocks are read to.
     """
 
     def __init__(self, most: int, clock: IReactorTime) -> None:
@@ -69,6 +75,7 @@ class ReadMemory:
         self._most = most
         self._clock = clock
         self.held = 0
+        self.buffers = BufferPool(BLOCK, IDLE)
         self._waiting: OrderedDict[Reader, None] = OrderedDict()
         self._full: OrderedDict[Reader, float] = OrderedDict()  # since when
         self._turn: Reader | None = None

@@ -44,6 +44,7 @@ from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.link.conversation import Transport
+from flow512.link.records import IBulkTransport
 from flow512.link.sparing_log import SparingLog
 from flow512.transfer.read_memory import ReadMemory
 from flow512.units import PIECE
@@ -138,13 +139,13 @@ class _Reading:
     spans: deque[Span]
 
 
-def _read_spans(file: OpenContent, spans: Sequence[Span]) -> list[bytes]:
+def _read_blocks(file: OpenContent, first: int, blocks: Sequence[bytearray]) -> None:
     # A file stays open from one request to the next, and the rules may change between.
     file.check_access()
-    return [file.read(*byte_range(*span, file.size)) for span in spans]
+    file.read_into(first * PIECE, blocks)
 
 
-def _data_frames(request: int, first: int, data: bytes, run: int) -> bytes:
+def _data_frames(request: int, first: int, data: memoryview, run: int) -> bytes:
     frames: list[bytes | memoryview] = []
     for position, body in cut_into_runs(first, data, run):
         frames += (encode_header(Kind.DATA, request, len(body), position), body)
@@ -173,11 +174,12 @@ class Reads:
         self._library = library
         self._run_blocking = run_blocking
         self._memory = memory
+        self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
         self._files: dict[bytes, _Opened] = {}
         self._opening: dict[bytes, list[_Opening]] = {}
         self._waiting: deque[_Reading] = deque()
-        self._ready: deque[tuple[_Reading, Span, bytes]] = deque()
+        self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
         self._disk_is_busy = False
         self._is_writing = False
         self._in_transport = 0  # bytes of blocks that it has not taken yet
@@ -189,6 +191,12 @@ class Reads:
         return len(self._pending)
 
     # From the conversation
+
+    def connected(self) -> None:
+        """
+        Take note that the conversation has its transport.
+        """
+        self._bulk = IBulkTransport(self._conversation.connection, None)
 
     def begin(self, request: int, wanted: Read) -> None:
         """
@@ -240,7 +248,8 @@ class Reads:
                 # The disk works on while this is on its way.
                 self._read_ahead()
             if self._pending.get(reading.request) is reading:
-                self._write_block(reading, span, block)
+                self._write_block(reading, span, memoryview(block))
+            self._memory.buffers.give_back(block)
             self._written(len(block))
         self._is_writing = False
         self._read_ahead()
@@ -364,13 +373,15 @@ class Reads:
         spans = [reading.spans.popleft() for _ in range(min(most, len(reading.spans)))]
         if not reading.spans:
             self._waiting.popleft()
-        held = sum(byte_range(*span, reading.opened.file.size)[1] for span in spans)
+        size = reading.opened.file.size
+        blocks = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
+        held = sum(map(len, blocks))
         self._memory.hold(held)
         self._disk_is_busy = True
         reading.opened.readers += 1
         self._conversation.wait_for_worker(
-            self._run_blocking(_read_spans, reading.opened.file, spans),
-            lambda blocks: self._disk_read(blocks, reading, spans, held),
+            self._run_blocking(_read_blocks, reading.opened.file, spans[0].first, blocks),
+            lambda _: self._disk_read(blocks, reading, spans, held),
             lambda failure: self._disk_failed(failure, reading, held),
         )
 
@@ -382,7 +393,7 @@ class Reads:
         return self._conversation.is_open
 
     def _disk_read(
-        self, blocks: list[bytes], reading: _Reading, spans: list[Span], held: int
+        self, blocks: list[bytearray], reading: _Reading, spans: list[Span], held: int
     ) -> None:
         is_open = self._disk_is_free(reading)
         if is_open and self._pending.get(reading.request) is reading:
@@ -416,12 +427,16 @@ class Reads:
         size, self._in_transport = self._in_transport, 0
         self._memory.release(size)
 
-    def _write_block(self, reading: _Reading, span: Span, block: bytes) -> None:
+    def _write_block(self, reading: _Reading, span: Span, block: memoryview) -> None:
         first, count = span
         connection = self._conversation.connection
         if len(block) <= reading.run * PIECE:
-            connection.write(encode_header(Kind.DATA, reading.request, len(block), first))
-            connection.write(block)
+            header = encode_header(Kind.DATA, reading.request, len(block), first)
+            if self._bulk is not None:
+                self._bulk.write_bulk(header, block)
+            else:
+                connection.write(header)
+                connection.write(bytes(block))
         else:
             connection.write(_data_frames(reading.request, first, block, reading.run))
         if first + count <= reading.last:

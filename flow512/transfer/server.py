@@ -123,6 +123,7 @@ class TransferProtocol(Answerer):
     def connectionMade(self) -> None:
         self._service.connections[self] = None
         super().connectionMade()
+        self._reads.connected()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)

@@ -49,7 +49,7 @@ class WatchedDisk(Disk):
 
     CALLS = frozenset(
         {
-            *("open", "flock", "stat", "fstat", "lseek", "pread", "pwrite", "ftruncate"),
+            *("open", "flock", "stat", "fstat", "lseek", "pread", "pwritev", "ftruncate"),
             *("fdatasync", "fsync", "fchmod", "utime", "link", "rename", "unlink"),
         }
     )
@@ -141,8 +141,9 @@ def dying_at(call: int) -> Step:
     """Kill the process in one call, by its number; a write does half of its work."""
 
     def before(count: int, name: str, args: tuple[Any, ...]) -> None:
-        if count == call and name == "pwrite":
-            fd, data, offset = args
+        if count == call and name == "pwritev":
+            fd, parts, offset = args
+            data = b"".join(parts)
             os.pwrite(fd, data[: len(data) // 2], offset)
         if count >= call:
             raise Killed

@@ -193,7 +193,7 @@ class Failures(InFolder):
 
     def test_disk_full_and_freed(self) -> None:
         """When the disk is full, a block is not in place; with space again, all goes on."""
-        disk = WatchedDisk(failing("pwrite", errno.ENOSPC))
+        disk = WatchedDisk(failing("pwritev", errno.ENOSPC))
         partial = self.open(disk=disk)
         error = self.assertRaises(DiskFull, partial.write, 0, block_of(CONTENT, 0))
         self.assertIn(NAME, str(error))
@@ -207,8 +207,8 @@ class Failures(InFolder):
         """A disk that takes only some of what it is given gets the rest."""
 
         class Nibbling(WatchedDisk):
-            def pwrite(self, fd: int, data: Any, offset: int) -> int:
-                return os.pwrite(fd, data[:100_000], offset)
+            def pwritev(self, fd: int, parts: Any, offset: int) -> int:
+                return os.pwrite(fd, b"".join(parts)[:100_000], offset)
 
         self.complete(disk=Nibbling()).publish(replace=False, mtime_ns=0)
         self.assertEqual(self.data(), CONTENT)
@@ -217,7 +217,7 @@ class Failures(InFolder):
         """A disk that takes nothing, and does not say why, is not asked for ever."""
 
         class Deaf(WatchedDisk):
-            def pwrite(self, fd: int, data: Any, offset: int) -> int:
+            def pwritev(self, fd: int, parts: Any, offset: int) -> int:
                 return 0
 
         partial = self.open(disk=Deaf())
@@ -229,7 +229,7 @@ class Failures(InFolder):
         disk = WatchedDisk()
         partial = self.open(disk=disk)
         partial.write(0, block_of(CONTENT, 0))
-        disk.before = failing("pwrite", errno.ENOSPC)
+        disk.before = failing("pwritev", errno.ENOSPC)
         self.assertRaises(DiskFull, partial.flush)
         partial.flush()
         partial.close()
@@ -240,7 +240,7 @@ class Failures(InFolder):
         disk = WatchedDisk()
         partial = self.open(disk=disk)
         partial.write(0, block_of(CONTENT, 0))
-        disk.before = failing("pwrite", errno.ENOSPC)
+        disk.before = failing("pwritev", errno.ENOSPC)
         partial.close()
         self.assertEqual(disk.opened, set())
         partial = self.open()

@@ -303,6 +303,19 @@ class LiarTests(DownloadTestCase):
             self.finish(self.download(Entry("x", 5 * BLOCK, 0, b"r" * 32)))
 
 
+def filling_up(partial: Partial, room: int) -> Callable[..., None]:
+    """Write as a disk does that has room for so many blocks."""
+    write = partial.write
+
+    def fill(first: int, *blocks: bytes) -> None:
+        for block, data in enumerate(blocks, first):
+            if len(partial.have) == room:
+                raise DiskFull("The disk is full.")
+            write(block, data)
+
+    return fill
+
+
 class OwnTroubleTests(DownloadTestCase):
     """What goes wrong on this machine."""
 
@@ -311,9 +324,8 @@ class OwnTroubleTests(DownloadTestCase):
         entry, content = self.put("one", 6 * BLOCK)
         for written in range(6):
             partial = self.partial(entry)
-            outcomes = [mock.DEFAULT] * written + [DiskFull("The disk is full.")]
             with (
-                mock.patch.object(partial, "write", wraps=partial.write, side_effect=outcomes),
+                mock.patch.object(partial, "write", filling_up(partial, written)),
                 self.assertRaises(DiskFull),
             ):
                 self.finish(self.download(entry, partial=partial))

@@ -208,7 +208,8 @@ class Journals(SynchronousTestCase):
         class FillingDisk(Disk):
             calls = 0
 
-            def pwrite(self, fd: int, data: Any, offset: int) -> int:
+            def pwritev(self, fd: int, parts: Any, offset: int) -> int:
+                (data,) = parts
                 self.calls += 1
                 if self.calls == 2:
                     raise OSError(errno.ENOSPC, "full")

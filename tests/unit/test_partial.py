@@ -165,7 +165,7 @@ class Downloading(InFolder):
         partial = self.open(disk=disk)
         partial.write(0, block_of(CONTENT, 0))
         partial.write(0, block_of(CONTENT, 0))
-        self.assertEqual(disk.calls.count("pwrite"), 1)
+        self.assertEqual(disk.calls.count("pwritev"), 1)
         self.assertEqual(len(partial.have), 1)
 
     def test_zeros_stay_holes(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -18,7 +17,7 @@ from zope.interface.verify import verifyObject
 from flow512.link.conversation import Answerer, Patience
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
-from flow512.link.records import IBodyReceiver, RecordFactory, RecordTransport
+from flow512.link.records import IBodyReceiver, IBulkTransport, RecordTransport
 from flow512.link.tls import Tls
 
 HEAD = 16
@@ -68,16 +67,6 @@ class Filled(Plain):
             self.body = bytearray()
 
 
-class Descriptor(FileDescriptor):
-    """A transport with a socket, as far as TLS can tell."""
-
-    def __init__(self) -> None:
-        super().__init__(reactor=Clock())
-
-    def write(self, data: bytes) -> None:
-        """Take it."""
-
-
 class Wire(StringTransport):
     """Counts what is written to it."""
 
@@ -101,7 +90,7 @@ class RecordTests(SynchronousTestCase):
         """Make one end."""
         tls = Tls(Identity.from_seed(seed * 32), self.clock)
         inside = Factory.forProtocol(lambda: protocol)
-        wrapped = RecordFactory(tls, is_client, inside, self.clock).buildProtocol(None)
+        wrapped = tls.wrap(inside, is_client=is_client).buildProtocol(None)
         assert isinstance(wrapped, RecordTransport)
         wire = self.wires[wrapped] = Wire()
         wrapped.makeConnection(wire)
@@ -233,17 +222,37 @@ class RecordTests(SynchronousTestCase):
         sent.write(bytes(BODY))
         self.assertEqual(self.carried(sent), b"")
 
-    def test_socket(self) -> None:
-        """A socket is given a block at once; it is read so only for those who receive bodies."""
-        usual = Descriptor()
-        for receiver, read in ((Plain(), usual.bufferSize), (Filled(), 2**18)):
-            tls = Tls(Identity.from_seed(b"a" * 32), self.clock)
-            inside = Factory.forProtocol(lambda made=receiver: made)
-            wrapped = RecordFactory(tls, True, inside, self.clock).buildProtocol(None)
-            assert wrapped is not None
-            below = Descriptor()
-            wrapped.makeConnection(below)
-            self.assertEqual((below.SEND_LIMIT, below.bufferSize), (2**19, read))
+    def test_bulk(self) -> None:
+        """
+        A body that is written in bulk may be overwritten at once; its receiver gets it in place,
+        since its header came in a record of its own.
+        """
+        receiver = Filled()
+        sent, got = self.ends(receiver)
+        verifyObject(IBulkTransport, sent)
+        body = bytearray(b"b" * BODY)
+        sent.write_bulk(b"h" * HEAD, memoryview(body))  # before the handshake
+        body[:] = b"c" * BODY
+        self.pump(sent, got)
+        sent.write_bulk(b"h" * HEAD, memoryview(body))
+        body[:] = b"d" * BODY
+        self.pump(sent, got)
+        self.assertEqual(receiver.received, b"h" * HEAD + b"b" * BODY + b"h" * HEAD + b"c" * BODY)
+        sent.loseConnection()
+        self.pump(sent, got)
+        sent.write_bulk(b"h" * HEAD, memoryview(body))
+        self.assertEqual(self.carried(sent), b"")
+
+    def test_in_order(self) -> None:
+        """Bulk comes after what was written before, however small that was."""
+        receiver = Plain()
+        sent, got = self.ends(receiver)
+        self.pump(sent, got)
+        sent.write(b"first,")
+        sent.write_bulk(b"second,", memoryview(b"third,"))
+        sent.write(b"last")
+        self.pump(sent, got)
+        self.assertEqual(receiver.received, b"first,second,third,last")
 
     def test_conversation(self) -> None:
         """Conversations receive bodies so."""

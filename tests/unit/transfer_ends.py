@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -124,11 +124,14 @@ class Shelf(Library):
 class _Watched(OpenContent):
     shelf: Shelf
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
         if self.shelf.read_error is not None:
             raise self.shelf.read_error
-        self.shelf.bytes_read += length
-        return self.shelf.read_hook(offset, super().read(offset, length))
+        super().read_into(offset, rooms)
+        for room in rooms:
+            self.shelf.bytes_read += len(room)
+            room[:] = self.shelf.read_hook(offset, bytes(room))
+            offset += len(room)
 
     def close(self) -> None:
         assert self.fd >= 0, "a file is closed once"
