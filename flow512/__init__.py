@@ -49,8 +49,9 @@ if TYPE_CHECKING:
     from flow512.transfer.indexing import Indexed, IndexingService
     from flow512.transfer.server import TransferFactory
     from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+    from flow512.wire.fields import Peer
     from flow512.wire.membership import NetworkKey
-    from flow512.wire.messages import Entry, Peer
+    from flow512.wire.messages import Entry
 
 else:
     # Not for type checkers: they would believe in any name at all.

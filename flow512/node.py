@@ -68,7 +68,8 @@ from flow512.transfer.finding import Candidate
 from flow512.transfer.indexing import IndexingService
 from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
-from flow512.wire.messages import Entry, Peer
+from flow512.wire.fields import Peer
+from flow512.wire.messages import Entry
 
 _CATALOG_FILE: Final = "catalog.sqlite"
 

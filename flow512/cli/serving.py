@@ -12,7 +12,7 @@ from flow512.cli.running import Machine, never
 from flow512.cli.voice import Voice
 from flow512.settings import INodeListener, NodeListener, NodeSettings
 from flow512.transfer.indexing import Indexed
-from flow512.wire.messages import Peer
+from flow512.wire.fields import Peer
 
 
 @implementer(INodeListener)

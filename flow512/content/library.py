@@ -42,7 +42,8 @@ from flow512.errors import (
     UnsafeName,
 )
 from flow512.units import DIGESTS_PER_PAGE
-from flow512.wire.messages import CAPS, MAX_LIST, Entry, Kind
+from flow512.wire.fields import MAX_LIST
+from flow512.wire.messages import CAPS, Entry, Kind
 
 __all__ = [
     "AccessNotes",

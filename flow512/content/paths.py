@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from flow512.errors import NotFound, ShareMissing, UnsafeName, from_os_error
-from flow512.wire.messages import MAX_PATH
+from flow512.wire.fields import MAX_PATH
 
 MAX_NAME: Final = 255
 """Bytes in one part of a path, as UTF-8; what most file systems can store."""

@@ -36,7 +36,7 @@ from flow512.errors import (
     UnsafeName,
     from_os_error,
 )
-from flow512.wire.messages import MAX_PATH
+from flow512.wire.fields import MAX_PATH
 
 LARGEST: Final = 2**43
 """Bytes in the largest file that is offered (8 TiB): while it is hashed, its digests take 1 GiB

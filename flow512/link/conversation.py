@@ -71,6 +71,7 @@ from flow512.link.introduction import Introduction
 from flow512.link.node_id import format_node_id
 from flow512.link.records import IBodyReceiver
 from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
+from flow512.wire.fields import Message
 from flow512.wire.frame import BufferPool, Frame, FrameReader
 from flow512.wire.handshake import STRANGER, Acceptor, Agreement, Channel, Initiator
 from flow512.wire.messages import (
@@ -80,7 +81,6 @@ from flow512.wire.messages import (
     Error,
     Hello,
     Kind,
-    Message,
     Ping,
     Pong,
     decode,

@@ -44,6 +44,7 @@ from flow512.link.conversation import Caller, Patience
 from flow512.link.introduction import Introduction
 from flow512.link.origin import source_of, subnet_of
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled
+from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -52,7 +53,6 @@ from flow512.wire.messages import (
     Error,
     Kind,
     Leave,
-    Peer,
     Ping,
     Pong,
     Reached,

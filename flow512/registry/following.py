@@ -38,7 +38,7 @@ from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener, RegistryClient
-from flow512.wire.messages import Peer
+from flow512.wire.fields import Peer
 
 TRIES: Final = 2
 """Failures in a row after which a registry that was seen is passed over."""

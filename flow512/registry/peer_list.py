@@ -25,7 +25,8 @@ import msgspec
 
 from flow512.errors import BadMessage
 from flow512.link.origin import plain_address
-from flow512.wire.messages import Delta, Peer, Snapshot
+from flow512.wire.fields import Peer
+from flow512.wire.messages import Delta, Snapshot
 
 MOST_PEERS: Final = 100_000
 """Peers that a registry may list; more take more memory than a list is worth."""

@@ -53,6 +53,7 @@ from flow512.registry.dial_back import Connect, DialBack
 from flow512.registry.dials import Dial, Dials
 from flow512.registry.log_room import LogRoom
 from flow512.registry.table import GRACE, LEASE, Placed, RegistryTable
+from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -60,7 +61,6 @@ from flow512.wire.messages import (
     Delta,
     Kind,
     Leave,
-    Peer,
     Pong,
     Register,
     Registered,

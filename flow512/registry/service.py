@@ -29,7 +29,7 @@ from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims
 from flow512.link.tls import Encryption
 from flow512.registry.server import RegistryFactory
-from flow512.wire.messages import Peer
+from flow512.wire.fields import Peer
 
 
 @dataclass(frozen=True)

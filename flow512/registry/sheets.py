@@ -14,8 +14,9 @@ from typing import Final
 
 import msgspec
 
+from flow512.wire.fields import MAX_PEERS, Peer
 from flow512.wire.frame import encode_frame
-from flow512.wire.messages import MAX_PEERS, Kind, Peer
+from flow512.wire.messages import Kind
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _NOBODY: Final = _ENCODER.encode(())

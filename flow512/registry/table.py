@@ -51,7 +51,8 @@ from flow512.link.origin import plain_address, source_of
 from flow512.registry.dials import Dial, Dials
 from flow512.registry.quota import Quota
 from flow512.registry.sheets import Sheets
-from flow512.wire.messages import MAX_PEERS, Delta, Peer, Reached, Register
+from flow512.wire.fields import MAX_PEERS, Peer
+from flow512.wire.messages import Delta, Reached, Register
 
 LEASE: Final = 30.0
 """Seconds that a registration lasts without a ping."""

@@ -13,7 +13,7 @@ from flow512.errors import NoSuchPeer
 from flow512.link.address import HostPort, parse_address
 from flow512.link.node_id import format_node_id, split_node_id
 from flow512.transfer.finding import Candidate
-from flow512.wire.messages import Peer
+from flow512.wire.fields import Peer
 
 MIN_BEGINNING: Final = 7
 """Characters of a node id that are enough to name a peer by: its first group."""

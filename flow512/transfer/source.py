@@ -32,10 +32,10 @@ from flow512.link.open_connections import OpenConnections
 from flow512.transfer.plan import WINDOW
 from flow512.transfer.server import CONVERSATION
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
+from flow512.wire.fields import MAX_LIST, Message
 from flow512.wire.frame import MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
-    MAX_LIST,
     TRANSFER_CLIENT,
     Cancel,
     Checksum,
@@ -45,7 +45,6 @@ from flow512.wire.messages import (
     List,
     Listing,
     Md5,
-    Message,
     PageRequest,
     Read,
     Stat,

@@ -19,28 +19,31 @@ import msgspec
 from msgspec import Meta
 
 from flow512.errors import BadMessage, to_wire
-from flow512.units import BLOCK, DIGEST, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
+from flow512.wire.fields import (
+    KIB,
+    MAX_LIST,
+    MAX_PEERS,
+    MAX_READ,
+    MAX_SECONDS,
+    MAX_SENTENCE,
+    MD5_LENGTH,
+    Digest,
+    Md5Digest,
+    Message,
+    Name,
+    NodeId,
+    Nonce,
+    Number,
+    Path,
+    Peer,
+    Port,
+    Proof,
+    Seconds,
+    Size,
+)
 from flow512.wire.frame import Frame, encode_frame
-
-KIB: Final = 1024
-
-MAX_PATH: Final = 4096
-"""Characters in a path; paths.py says what else holds for one, as that it is as many bytes."""
-
-MAX_LIST: Final = 1000
-"""Entries that one LIST may ask for."""
-
-MAX_READ: Final = 64 * PIECES_PER_BLOCK
-"""Pieces that one READ may ask for (16 MiB)."""
-
-MAX_SENTENCE: Final = 500
-"""Characters in the sentence of an ERROR."""
-
-MAX_SECONDS: Final = 86400
-"""A day; the longest time that a message may speak of."""
-
-MAX_PEERS: Final = 128
-"""Peers in one SNAPSHOT frame, and changes of each sort in one DELTA."""
+from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
 
 
 class Kind(IntEnum):
@@ -60,6 +63,9 @@ class Kind(IntEnum):
     SNAPSHOT = 0x14
     DELTA = 0x15
     REACHED = 0x16
+    HOLD = 0x17
+    WHO = 0x18
+    HOLDERS = 0x19
 
     LIST = 0x20
     LISTING = 0x21
@@ -71,23 +77,10 @@ class Kind(IntEnum):
     DATA = 0x27
     CHECKSUM = 0x28
     MD5 = 0x29
-
-
-Name = Annotated[str, Meta(max_length=64)]
-Path = Annotated[str, Meta(max_length=MAX_PATH)]
-Digest = Annotated[bytes, Meta(min_length=DIGEST, max_length=DIGEST)]
-Md5Digest = Annotated[bytes, Meta(min_length=16, max_length=16)]
-NodeId = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Nonce = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Proof = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Size = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
-Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
-Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True):
-    """The root of every message."""
+    WATCH = 0x2A
+    BLOCKS = 0x2B
+    PIECES = 0x2C
+    PIECE_DIGESTS = 0x2D
 
 
 class Hello(Message, frozen=True):
@@ -161,22 +154,6 @@ class Pong(Message, frozen=True):
     """
 
     number: Number = 0
-
-
-class Peer(msgspec.Struct, frozen=True, array_like=True):
-    """
-    A node as the registry lists it.
-
-    @ivar node: its node id.
-    @ivar name: what its user calls it; not unique, and proves nothing.
-    @ivar host: the address that the registry sees it at.
-    @ivar port: the TCP port that it serves at.
-    """
-
-    node: NodeId
-    name: Name
-    host: Name
-    port: Annotated[int, Meta(ge=1, le=65535)]
 
 
 class Register(Message, frozen=True):
@@ -372,6 +349,9 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.SNAPSHOT: (Snapshot, 128 * KIB),
     Kind.DELTA: (Delta, 256 * KIB),
     Kind.REACHED: (Reached, 4 * KIB),
+    Kind.HOLD: (Hold, 16 * KIB),
+    Kind.WHO: (Who, 128),
+    Kind.HOLDERS: (Holders, 128 * KIB),
     Kind.LIST: (List, 16 * KIB),
     Kind.LISTING: (Listing, 256 * KIB),
     Kind.STAT: (Stat, 16 * KIB),
@@ -380,12 +360,16 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.READ: (Read, 128),
     Kind.CHECKSUM: (Checksum, 128),
     Kind.MD5: (Md5, 128),
+    Kind.WATCH: (Watch, 128),
+    Kind.BLOCKS: (Blocks, 16 * KIB),
+    Kind.PIECES: (PiecesRequest, 128),
 }
 
 CAPS: Final[dict[int, int]] = {
     **{kind: cap for kind, (_, cap) in _BODIES.items()},
     Kind.DIGESTS: PAGE,
     Kind.DATA: BLOCK,
+    Kind.PIECE_DIGESTS: PIECES_PER_BLOCK * MD5_LENGTH,
 }
 """The most bytes that the body of each kind may have."""
 
@@ -411,19 +395,31 @@ HELLO_ANSWER: Final[dict[int, int]] = {
 }
 """What may arrive from somebody to whom hello was said."""
 
-REQUESTS: Final = frozenset({Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM})
+REQUESTS: Final = frozenset(
+    {Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM, Kind.PIECES, Kind.WATCH, Kind.WHO}
+)
 """What a source serves."""
 
 TRANSFER_SERVER: Final = caps_of(*REQUESTS, Kind.CANCEL, Kind.PING, Kind.PONG, Kind.ERROR)
 """What may arrive at the serving side of a transfer conversation."""
 
 TRANSFER_CLIENT: Final = caps_of(
-    Kind.LISTING, Kind.ENTRY, Kind.DIGESTS, Kind.DATA, Kind.MD5, Kind.ERROR, Kind.PING, Kind.PONG
+    Kind.LISTING,
+    Kind.ENTRY,
+    Kind.DIGESTS,
+    Kind.DATA,
+    Kind.MD5,
+    Kind.PIECE_DIGESTS,
+    Kind.BLOCKS,
+    Kind.HOLDERS,
+    Kind.ERROR,
+    Kind.PING,
+    Kind.PONG,
 )
 """What may arrive at the fetching side."""
 
 REGISTRY_SERVER: Final = caps_of(
-    Kind.REGISTER, Kind.LEAVE, Kind.RESYNC, Kind.PING, Kind.PONG, Kind.ERROR
+    Kind.REGISTER, Kind.LEAVE, Kind.RESYNC, Kind.HOLD, Kind.WHO, Kind.PING, Kind.PONG, Kind.ERROR
 )
 """What may arrive at the registry."""
 
@@ -432,6 +428,7 @@ REGISTRY_CLIENT: Final = caps_of(
     Kind.SNAPSHOT,
     Kind.DELTA,
     Kind.REACHED,
+    Kind.HOLDERS,
     Kind.PING,
     Kind.PONG,
     Kind.ERROR,

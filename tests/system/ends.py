@@ -17,10 +17,11 @@ from twisted.internet.task import Clock
 from flow512.link.identity import Identity, node_of_certificate
 from flow512.link.introduction import Introduction
 from flow512.link.tls import ALPN, Tls
+from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader
 from flow512.wire.handshake import Channel, Initiator
 from flow512.wire.membership import NetworkKey
-from flow512.wire.messages import CAPS, Challenge, Hello, Kind, Message, decode, encode
+from flow512.wire.messages import CAPS, Challenge, Hello, Kind, decode, encode
 
 LIMIT = 60
 """Seconds after which a test that still waits has failed."""

@@ -21,6 +21,7 @@ import pytest
 from flow512.errors import WIRE_CODES, NotAllowed
 from flow512.link.identity import Identity, read_identity
 from flow512.link.node_id import format_node_id
+from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import STRANGER
 from flow512.wire.membership import NetworkKey
@@ -31,7 +32,6 @@ from flow512.wire.messages import (
     Kind,
     List,
     Listing,
-    Peer,
     Register,
     Registered,
     Resync,

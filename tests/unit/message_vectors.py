@@ -13,7 +13,9 @@ from typing import Final
 
 import msgspec
 
+from flow512.wire.fields import Message, Peer
 from flow512.wire.frame import Frame, encode_frame, encode_header
+from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
 from flow512.wire.messages import (
     Cancel,
     Challenge,
@@ -27,9 +29,7 @@ from flow512.wire.messages import (
     List,
     Listing,
     Md5,
-    Message,
     PageRequest,
-    Peer,
     Ping,
     Pong,
     Reached,
@@ -91,6 +91,11 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("snapshot, more to come", Snapshot(70_000, (ANNA, BEN), True), 0),
     ("delta", Delta(70_001, (ANNA,), (bytes(range(64, 96)),), (BEN,)), 0),
     ("delta that tells the number only", Delta(70_001), 0),
+    ("hold", Hold((ROOT, ANNA.node), (BEN.node,)), 0),
+    ("hold nothing new", Hold(()), 0),
+    ("who holds it", Who(ROOT), 9),
+    ("holders", Holders((ANNA, BEN)), 9),
+    ("holders, nobody", Holders(()), 9),
     ("list everything", List(), 1),
     ("list, next page of a folder", List("Fotos/", "Fotos/a.jpg", 100), 2),
     ("listing", Listing((PHOTO, FRESH), True), 1),
@@ -103,12 +108,17 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("read the seed's way, piece by piece", Read(ROOT, 0, 2, 1), 7),
     ("checksum", Checksum(ROOT), 8),
     ("md5", Md5(MD5), 8),
+    ("watch", Watch(ROOT), 10),
+    ("blocks", Blocks(((0, 3), (7, 1), (512, 70_000))), 10),
+    ("blocks, all of them", Blocks(((3, 4),), True), 10),
+    ("pieces", PiecesRequest(ROOT, 4095), 11),
 ]
 """Name, message, request."""
 
 RAW: Final[list[tuple[str, Frame]]] = [
     ("digests of two blocks, page 3", Frame(Kind.DIGESTS, 5, 3, ROOT + ANNA.node)),
     ("digests of nothing", Frame(Kind.DIGESTS, 5, 0, b"")),
+    ("digests of two pieces of block 4095", Frame(Kind.PIECE_DIGESTS, 11, 4095, MD5 + MD5[::-1])),
     ("data, one whole piece", Frame(Kind.DATA, 7, 0, bytes(range(256)) * 2)),
     ("data, a piece and the short last one", Frame(Kind.DATA, 6, 136, bytes(range(200)) * 3)),
 ]

@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 
 from flow512.link.conversation import Answerer, Patience
 from flow512.link.introduction import Introduction
+from flow512.wire.fields import Message
 from flow512.wire.frame import FrameReader
-from flow512.wire.messages import CAPS, TRANSFER_SERVER, Hello, Message, encode, message_in
+from flow512.wire.messages import CAPS, TRANSFER_SERVER, Hello, encode, message_in
 
 
 def node_id(number: int) -> bytes:

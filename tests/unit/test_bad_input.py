@@ -33,6 +33,7 @@ from flow512.errors import (
 from flow512.link.introduction import Introduction
 from flow512.transfer.fetch import Fetcher, Target
 from flow512.units import BLOCK
+from flow512.wire.fields import Message
 from flow512.wire.frame import encode_frame, encode_header
 from flow512.wire.membership import NetworkKey
 from flow512.wire.messages import (
@@ -42,7 +43,6 @@ from flow512.wire.messages import (
     Hello,
     Kind,
     Listing,
-    Message,
     Ping,
     Pong,
     Read,

@@ -38,6 +38,7 @@ from flow512.link.conversation import (
     address_host,
 )
 from flow512.link.introduction import Introduction
+from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader, encode_frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.messages import (
@@ -51,7 +52,6 @@ from flow512.wire.messages import (
     Kind,
     List,
     Listing,
-    Message,
     Ping,
     Pong,
     Snapshot,

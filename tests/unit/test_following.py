@@ -22,7 +22,8 @@ from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower, _Ear
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
-from flow512.wire.messages import Peer, Register
+from flow512.wire.fields import Peer
+from flow512.wire.messages import Register
 
 HERE = b"here".ljust(32)
 

@@ -19,6 +19,7 @@ from msgspec.inspect import (
     NoneType,
     StrType,
     StructType,
+    TupleType,
     Type,
     UnionType,
     VarTupleType,
@@ -28,14 +29,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import BadFrame, BadMessage, Busy, DiskFailure, NotFound
 from flow512.units import MAX_FILE_SIZE
+from flow512.wire.fields import MAX_LIST, MAX_PATH, MAX_PEERS, Message, Peer
 from flow512.wire.frame import Frame, FrameReader
 from flow512.wire.messages import (
     CAPS,
     HELLO_ANSWER,
     HELLO_ONLY,
-    MAX_LIST,
-    MAX_PATH,
-    MAX_PEERS,
     REGISTRY_CLIENT,
     REGISTRY_SERVER,
     TRANSFER_CLIENT,
@@ -47,9 +46,7 @@ from flow512.wire.messages import (
     Kind,
     List,
     Listing,
-    Message,
     PageRequest,
-    Peer,
     Pong,
     Reached,
     Read,
@@ -87,6 +84,8 @@ def strategy(kind: Type) -> st.SearchStrategy[Any]:
             return st.binary(min_size=least or 0, max_size=most)
         case VarTupleType(item_type=item, max_length=most):
             return st.lists(strategy(item), max_size=min(most or 3, 3)).map(tuple)
+        case TupleType(item_types=items):
+            return st.tuples(*map(strategy, items))
         case UnionType(types=types):
             return st.one_of([strategy(each) for each in types])
         case NoneType():
@@ -430,13 +429,16 @@ class AllowedTests(SynchronousTestCase):
             self.assertLessEqual({Kind.ERROR, Kind.PING, Kind.PONG}, set(allowed))
 
     def test_directions(self) -> None:
-        """Requests go one way and answers the other; registries and sources do not mix."""
+        """
+        Requests go one way and answers the other; registries and sources do not mix, but that both
+        may be asked who holds a content.
+        """
         both = {Kind.ERROR, Kind.PING, Kind.PONG}
         self.assertEqual(set(TRANSFER_CLIENT) & set(TRANSFER_SERVER), both)
         self.assertEqual(set(REGISTRY_CLIENT) & set(REGISTRY_SERVER), both)
         transfer = set(TRANSFER_CLIENT) | set(TRANSFER_SERVER)
         registry = set(REGISTRY_CLIENT) | set(REGISTRY_SERVER)
-        self.assertEqual(transfer & registry, both)
+        self.assertEqual(transfer & registry, both | {Kind.WHO, Kind.HOLDERS})
         greeting = {Kind.HELLO, Kind.CHALLENGE}
         self.assertEqual(transfer | registry | greeting, set(Kind))
 

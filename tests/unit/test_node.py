@@ -43,7 +43,7 @@ from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
 from flow512.transfer.indexing import Indexed
 from flow512.units import BLOCK
-from flow512.wire.messages import Peer
+from flow512.wire.fields import Peer
 from tests.unit.transfer_ends import a_folder
 
 

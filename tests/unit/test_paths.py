@@ -30,7 +30,7 @@ from flow512.content.paths import (
     twin_key,
 )
 from flow512.errors import DiskFailure, NotFound, ShareMissing, TooManyOpenFiles, UnsafeName
-from flow512.wire.messages import MAX_PATH
+from flow512.wire.fields import MAX_PATH
 
 ANY_TEXT = st.text(st.characters(), max_size=40)
 """Lone surrogates included."""

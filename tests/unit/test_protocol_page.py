@@ -17,6 +17,7 @@ from msgspec.inspect import (
     NoneType,
     StrType,
     StructType,
+    TupleType,
     Type,
     UnionType,
     VarTupleType,
@@ -27,12 +28,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.errors import INTERNAL, WIRE_CODES
 from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import PROTOCOL_VERSION
+from flow512.wire.fields import MAX_READ, Message, Peer
 from flow512.wire.frame import HEADER_SIZE
 from flow512.wire.messages import (
     CAPS,
     HELLO_ANSWER,
     HELLO_ONLY,
-    MAX_READ,
     REGISTRY_CLIENT,
     REGISTRY_SERVER,
     TRANSFER_CLIENT,
@@ -41,8 +42,6 @@ from flow512.wire.messages import (
     Entry,
     Kind,
     Leave,
-    Message,
-    Peer,
     Ping,
     Resync,
     encode,
@@ -53,6 +52,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.rst"
 STRUCTS: list[type[msgspec.Struct]] = [*Message.__subclasses__(), Entry, Peer]
 
 ROUND = {
+    2**45 - 1: "2^45 - 1",
     2**36: "2^36",
     2**54 - 1: "2^54 - 1",
     2**63 - 1: "2^63 - 1",
@@ -96,6 +96,8 @@ def described(kind: Type) -> str:
             return f"bytes, exactly {most}"
         case VarTupleType(item_type=StructType(cls=cls), max_length=most):
             return f"array of {cls.__name__}, at most {most}"
+        case TupleType(item_types=items):
+            return "array of " + " and ".join(map(described, items))
         case VarTupleType(item_type=item, max_length=most):
             return f"array of ({described(item)}), at most {most}"
         case UnionType(types=(NoneType(), other)) | UnionType(types=(other, NoneType())):
@@ -130,6 +132,8 @@ class PageTests(SynchronousTestCase):
             "DATA": "pieces",
             "ENTRY": "Stated",
             "PAGE": "PageRequest",
+            "PIECES": "PiecesRequest",
+            "PIECE_DIGESTS": "MD5s, 16 bytes each",
         }
         expected = []
         for kind in Kind:

@@ -36,6 +36,7 @@ from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
+from flow512.wire.fields import Message, Peer
 from flow512.wire.messages import (
     Delta,
     Entry,
@@ -43,8 +44,6 @@ from flow512.wire.messages import (
     Hello,
     Leave,
     Listing,
-    Message,
-    Peer,
     Ping,
     Pong,
     Reached,

@@ -34,11 +34,11 @@ from flow512.registry.dials import WAITS
 from flow512.registry.log_room import LINES
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
+from flow512.wire.fields import Peer
 from flow512.wire.messages import (
     Error,
     Hello,
     Leave,
-    Peer,
     Reached,
     Register,
     Registered,

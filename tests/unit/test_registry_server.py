@@ -26,14 +26,12 @@ from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.server import RegistryFactory, RegistryProtocol
 from flow512.registry.table import MAX_CHANGES
+from flow512.wire.fields import MAX_PEERS, Message, Peer
 from flow512.wire.messages import (
-    MAX_PEERS,
     Delta,
     Error,
     Hello,
     Leave,
-    Message,
-    Peer,
     Ping,
     Pong,
     Register,

@@ -25,12 +25,11 @@ from flow512.registry.table import (
     RegistryTable,
     clean_name,
 )
+from flow512.wire.fields import MAX_PEERS, Peer
 from flow512.wire.frame import FrameReader
 from flow512.wire.messages import (
-    MAX_PEERS,
     REGISTRY_CLIENT,
     Delta,
-    Peer,
     Reached,
     Register,
     Snapshot,

@@ -16,7 +16,8 @@ from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Target
 from flow512.transfer.finding import Candidate
 from flow512.units import BLOCK
-from flow512.wire.messages import MAX_LIST, Entry
+from flow512.wire.fields import MAX_LIST
+from flow512.wire.messages import Entry
 from tests.unit.transfer_ends import OURS, THEIRS, TransferTestCase
 
 

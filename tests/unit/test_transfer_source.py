@@ -33,6 +33,7 @@ from flow512.errors import (
 from flow512.link.introduction import Introduction
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.units import BLOCK, PIECE
+from flow512.wire.fields import Message
 from flow512.wire.messages import (
     Cancel,
     Checksum,
@@ -43,7 +44,6 @@ from flow512.wire.messages import (
     List,
     Listing,
     Md5,
-    Message,
     PageRequest,
     Read,
     Stat,

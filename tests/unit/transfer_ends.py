@@ -30,8 +30,9 @@ from flow512.link.introduction import Introduction
 from flow512.testing import Network
 from flow512.transfer.server import TransferFactory, TransferProtocol
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader, encode_frame
-from flow512.wire.messages import CAPS, Entry, Hello, Kind, Message, encode, message_in
+from flow512.wire.messages import CAPS, Entry, Hello, Kind, encode, message_in
 
 OURS = b"o" * 32
 THEIRS = b"t" * 32
