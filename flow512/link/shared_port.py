@@ -24,8 +24,9 @@ from zope.interface import implementer
 
 from flow512.errors import Flow512Error, NotAllowed, Unsupported
 from flow512.limits import Limits
-from flow512.link.conversation import Answerer, Patience, Transport, address_host
+from flow512.link.conversation import Patience, Transport, address_host
 from flow512.link.gate import Gate
+from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.link.tls import is_tls
 from flow512.wire.frame import FrameReader

@@ -40,7 +40,8 @@ from zope.interface import Interface
 from flow512.content.paths import escape
 from flow512.errors import BadFrame, BadMessage, Busy, Cancelled, Flow512Error, TimedOut, from_wire
 from flow512.limits import Limits
-from flow512.link.conversation import Caller, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
 from flow512.link.origin import source_of, subnet_of
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled

@@ -32,7 +32,8 @@ from twisted.python.failure import Failure
 
 from flow512.errors import Flow512Error, PeerLost, TimedOut, Unreachable
 from flow512.link.address import HostPort
-from flow512.link.conversation import Caller, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
 from flow512.registry.dials import Dial, Dials
 from flow512.wire.handshake import Agreement

@@ -46,7 +46,8 @@ from flow512.errors import (
 )
 from flow512.limits import Limits
 from flow512.link.address import HostPort
-from flow512.link.conversation import Answerer, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.link.origin import plain_address
 from flow512.registry.dial_back import Connect, DialBack

@@ -41,7 +41,8 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.limits import Limits
-from flow512.link.conversation import Answerer, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.link.sparing_log import SparingLog
 from flow512.transfer.allowance import Allowance

@@ -26,7 +26,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.errors import BadFrame, Flow512Error, PeerLost, TimedOut, Unreachable, from_wire
-from flow512.link.conversation import Caller, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
 from flow512.transfer.plan import WINDOW

@@ -14,7 +14,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from flow512.link.conversation import Answerer, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.wire.fields import Message
 from flow512.wire.frame import FrameReader

@@ -31,12 +31,11 @@ from flow512.errors import (
 )
 from flow512.link.conversation import (
     MAX_UNREAD_ANSWERS,
-    Answerer,
-    Caller,
     Conversation,
     Patience,
     address_host,
 )
+from flow512.link.greeting import Answerer, Caller
 from flow512.link.introduction import Introduction
 from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader, encode_frame, encode_header

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flow512.link.conversation import Answerer, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Answerer
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.records import IBodyReceiver, IBulkTransport, RecordTransport

@@ -29,7 +29,8 @@ from flow512.errors import (
     for_log,
 )
 from flow512.link.address import HostPort, client_endpoint
-from flow512.link.conversation import Answerer, Caller, Patience
+from flow512.link.conversation import Patience
+from flow512.link.greeting import Answerer, Caller
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.node_id import format_node_id
