@@ -216,6 +216,19 @@ class Catalog:
             ).fetchall()
         return {row[0]: Stamp(*row[1:]) for row in rows}
 
+    def between(self, share: bytes, first: str, last: str) -> dict[str, Known]:
+        """
+        Give what is known of a share's files, by path.
+
+        @param first: only paths from this one on.
+        @param last: only paths up to this one.
+        """
+        with self._database.reading() as database:
+            rows = database.execute(
+                f"{_KNOWN} WHERE share = ? AND path >= ? AND path <= ?", (share, first, last)
+            ).fetchall()
+        return {known.path: known for known in map(_known, rows)}
+
     def update(self, share: bytes, seen: Mapping[str, Stamp], gone: Collection[str]) -> None:
         """
         Take note of what a share's folder has, all of it or nothing.

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
+from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
@@ -23,8 +24,9 @@ import msgspec
 
 from flow512.content.catalog import Catalog, Known
 from flow512.content.hashing import Stop, hash_file, md5_of_file, never
+from flow512.content.manifests import Manifests, items_in
 from flow512.content.opened import OpenContent, changed, check_unchanged, stamp_of
-from flow512.content.paths import check_path, escape, is_own_name
+from flow512.content.paths import check_path, escape, is_own_name, open_folder_beneath
 from flow512.content.scan import Scan, ScanReport
 from flow512.content.shares import LARGEST, LeftOut, Share
 from flow512.content.tree import TreeVerifier, format_content_id
@@ -101,11 +103,13 @@ class Library:
         self._summed_up_to = b""
         # What somebody waits for, in the order in which it was asked for.
         self._asked_for: dict[tuple[Share, str], None] = {}
+        self._manifests = Manifests()
 
     def close(self) -> None:
         """
         Close the shares. Contents that are open stay so.
         """
+        self._manifests.close()
         for share in self._shares:
             share.close()
 
@@ -245,7 +249,8 @@ class Library:
         view: View | None = None,
     ) -> Entry:
         """
-        Tell of one file, by its path or, if that is empty, by its root.
+        Tell of one file, by its path or, if that is empty, by its root; or of a folder, by a path
+        with a slash at its end, as of the file that its manifest is: C{/} is all that is offered.
 
         @param view: of whoever asks; L{None} for the owner.
         @return: its entry, with a root: a file that is not hashed yet is hashed now.
@@ -256,7 +261,12 @@ class Library:
         @raise Cancelled: C{stop} said so; L{hash_next} does this file next.
         @raise ResourceFailure: it cannot be read.
         """
+        if path.endswith("/"):
+            return self._manifest(path, stop, view)
         if root is not None and not path:
+            shares = list(self._present(view))
+            if (size := self._manifests.size(root, shares)) is not None:
+                return Entry("/", size, 0, root)
             _, known, fd = self._open_holder(root, view)
             os.close(fd)
             return known.entry()
@@ -298,6 +308,30 @@ class Library:
             return known.entry()
         return None
 
+    def _manifest(self, path: str, stop: Stop, view: View | None) -> Entry:
+        prefix = "" if path == "/" else path
+        shares = []
+        for share in self._seen(view):
+            try:
+                with share.folder() as folder:
+                    os.close(open_folder_beneath(folder, check_path(path[:-1]) if prefix else ()))
+            except NotFound:
+                continue
+            shares.append(share)
+        if not shares:
+            self._note(view)
+            raise NotFound(
+                f"No folder '{escape(path)}' is shared here; `flow512 ls` shows what is."
+            )
+        items = merge(
+            *(items_in(share, prefix, self._catalog, stop) for share in shares),
+            key=attrgetter("path"),
+        )
+        # The same path comes from the first share that has it first.
+        once = (next(same) for _, same in groupby(items, key=attrgetter("path")))
+        root, size = self._manifests.keep(once, shares, stop)
+        return Entry(path, size, 0, root)
+
     def page(self, root: bytes, level: int, index: int, view: View | None = None) -> bytes:
         """
         Give a page of digests.
@@ -308,6 +342,9 @@ class Library:
         @raise Misuse: its tree has no such page.
         @raise DiskFailure: the catalog's copy was damaged; the file is hashed again.
         """
+        page = self._manifests.page(root, level, index, self._present(view))
+        if page is not None:
+            return page
         self._check_shared(root, view)
         content = self._catalog.content(root)
         if content is None:
@@ -339,14 +376,25 @@ class Library:
         @raise ContentChanged: the file that had it has changed.
         @raise ResourceFailure: it cannot be opened.
         """
+
+        shares = tuple(self._present(view))
+        manifest = self._manifests.open(root, shares, self._guard(root, shares, view))
+        if manifest is not None:
+            return manifest
         share, known, fd = self._open_holder(root, view)
+        guard = self._guard(root, (share,), view)
+        return OpenContent(fd, root, known.stamp, _name(known.path), guard)
 
+    def _guard(self, root: bytes, shares: Sequence[Share], view: View | None) -> Callable[[], None]:
         def check_access() -> None:
-            if view is not None and (rule := self._judge(share, view.asker)) is not None:
-                self._notes.withheld(view.asker, share.name, rule)
-                raise _unknown(root)
+            if view is None:
+                return
+            for share in shares:
+                if (rule := self._judge(share, view.asker)) is not None:
+                    self._notes.withheld(view.asker, share.name, rule)
+                    raise _unknown(root)
 
-        return OpenContent(fd, root, known.stamp, _name(known.path), check_access)
+        return check_access
 
     def checksum(self, root: bytes, stop: Stop = never, view: View | None = None) -> bytes:
         """

@@ -110,7 +110,7 @@ class Scan:
                 elif isinstance(sight, Unread):
                     unread.append(sight.path)
                     self._leave_out(LeftOut(sight.path or share.name, sight.reason))
-                else:
+                elif isinstance(sight, LeftOut):
                     self._leave_out(sight)
         self._compare(share, after, None, seen, unread)
 

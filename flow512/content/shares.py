@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from stat import S_IMODE
 from typing import Final, TypeAlias
 
 from blake3 import blake3
@@ -164,10 +165,27 @@ class Found:
 
     @ivar path: inside the share.
     @ivar stamp: what the system says of it.
+    @ivar mode: its permissions.
     """
 
     path: str
     stamp: Stamp
+    mode: int
+
+
+@dataclass(frozen=True)
+class FoundFolder:
+    """
+    A folder in a share; what is in it follows.
+
+    @ivar path: inside the share, with a slash at its end.
+    @ivar mode: its permissions.
+    @ivar mtime: nanoseconds since 1970 (UTC), cut to 64 bits.
+    """
+
+    path: str
+    mode: int
+    mtime: int
 
 
 @dataclass(frozen=True)
@@ -196,15 +214,15 @@ class Unread:
     reason: str
 
 
-Sight: TypeAlias = Found | LeftOut | Unread
+Sight: TypeAlias = Found | FoundFolder | LeftOut | Unread
 
 
 def walk(folder: int) -> Iterator[Sight]:
     """
     Look at all that is in a folder, and beneath it.
 
-    The files come in the order of their whole paths, by code point. No link is followed, and
-    nothing is opened but folders. Our own hidden files, and what vanishes meanwhile, are not
+    Files and folders come in the order of their whole paths, by code point. No link is followed,
+    and nothing is opened but folders. Our own hidden files, and what vanishes meanwhile, are not
     mentioned. At most L{MAX_DEPTH} descriptors are held at once.
 
     @param folder: its descriptor, which stays the caller's.
@@ -235,6 +253,8 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
             if key != name:
                 inner = open_folder_beneath(folder, (name,))
                 try:
+                    status = os.fstat(inner)
+                    yield FoundFolder(path + "/", S_IMODE(status.st_mode), Stamp.of(status).mtime)
                     yield from _walk(inner, path + "/", depth + 1)
                 finally:
                     os.close(inner)
@@ -254,7 +274,8 @@ def _look_at(folder: int, entry: os.DirEntry[str], path: str) -> Sight:
             return LeftOut(path, "It is a link, and links are not followed.")
         if not entry.is_file(follow_symlinks=False):
             return LeftOut(path, "It is not a regular file.")
-        stamp = Stamp.of(entry.stat(follow_symlinks=False))
+        status = entry.stat(follow_symlinks=False)
+        stamp = Stamp.of(status)
         readable = os.access(entry.name, os.R_OK, dir_fd=folder, effective_ids=True)
     except FileNotFoundError as error:
         raise NotFound(f"'{path}' is gone.") from error
@@ -264,4 +285,4 @@ def _look_at(folder: int, entry: os.DirEntry[str], path: str) -> Sight:
         return LeftOut(path, "It may not be read; change its permissions to share it.")
     if stamp.size > LARGEST:
         return LeftOut(path, f"It is larger than {LARGEST} bytes.")
-    return Found(path, stamp)
+    return Found(path, stamp, S_IMODE(status.st_mode))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.catalog import Stamp
-from flow512.content.shares import LARGEST, Found, LeftOut, Share, Sight, Unread, walk
+from flow512.content.shares import LARGEST, Found, FoundFolder, LeftOut, Share, Sight, Unread, walk
 from flow512.errors import NotFound, ShareMissing, TooManyOpenFiles, UnsafeName
 
 NOBODY = 65534
@@ -58,6 +58,10 @@ class FolderCase(SynchronousTestCase):
         return whole
 
     def walk(self) -> list[Sight]:
+        """Walk through the folder, and leave out the folders in it."""
+        return [sight for sight in self.walk_all() if not isinstance(sight, FoundFolder)]
+
+    def walk_all(self) -> list[Sight]:
         """Walk through the folder."""
         fd = os.open(self.folder, os.O_RDONLY)
         try:
@@ -78,17 +82,26 @@ class WalkTests(FolderCase):
     """The walk."""
 
     def test_files(self) -> None:
-        """Files of every depth are found with their stamps, and folders are not mentioned."""
+        """Files and folders of every depth are found, with their stamps and permissions."""
         path = self.put("a/b/c.txt", b"12345")
-        self.put("empty", b"")
-        os.mkdir(os.path.join(self.folder, "nothing"))
+        empty = self.put("empty", b"")
+        os.chmod(empty, 0o4750)
+        nothing = os.path.join(self.folder, "nothing")
+        os.mkdir(nothing)
+        os.chmod(nothing, 0o711)
+        os.utime(nothing, ns=(1, 77))
+        sights = self.walk_all()
         self.assertEqual(
-            self.walk(),
+            [sight.path for sight in sights], ["a/", "a/b/", "a/b/c.txt", "empty", "nothing/"]
+        )
+        self.assertEqual(
+            [sight for sight in sights if sight.path[-1] != "/"],
             [
-                Found("a/b/c.txt", Stamp.of(os.stat(path))),
-                Found("empty", Stamp.of(os.stat(os.path.join(self.folder, "empty")))),
+                Found("a/b/c.txt", Stamp.of(os.stat(path)), os.stat(path).st_mode & 0o7777),
+                Found("empty", Stamp.of(os.stat(empty)), 0o4750),
             ],
         )
+        self.assertEqual(sights[-1], FoundFolder("nothing/", 0o711, 77))
 
     def test_order(self) -> None:
         """Paths come by code point, though folders are walked whole: C{a.b} is before C{a/b}."""
@@ -237,7 +250,7 @@ class WalkTests(FolderCase):
             self.assertEqual(next(sights).path, "a")
             os.unlink(os.path.join(self.folder, "b"))
             shutil.rmtree(os.path.join(self.folder, "c"))
-            self.assertEqual([sight.path for sight in sights], ["d"])
+            self.assertEqual([sight.path for sight in sights if isinstance(sight, Found)], ["d"])
         finally:
             os.close(fd)
 
