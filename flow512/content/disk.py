@@ -64,7 +64,7 @@ class Disk:
         @param parts: what to write, one after the other.
         @raise OSError: a call failed; what came before it is written.
         """
-        rest = deque(memoryview(part) for part in parts)
+        rest = deque(memoryview(part) for part in parts if part)
         while rest:
             written = self.pwritev(fd, list(islice(rest, _PARTS)), offset)
             if not written:
