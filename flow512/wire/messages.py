@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from flow512.errors import BadMessage, to_wire
 from flow512.units import BLOCK, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
+from flow512.wire.bundle import Bundle
 from flow512.wire.fields import (
     KIB,
     MAX_LIST,
@@ -81,6 +82,8 @@ class Kind(IntEnum):
     BLOCKS = 0x2B
     PIECES = 0x2C
     PIECE_DIGESTS = 0x2D
+    BUNDLE = 0x2E
+    PARCEL = 0x2F
 
 
 class Hello(Message, frozen=True):
@@ -363,6 +366,7 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.WATCH: (Watch, 128),
     Kind.BLOCKS: (Blocks, 16 * KIB),
     Kind.PIECES: (PiecesRequest, 128),
+    Kind.BUNDLE: (Bundle, 16 * KIB),
 }
 
 CAPS: Final[dict[int, int]] = {
@@ -370,6 +374,7 @@ CAPS: Final[dict[int, int]] = {
     Kind.DIGESTS: PAGE,
     Kind.DATA: BLOCK,
     Kind.PIECE_DIGESTS: PIECES_PER_BLOCK * MD5_LENGTH,
+    Kind.PARCEL: BLOCK,
 }
 """The most bytes that the body of each kind may have."""
 
@@ -396,7 +401,10 @@ HELLO_ANSWER: Final[dict[int, int]] = {
 """What may arrive from somebody to whom hello was said."""
 
 REQUESTS: Final = frozenset(
-    {Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM, Kind.PIECES, Kind.WATCH, Kind.WHO}
+    {
+        *(Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM),
+        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE),
+    }
 )
 """What a source serves."""
 
@@ -412,6 +420,7 @@ TRANSFER_CLIENT: Final = caps_of(
     Kind.PIECE_DIGESTS,
     Kind.BLOCKS,
     Kind.HOLDERS,
+    Kind.PARCEL,
     Kind.ERROR,
     Kind.PING,
     Kind.PONG,

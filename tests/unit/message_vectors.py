@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from flow512.wire.bundle import Bundle
 from flow512.wire.fields import Message, Peer
 from flow512.wire.frame import Frame, encode_frame, encode_header
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
@@ -111,6 +112,7 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("watch", Watch(ROOT), 10),
     ("blocks", Blocks(((0, 3), (7, 1), (512, 70_000))), 10),
     ("blocks, all of them", Blocks(((3, 4),), True), 10),
+    ("bundle", Bundle((ROOT, BEN.node)), 12),
     ("pieces", PiecesRequest(ROOT, 4095), 11),
 ]
 """Name, message, request."""
@@ -119,6 +121,10 @@ RAW: Final[list[tuple[str, Frame]]] = [
     ("digests of two blocks, page 3", Frame(Kind.DIGESTS, 5, 3, ROOT + ANNA.node)),
     ("digests of nothing", Frame(Kind.DIGESTS, 5, 0, b"")),
     ("digests of two pieces of block 4095", Frame(Kind.PIECE_DIGESTS, 11, 4095, MD5 + MD5[::-1])),
+    (
+        "parcel: an empty content, one that is not there, one of two bytes",
+        Frame(Kind.PARCEL, 12, 3, bytes.fromhex("00000000ffffffff000000026162")),
+    ),
     ("data, one whole piece", Frame(Kind.DATA, 7, 0, bytes(range(256)) * 2)),
     ("data, a piece and the short last one", Frame(Kind.DATA, 6, 136, bytes(range(200)) * 3)),
 ]

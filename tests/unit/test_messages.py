@@ -82,8 +82,9 @@ def strategy(kind: Type) -> st.SearchStrategy[Any]:
             return st.text(max_size=most)
         case BytesType(min_length=least, max_length=most):
             return st.binary(min_size=least or 0, max_size=most)
-        case VarTupleType(item_type=item, max_length=most):
-            return st.lists(strategy(item), max_size=min(most or 3, 3)).map(tuple)
+        case VarTupleType(item_type=item, min_length=least, max_length=most):
+            few = st.lists(strategy(item), min_size=least or 0, max_size=min(most or 3, 3))
+            return few.map(tuple)
         case TupleType(item_types=items):
             return st.tuples(*map(strategy, items))
         case UnionType(types=types):

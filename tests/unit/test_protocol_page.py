@@ -25,6 +25,7 @@ from msgspec.inspect import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.content.manifest import Item
 from flow512.errors import INTERNAL, WIRE_CODES
 from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import PROTOCOL_VERSION
@@ -49,7 +50,7 @@ from flow512.wire.messages import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.rst"
 
-STRUCTS: list[type[msgspec.Struct]] = [*Message.__subclasses__(), Entry, Peer]
+STRUCTS: list[type[msgspec.Struct]] = [*Message.__subclasses__(), Entry, Item, Peer]
 
 ROUND = {
     2**45 - 1: "2^45 - 1",
@@ -90,6 +91,8 @@ def described(kind: Type) -> str:
             return f"number, {limits(least, most)}"
         case BoolType():
             return "boolean"
+        case StrType(min_length=1, max_length=most):
+            return f"text, 1 to {most}"
         case StrType(max_length=most):
             return f"text, at most {most}"
         case BytesType(min_length=least, max_length=most) if least == most:
@@ -98,6 +101,8 @@ def described(kind: Type) -> str:
             return f"array of {cls.__name__}, at most {most}"
         case TupleType(item_types=items):
             return "array of " + " and ".join(map(described, items))
+        case VarTupleType(item_type=item, min_length=1, max_length=most):
+            return f"array of ({described(item)}), 1 to {most}"
         case VarTupleType(item_type=item, max_length=most):
             return f"array of ({described(item)}), at most {most}"
         case UnionType(types=(NoneType(), other)) | UnionType(types=(other, NoneType())):
@@ -133,6 +138,7 @@ class PageTests(SynchronousTestCase):
             "ENTRY": "Stated",
             "PAGE": "PageRequest",
             "PIECES": "PiecesRequest",
+            "PARCEL": "small contents",
             "PIECE_DIGESTS": "MD5s, 16 bytes each",
         }
         expected = []
