@@ -76,6 +76,10 @@ class Limits:
     @ivar registrations_per_node: of these, of one node id: one that serves, others that watch.
     @ivar registrations_per_address_per_minute: that are made or changed from one address.
     @ivar registrations_per_node_per_minute: that are made or changed by one node id.
+    @ivar holdings: contents that a registry remembers nodes to hold, in all; one that two hold
+        counts twice. Two million take up to 500 MB.
+    @ivar holdings_per_node: of these, of one node id. A node tells no more of its shares.
+    @ivar lookups_per_minute: questions who holds a content, that a registry answers one node id.
     @ivar dials: peers that one search dials, of those whom nobody named but the registry.
     @ivar dials_per_address: of these, at one address. The registry may lie, and a victim at that
         address is dialled no more often than this.
@@ -104,6 +108,9 @@ class Limits:
     registrations_per_node: int = _count(64)
     registrations_per_address_per_minute: int = _count(8192)
     registrations_per_node_per_minute: int = _count(60)
+    holdings: int = _count(2_000_000, most=100_000_000)
+    holdings_per_node: int = _count(100_000, most=100_000_000)
+    lookups_per_minute: int = _count(1200)
     dials: int = _count(1024)
     dials_per_address: int = _count(32)
     dials_per_subnet: int = _count(256)
@@ -163,6 +170,7 @@ _ENCLOSED: Final = {
     "registrations_per_node": ("registrations_per_address", 1),
     "registrations_per_address": ("registrations", 1),
     "registrations_per_node_per_minute": ("registrations_per_address_per_minute", 1),
+    "holdings_per_node": ("holdings", 1),
     "dials_per_address": ("dials_per_subnet", 1),
     "dials_per_subnet": ("dials", 1),
     "dial_backs_per_address": ("dial_backs_per_subnet", 1),

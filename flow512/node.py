@@ -10,13 +10,13 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from random import Random, SystemRandom
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorFromThreads,
@@ -28,16 +28,18 @@ from zope.interface import implementer
 
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library
+from flow512.content.manifest import Item
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.content.tree import SCHEME, parse_content_id
+from flow512.content.unfolding import Existing
 from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
 )
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.errors import Misuse
+from flow512.errors import Flow512Error, Misuse
 from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
@@ -51,21 +53,28 @@ from flow512.link.introduction import Introduction
 from flow512.link.node_id import parse_node_id
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims, Standing
+from flow512.link.throttle import Throttle
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory
+from flow512.registry.telling import Telling
 from flow512.settings import (
     INodeListener,
     NodeListener,
     NodeSettings,
 )
 from flow512.transfer.access_log import AccessLog
+from flow512.transfer.blocks import BlockSource
 from flow512.transfer.candidates import candidates_among, choose_candidate
 from flow512.transfer.client import TransferClient
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
+from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.indexing import IndexingService
+from flow512.transfer.inotify import OpenNotifier, notifiers_of
+from flow512.transfer.mending import Mender
+from flow512.transfer.offers import Offers
 from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.fields import Peer
@@ -90,6 +99,9 @@ def check_state_is_not_shared(state: str, shares: Sequence[str]) -> None:
             )
 
 
+_T = TypeVar("_T")
+
+
 @implementer(IPeerListListener)
 class NodeService(Service):
     """
@@ -98,6 +110,9 @@ class NodeService(Service):
     @ivar settings: what the user decided.
     @ivar introduction: what it says of itself, once it has started.
     @ivar client: what it fetches with, once it has started.
+    @ivar up: how fast it sends; L{Throttle.limit} changes that at any time.
+    @ivar down: how fast it fetches.
+    @ivar offers: what it is downloading, for others; L{None} if it passes on nothing of that.
     """
 
     log = Logger()
@@ -114,6 +129,7 @@ class NodeService(Service):
         run_blocking: RunBlocking | None = None,
         run_long: RunBlocking | None = None,
         local_addresses: Callable[[], Sequence[LocalAddress]] = addresses_of_host,
+        open_notifier: OpenNotifier | None = None,
     ) -> None:
         """
         @param reactor: with what its endpoints and its beacon need.
@@ -123,8 +139,16 @@ class NodeService(Service):
         @param run_blocking: runs what waits for the disk; threads of the node's own unless given.
         @param run_long: runs what hashes whole files; C{run_blocking} if only that is given.
         @param local_addresses: finds this machine's addresses.
+        @param open_notifier: opens what watches the folders of the shares. Unless given, the
+            system's own is used, if C{reactor} can serve it and C{run_blocking} is not given:
+            then nothing here is simulated.
         """
         self.settings = settings
+        self.up = Throttle(reactor, settings.up)
+        self.down = Throttle(reactor, settings.down)
+        self.offers = (
+            Offers(reactor, self._may_have_downloads) if settings.offer_downloads else None
+        )
         self._reactor = reactor
         self._listener = listener or NodeListener()
         self._random = random or SystemRandom()
@@ -132,6 +156,8 @@ class NodeService(Service):
         if run_blocking is None:
             self._workers = Workers(IReactorFromThreads(reactor))
             run_blocking, run_long = self._workers.run_blocking, self._workers.run_long
+            open_notifier = open_notifier or notifiers_of(reactor)
+        self._open_notifier = open_notifier
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
         self._local_addresses = local_addresses
@@ -142,7 +168,8 @@ class NodeService(Service):
         self._registry: RegistryFactory | None = None
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
-        self._fetching: dict[Deferred[Fetched], Deferred[None]] = {}  # and what fires at its end
+        self._telling: Telling | None = None
+        self._fetching: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
         self._is_prepared = False
 
     # Starting
@@ -189,6 +216,8 @@ class NodeService(Service):
             standing.endpoint,
             self._run_blocking,
             self._run_long,
+            self.down,
+            self._random,
         )
         self._registry_place = self._configured(standing)
         if self._registry_place is not None:
@@ -205,7 +234,12 @@ class NodeService(Service):
                 for path in settings.offered:
                     shares.append(Share(path, allow=settings.allow, parse_id=parse_node_id))
                     undo.callback(shares[-1].close)
-                self._library = Library(self._catalog, shares, AccessLog(self._reactor.seconds))
+                self._library = Library(
+                    self._catalog,
+                    shares,
+                    AccessLog(self._reactor.seconds),
+                    self._roots_changed,
+                )
                 undo.pop_all()
 
     def _configured(self, standing: Standing) -> tuple[HostPort | str, bytes | None] | None:
@@ -229,6 +263,8 @@ class NodeService(Service):
             self._run_blocking,
             self._run_long,
             limits=self.settings.limits,
+            up=self.up,
+            offers=self.offers,
         )
         presence.shared.conversations["transfer"] = self._transfer
         presence.listen(self.settings.listen or usual_places(DEFAULT_PORT, 0))
@@ -279,6 +315,7 @@ class NodeService(Service):
                 self._run_long,
                 self._listener.node_indexed,
                 settings.rescan,
+                self._open_notifier,
             )
             self._indexing.startService()
         presence.announce("node", self._sightings_changed)
@@ -299,7 +336,33 @@ class NodeService(Service):
             listener=self,
             limits=settings.limits,
         )
+        if self._library is not None:
+            self._telling = Telling(
+                self._reactor,
+                self._library.roots,
+                self._run_blocking,
+                self._follower.hold,
+                settings.limits.holdings_per_node,
+            )
+            self._telling.changed()
         self._follower.startService()
+
+    def _may_have_downloads(self, asker: bytes) -> bool:
+        # In a worker. A download may go to any of the shares, so it is for those who see them all.
+        library, allow = self._library, self.settings.allow
+        return (
+            library is not None
+            and (not allow or asker in allow)
+            and not library.seen_by(asker).withheld
+        )
+
+    def _roots_changed(self) -> None:
+        # On whichever thread has noticed.
+        IReactorFromThreads(self._reactor).callFromThread(self._tell_roots)
+
+    def _tell_roots(self) -> None:
+        if self._telling is not None:
+            self._telling.changed()
 
     def _sightings_changed(self, sighting: Sighting) -> None:
         if self._follower is not None:
@@ -320,6 +383,8 @@ class NodeService(Service):
         presence = self._presence
         if presence is not None:
             await presence.fall_silent()
+        telling, self._telling = self._telling, None
+        told = succeed(None) if telling is None else telling.stop()
         follower, self._follower = self._follower, None
         if follower is not None:
             await follower.stopService()
@@ -331,10 +396,13 @@ class NodeService(Service):
             await presence.stop_listening()
         if self._registry is not None:
             await self._registry.stop()
+        if self.offers is not None:
+            self.offers.stop()
         if self._transfer is not None:
             await self._transfer.stop()
         if self._indexing is not None:
             await maybeDeferred(self._indexing.stopService)
+        await told
         if self._workers is not None:
             self._workers.stopService()
         self._close()
@@ -360,6 +428,7 @@ class NodeService(Service):
             self.introduction,
             self._reactor,
             connect=presence.standing.endpoint,
+            random=self._random,
             limits=self.settings.limits,
         )
         self._registry.startFactory()
@@ -454,6 +523,26 @@ class NodeService(Service):
         """
         return choose_candidate(self.candidates(), wanted)
 
+    def candidates_for(self, peer: str) -> list[Candidate]:
+        """
+        Find whom to ask.
+
+        @param peer: as L{candidate} takes it; everybody who is known if empty.
+        @raise Flow512Error: as L{choose_candidate}.
+        """
+        return self._addresses_of(self.candidate(peer)) if peer else self.candidates()
+
+    def _candidates_beside(self, known: Sequence[Candidate]) -> list[Candidate]:
+        addresses = {each.address for each in known}
+        others = (each for each in self.candidates() if each.address not in addresses)
+        return [*known, *others]
+
+    def mender(self) -> Mender:
+        """
+        Make what looks at local files, and repairs them, with this node's workers.
+        """
+        return Mender(self._reactor, self._run_blocking, self._run_long)
+
     def _addresses_of(self, chosen: Candidate) -> list[Candidate]:
         same = [each for each in self.candidates() if each.node and each.node == chosen.node]
         return same or [chosen]
@@ -463,22 +552,28 @@ class NodeService(Service):
         wanted: str,
         *,
         peer: str = "",
+        known: Sequence[Candidate] = (),
+        also: Sequence[tuple[Candidate, BlockSource]] = (),
         target: Target | None = None,
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Download], None] = lambda download: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Deferred[Fetched]:
         """
         Find a file among the peers, and fetch it.
 
         @param wanted: its path in some share, or C{flow512:} and its content id.
         @param peer: whom to ask, as L{candidate} takes it; everybody who is known if empty.
+        @param known: whom to ask first, if C{peer} is empty.
+        @param also: see L{TransferClient.get}.
         @param target: where it is to go; the downloads folder unless given.
         @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
         @param checksum: whether the MD5 is compared at the end.
         @param found: told who has it, and what it is.
         @param progress: told of the download as it grows.
+        @param blame: told who sent something wrong, and what.
         @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
             Cancelling it keeps what was verified for the next time.
         """
@@ -486,21 +581,63 @@ class NodeService(Service):
         async def get() -> Fetched:
             is_id = wanted.startswith(SCHEME)
             return await self.client.get(
-                self._addresses_of(self.candidate(peer)) if peer else self.candidates(),
+                self._candidates_beside(known) if not peer else self.candidates_for(peer),
                 target or Target(self.settings.downloads or "."),
                 path="" if is_id else wanted,
                 root=parse_content_id(wanted) if is_id else None,
+                also=also,
                 run=run,
                 checksum=checksum,
                 found=found,
                 progress=progress,
+                blame=blame,
             )
 
-        fetching = Deferred.fromCoroutine(get())
+        return self._fetch(get())
+
+    def get_folder(
+        self,
+        wanted: str,
+        top: str,
+        *,
+        peer: str = "",
+        existing: Existing = Existing.KEEP,
+        is_wanted: Callable[[Item], bool] = lambda item: True,
+        found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+        told: Callable[[FolderProgress], None] = lambda progress: None,
+        growing: Callable[[Download], None] = lambda download: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+    ) -> Deferred[FolderProgress]:
+        """
+        Find a folder among the peers, and fetch it; see L{TransferClient.get_folder}.
+
+        @param wanted: its path in some share, with a slash at its end (C{/} is all that a peer
+            offers), or C{flow512:} and the content id of its manifest.
+        @param peer: whom to ask, as L{candidate} takes it; everybody who is known if empty.
+        @return: what became of it. Cancelling it keeps what is in its place.
+        """
+        is_id = wanted.startswith(SCHEME)
+        return self._fetch(
+            self.client.get_folder(
+                self._candidates_beside(()) if not peer else self.candidates_for(peer),
+                top,
+                path="" if is_id else wanted,
+                root=parse_content_id(wanted) if is_id else None,
+                existing=existing,
+                is_wanted=is_wanted,
+                found=found,
+                told=told,
+                growing=growing,
+                blame=blame,
+            )
+        )
+
+    def _fetch(self, coroutine: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
+        fetching = Deferred.fromCoroutine(coroutine)
         ended: Deferred[None] = Deferred()
         self._fetching[fetching] = ended
 
-        def has_ended(result: Fetched | Failure) -> Fetched | Failure:
+        def has_ended(result: _T | Failure) -> _T | Failure:
             del self._fetching[fetching]
             ended.callback(None)
             return result

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from zope.interface import Interface, implementer
 
@@ -15,6 +16,7 @@ from flow512.errors import Misuse
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.identity import check_names
+from flow512.link.rate import check_rate
 from flow512.link.tls import Encryption
 from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.fields import Peer
@@ -35,7 +37,7 @@ class INodeListener(Interface):
 
     def node_indexed(indexed: Indexed) -> None:
         """
-        A walk through the shares is over, and everything found is hashed.
+        What has changed in the shares was looked at, and everything found is hashed.
         """
 
     def peers_changed(
@@ -95,10 +97,16 @@ class NodeSettings:
     @ivar registry_node: the node id that the registry must have; L{None} for any.
     @ivar allow: node ids of those who may see what is shared; everybody if empty.
     @ivar limits: how much it takes on.
+    @ivar up: bytes a second of files that it sends, at most, to all together; 0 for no limit. See
+        L{flow512.link.rate} for the range.
+    @ivar down: the same for what it fetches.
     @ivar bootstrap: whether it may, must or must not carry the registry itself.
     @ivar beacon_port: the UDP port of the beacon; L{None} for no beacon.
     @ivar interfaces: names or addresses of the interfaces that the beacon uses; all if empty.
-    @ivar rescan: seconds between two walks through the shares.
+    @ivar rescan: seconds between two looks through the shares where they cannot be followed live; 0
+        for none but the first.
+    @ivar offer_downloads: whether it passes on what it is downloading, as far as it has come, to
+        those who may see everything that it shares.
     """
 
     shares: tuple[str, ...] = ()
@@ -115,16 +123,23 @@ class NodeSettings:
     registry_node: bytes | None = None
     allow: tuple[bytes, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    up: int = 0
+    down: int = 0
     bootstrap: Mode = Mode.AUTO
     beacon_port: int | None = BEACON_PORT
     interfaces: tuple[str, ...] = ()
     rescan: float = RESCAN
+    offer_downloads: bool = True
 
     def __post_init__(self) -> None:
         """
         @raise Misuse: the settings contradict each other or a limit.
         """
         check_names(self.name, self.network)
+        check_rate(self.up)
+        check_rate(self.down)
+        if not 0 <= self.rescan < inf:
+            raise Misuse("--rescan is a number of seconds, or 0 for never.")
         if not self.serves and self.bootstrap is Mode.ALWAYS:
             raise Misuse("A node that does not listen cannot be the bootstrap.")
         if self.allow and self.encryption is Encryption.NONE:

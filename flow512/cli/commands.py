@@ -19,6 +19,7 @@ from flow512.cli.options import (
     json_option,
     node_options,
     qr_option,
+    rate_options,
     reach_options,
     state_option,
     verbose_option,
@@ -113,7 +114,7 @@ def cli(context: click.Context) -> int:
     Share folders on a network, and fetch files from others, in pieces of 512 bytes.
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such file or peer, 4 the target exists,
-    5 not reachable now, 130 interrupted.
+    5 not reachable now, 6 a file is damaged (verify), 130 interrupted.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
@@ -147,7 +148,14 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
     "-o", "--output", metavar="FILE|DIR", help="Where to; the current folder if not given."
 )
 @click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@click.option(
+    "--http-source", "urls", multiple=True, metavar="URL", help="A web server that has it too."
+)
 @click.option("--replace", "may_replace", is_flag=True, help="Take the place of another file.")
+@click.option(
+    "--include", multiple=True, metavar="PATTERN", help="Of a folder, only files that fit."
+)
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Of a folder, nothing that fits.")
 @click.option("--no-md5", is_flag=True, help="Leave out the MD5; every block is verified anyway.")
 @click.option(
     "--run",
@@ -158,6 +166,7 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
     metavar="N",
     help="Pieces of 512 bytes in a frame.",
 )
+@rate_options
 @wait_option
 @reach_options
 @json_option
@@ -166,20 +175,26 @@ def get(
     target: str,
     output: str | None,
     peer: str,
+    urls: tuple[str, ...],
     may_replace: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     no_md5: bool,
     pieces: int,
+    up: int,
+    down: int,
     wait: float,
     reach: Reach,
     as_json: bool,
     verbose: bool,
 ) -> int:
     """
-    Fetch a file, by its path in some share or by flow512:ID.
+    Fetch a file, by its path in some share, or by flow512:ID or a link; or a folder, with a slash
+    at its end.
 
     What was fetched is kept when this is interrupted; the same command goes on from there.
     """
-    from flow512.cli import getting
+    from flow512.cli import getting, unfolding
     from flow512.cli.progress import ToldProgress, bar_on
     from flow512.transfer.download import Checksum
 
@@ -192,12 +207,18 @@ def get(
         wait,
         Checksum.NONE if no_md5 else Checksum.MD5,
     )
-    settings = getting.passing(reach.settings(), peer)
+    if not unfolding.is_folder(target):
+        wish = wish.with_link(urls)
+    settings = getting.passing(reach.settings(up=up, down=down), peer)
 
     async def command(machine: Machine) -> None:
         clock = machine.reactor
         progress = ToldProgress(voice, clock) if as_json else bar_on(sys.stderr, clock)
-        await getting.get(machine, settings, wish, voice, progress)
+        if unfolding.is_folder(target):
+            selection = unfolding.Selection(include, exclude)
+            await unfolding.get_folder(machine, settings, wish, selection, voice, progress)
+        else:
+            await getting.get(machine, settings, wish, voice, progress)
 
     return _run(command, voice, verbose=verbose)
 
@@ -263,6 +284,109 @@ def identify(paths: tuple[str, ...], as_json: bool) -> int:
     from flow512.cli.identifying import identify
 
     return identify(paths, voice_for(as_json))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE [flow512:ID]...")
+@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Who has them.")
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def verify(
+    files: tuple[str, ...], peer: str, wait: float, reach: Reach, as_json: bool, verbose: bool
+) -> int:
+    """
+    Say whether local files are what they should be, and where they are not.
+
+    Each should have the content id behind it. Without one, it should be what is in the catalog, or
+    what the peer of --from has by its name. Nothing is changed.
+    """
+    from flow512.cli import mending, verifying
+    from flow512.cli.getting import passing
+    from flow512.link.identity import default_state
+
+    expected = verifying.expected_of(files)
+    voice = voice_for(as_json)
+    verdicts = verifying.Verdicts(voice)
+    if not peer:
+        return verifying.verify(expected, reach.state or default_state(), verdicts)
+    settings = passing(reach.settings(), peer)
+    who = mending.Help(peer, wait)
+    status = _run(
+        lambda machine: mending.verify(machine, settings, expected, who, verdicts),
+        voice,
+        verbose=verbose,
+    )
+    return status or verdicts.status
+
+
+@cli.command()
+@click.argument("file")
+@click.argument("content", default="", metavar="[flow512:ID]")
+@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@click.option("--as", "path", default="", metavar="PATH", help="What it is called there.")
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def repair(
+    file: str,
+    content: str,
+    peer: str,
+    path: str,
+    wait: float,
+    reach: Reach,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """
+    Mend a damaged local file by fetching only the damaged pieces.
+
+    What it should be is said by its content id, or else by its name in the share of whoever has
+    it. It stays as it is until a verified replacement is on the disk.
+    """
+    from flow512.cli import mending, verifying
+    from flow512.cli.getting import passing
+    from flow512.cli.progress import ToldProgress, bar_on
+    from flow512.link.content_link import parse_content_link
+
+    expected = verifying.Expected(file)
+    if content:
+        link = parse_content_link(content)
+        expected = verifying.Expected(file, link.root, link.peers)
+    voice = voice_for(as_json)
+    settings = passing(reach.settings(), peer)
+    who = mending.Help(peer, wait)
+
+    async def command(machine: Machine) -> None:
+        clock = machine.reactor
+        progress = ToldProgress(voice, clock) if as_json else bar_on(sys.stderr, clock)
+        await mending.repair(machine, settings, expected, path, who, voice, progress)
+
+    return _run(command, voice, verbose=verbose)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--http", "urls", multiple=True, metavar="URL", help="Where the web has it too.")
+@state_option
+@qr_option
+@json_option
+def link(
+    files: tuple[str, ...], urls: tuple[str, ...], state: str | None, qr: bool, as_json: bool
+) -> int:
+    """
+    Print links of local files, for others to fetch them with `flow512 get`.
+
+    A link says what the file is, what it is called, and where the node is that shares it.
+    """
+    from flow512.cli.linking import Wanted, link
+    from flow512.link.identity import default_state
+
+    wanted = Wanted(files, state or default_state(), urls)
+    show = _code_shower(qr=qr, as_json=as_json)
+    return link(wanted, voice_for(as_json), _notice, show)
 
 
 @cli.command()

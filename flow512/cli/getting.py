@@ -5,6 +5,7 @@ C{flow512 get}: fetch one file with a node that lives no longer than that.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flow512.cli.formatting import rate_text, size_text
@@ -16,9 +17,12 @@ from flow512.cli.voice import Voice
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, format_content_id, parse_content_id
 from flow512.discovery.election import Mode
-from flow512.errors import Unreachable
+from flow512.errors import Flow512Error, Unreachable
+from flow512.link.content_link import LinkedPeer, is_content_link, parse_content_link
+from flow512.link.http_url import HttpUrl, parse_http_url
 from flow512.node import NodeService
 from flow512.settings import NodeSettings
+from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
@@ -36,6 +40,8 @@ class Wish:
     @ivar peer: whom to ask: an address, a name, the beginning of an id; anybody if empty.
     @ivar wait: seconds to look for peers, at most.
     @ivar checksum: whether the MD5 is compared at the end.
+    @ivar linked: nodes that a link names, to be asked besides those that are known.
+    @ivar urls: where web servers have it.
     """
 
     wanted: str
@@ -44,6 +50,31 @@ class Wish:
     peer: str = ""
     wait: float = 5.0
     checksum: Checksum = Checksum.MD5
+    linked: tuple[LinkedPeer, ...] = ()
+    urls: tuple[HttpUrl, ...] = ()
+
+    def with_link(self, urls: Sequence[str]) -> Wish:
+        """
+        Read what is wanted as a content link, if it is one, and web addresses.
+
+        @param urls: where web servers have it, besides those that a link names.
+        @raise Misuse: the link or an address is none.
+        @raise UnsafeName: the link's name must not touch the disk, and the user gives no other.
+        """
+        web = tuple(map(parse_http_url, urls))
+        if not is_content_link(self.wanted):
+            return replace(self, urls=web)
+        link = parse_content_link(self.wanted)
+        target = self.target
+        if not target.name:
+            target = replace(target, name=link.file_name())
+        return replace(
+            self,
+            wanted=link.content_id,
+            target=target,
+            linked=link.peers,
+            urls=(*web, *link.http),
+        )
 
 
 def target_of(output: str | None, *, may_replace: bool) -> Target:
@@ -83,6 +114,8 @@ class _Download:
         self._entry: Entry | None = None
         self._start = 0.0
         self._stored = 0
+        # A bar has the terminal to itself, so these are said when it has gone.
+        self._blamed: list[str] = []
 
     def found(self, candidate: Candidate, entry: Entry) -> None:
         """It is there."""
@@ -108,9 +141,15 @@ class _Download:
         else:
             self._progress.grown(download.stored)
 
+    def blamed(self, who: Candidate, reason: Flow512Error) -> None:
+        """Somebody sent something wrong, and is not asked any more."""
+        why = escape(str(reason))
+        self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
+        self._blamed.append(f"{who} was dropped: {why}")
+
     def done(self, fetched: Fetched) -> None:
         """All of it is here."""
-        self._progress.end()
+        self._end()
         entry = fetched.entry
         assert entry.root is not None
         seconds = self._clock.seconds() - self._start
@@ -123,6 +162,7 @@ class _Download:
             seconds=round(seconds, 6),
             md5=None if fetched.md5 is None else fetched.md5.hex(),
             root=format_content_id(entry.root),
+            sources=[_sent(who, count) for who, count in fetched.sent],
         )
         self._voice.say(f"File '{escape(os.path.basename(fetched.path))}' downloaded successfully.")
         self._voice.say(
@@ -135,10 +175,18 @@ class _Download:
             f"{size_text(fetched.fetched)} in {seconds:.1f} s"
             f" ({rate_text(fetched.fetched, seconds)}){here}: {escape(fetched.path)}"
         )
+        if len(fetched.sent) > 1:
+            shares = ", ".join(f"{who} {size_text(count)}" for who, count in fetched.sent)
+            self._voice.say(f"From {len(fetched.sent)} sources: {shares}")
+
+    def _end(self) -> None:
+        self._progress.end()
+        for sentence in self._blamed:
+            self._voice.say(sentence)
 
     def stopped(self) -> Interrupted:
         """The user does not want to wait."""
-        self._progress.end()
+        self._end()
         if self._entry is None or not self.has_begun:
             return Interrupted("Stopped before anything was downloaded.")
         percent = 100 * self._stored // max(1, self._entry.size)
@@ -146,7 +194,11 @@ class _Download:
 
     def failed(self) -> None:
         """It will not come."""
-        self._progress.end()
+        self._end()
+
+
+def _sent(who: Candidate, count: int) -> dict[str, str | int]:
+    return {"peer": who.name, "address": str(who.address), "bytes": count}
 
 
 async def get(
@@ -185,19 +237,30 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
     is_host = False
     if wish.peer:
         is_host = (await meeting.peer(wish.peer)).node is None and not is_address(wish.peer)
-    else:
+    elif not wish.linked:
         await meeting.anybody()
     try:
         return await node.get(
             wish.wanted,
             peer=wish.peer,
+            known=[Candidate(each.address, node=each.node) for each in wish.linked],
+            also=_web_sources(machine, wish.urls),
             target=wish.target,
             run=wish.run,
             checksum=wish.checksum,
             found=told.found,
             progress=told.grown,
+            blame=told.blamed,
         )
     except Unreachable:
         if is_host and not told.has_begun:
             raise meeting.unknown(wish.peer) from None
         raise
+
+
+def _web_sources(machine: Machine, urls: Sequence[HttpUrl]) -> list[tuple[Candidate, BlockSource]]:
+    if not urls:
+        return []
+    from flow512.transfer.http_source import http_source  # which takes a while to load
+
+    return [(Candidate(each.shown), http_source(machine.reactor, each)) for each in urls]

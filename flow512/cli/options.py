@@ -71,6 +71,29 @@ class Reach:
         )
 
 
+def _rate(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    from flow512.link.rate import parse_rate
+
+    return parse_rate(text)
+
+
+def rate_options(command: _F) -> _F:
+    """
+    Give a command the options for how fast its node may be; it takes them as C{up} and C{down}, in
+    bytes a second, 0 for no limit.
+    """
+    for name, what in (("--down", "Fetch"), ("--up", "Send")):
+        command = click.option(
+            name,
+            default="none",
+            show_default=True,
+            metavar="RATE",
+            callback=_rate,
+            help=f"{what} at most so many bytes a second, such as 500K or 1.5MiB.",
+        )(command)
+    return command
+
+
 def reach_options(command: _F) -> _F:
     """
     Give a command the options of L{Reach}; it takes it as C{reach}.
@@ -167,6 +190,13 @@ def node_options(command: _F) -> _F:
         metavar="NAME=VALUE",
         help="Change a limit, see docs/commands.rst; may be repeated.",
     )
+    @click.option(
+        "--rescan",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="How often to look through folders that cannot be followed live; 60, 0 for never.",
+    )
+    @rate_options
     @reach_options
     @wraps(command)
     def with_settings(
@@ -176,6 +206,9 @@ def node_options(command: _F) -> _F:
         bootstrap: str,
         allow: tuple[str, ...],
         limits: tuple[str, ...],
+        rescan: float | None,
+        up: int,
+        down: int,
         reach: Reach,
         **options: Any,
     ) -> Any:
@@ -183,6 +216,7 @@ def node_options(command: _F) -> _F:
         from flow512.limits import Limits
         from flow512.link.identity import default_state
         from flow512.link.node_id import parse_node_id
+        from flow512.transfer.indexing import RESCAN
 
         settings = reach.settings(
             listen=listen,
@@ -191,6 +225,9 @@ def node_options(command: _F) -> _F:
             bootstrap=Mode(bootstrap),
             allow=tuple(parse_node_id(each) for each in allow),
             limits=Limits.with_settings(limits),
+            rescan=RESCAN if rescan is None else rescan,
+            up=up,
+            down=down,
         )
         return command(settings=settings, **options)
 

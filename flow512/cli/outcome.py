@@ -27,6 +27,8 @@ class Interrupted(Flow512Error):
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
+DAMAGED: Final = 6
+"""A file is not what it should be; only C{flow512 verify} ends so."""
 
 STATUSES: Final[dict[type[Flow512Error], int]] = {
     Flow512Error: FAILED,

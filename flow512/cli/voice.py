@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TextIO, TypeAlias
 
 from flow512.content.paths import escape
 from flow512.errors import Flow512Error
 
-Value: TypeAlias = str | int | float | bool | Sequence[str] | None
+Value: TypeAlias = (
+    str | int | float | bool | Sequence[str] | Sequence[Mapping[str, str | int]] | None
+)
 """What the fields of an event hold."""
 
 _KEY: Final = re.compile(r"(?<=key=)[\w%]+", re.IGNORECASE)

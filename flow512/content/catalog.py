@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from flow512.content.database import IN_MEMORY, Database
@@ -229,25 +230,58 @@ class Catalog:
             ).fetchall()
         return {known.path: known for known in map(_known, rows)}
 
-    def update(self, share: bytes, seen: Mapping[str, Stamp], gone: Collection[str]) -> None:
+    def update(
+        self,
+        share: bytes,
+        seen: Mapping[str, Stamp],
+        gone: Collection[str],
+        moved: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """
         Take note of what a share's folder has, all of it or nothing.
 
         @param seen: the stamps of files that are new or have changed; what was known of their
-            content is forgotten.
+            content is forgotten, unless it was found under the same stamp.
         @param gone: files that are no longer there.
+        @param moved: for some of C{seen}, the path that had this stamp before: what is known of
+            that one's content holds for the new path.
         """
         with self._database.writing() as database:
+            contents = [
+                (row[0], share, path)
+                for path, before in moved.items()
+                for row in database.execute(
+                    "SELECT content FROM files WHERE share = ? AND path = ?"
+                    " AND size = ? AND mtime = ? AND inode = ?",
+                    (share, before, *seen[path]),
+                )
+            ]
             database.executemany(
                 "INSERT INTO files (share, path, size, mtime, inode)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT (share, path) DO UPDATE SET"
                 " size = excluded.size, mtime = excluded.mtime, inode = excluded.inode,"
-                " content = NULL",
+                " content = NULL WHERE (files.size, files.mtime, files.inode)"
+                " != (excluded.size, excluded.mtime, excluded.inode)",
                 ((share, path, *stamp) for path, stamp in seen.items()),
             )
             database.executemany(
                 "DELETE FROM files WHERE share = ? AND path = ?", ((share, path) for path in gone)
             )
+            database.executemany(
+                "UPDATE files SET content = coalesce(content, ?) WHERE share = ? AND path = ?",
+                contents,
+            )
+
+    def count(self, share: bytes) -> int:
+        """
+        Say how many files a share has.
+        """
+        with self._database.reading() as database:
+            row = database.execute(
+                "SELECT count(*) FROM files WHERE share = ?", (share,)
+            ).fetchone()
+        count: int = row[0]
+        return count
 
     # What is left to hash
 
@@ -316,6 +350,22 @@ class Catalog:
         return True
 
     # Contents
+
+    def roots(self, share: bytes, after: bytes, limit: int) -> list[bytes]:
+        """
+        List the roots of a share's files, each once, in their order.
+
+        @param after: only roots after this one; empty from the start.
+        @param limit: at most so many.
+        """
+        with self._database.reading() as database:
+            rows = database.execute(
+                "SELECT root FROM contents WHERE root > ? AND EXISTS"
+                " (SELECT 1 FROM files WHERE files.content = contents.id AND files.share = ?)"
+                " ORDER BY root LIMIT ?",
+                (after, share, limit),
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def content(self, root: bytes) -> Content | None:
         """

@@ -113,6 +113,20 @@ class BlockSet:
         bounds = tuple(self._bounds)
         return ((first, end - first) for first, end in zip(bounds[::2], bounds[1::2], strict=True))
 
+    def runs_from(self, block: int, most: int) -> list[tuple[int, int]]:
+        """
+        Give the first runs at or after a block, however many there are in all. Not to be called
+        while another thread changes the set.
+
+        @param block: of a run that it lies in, the rest is given.
+        @param most: at most so many runs.
+        """
+        place = bisect_right(self._bounds, block)
+        bounds = self._bounds[place - place % 2 : place - place % 2 + 2 * most]
+        if place % 2:
+            bounds[0] = block
+        return [(first, end - first) for first, end in zip(bounds[::2], bounds[1::2], strict=True)]
+
     def gaps(self, blocks: int) -> Iterator[tuple[int, int]]:
         """
         Give the runs that are not in it, as it is now.

@@ -15,14 +15,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from heapq import merge
+from contextlib import suppress
+from dataclasses import replace
+from heapq import merge, nsmallest
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
+from flow512.content.access import NOBODY
 from flow512.content.catalog import Catalog, Known
+from flow512.content.following import EVERYTHING, WALK, Look
 from flow512.content.hashing import Stop, hash_file, md5_of_file, never
 from flow512.content.manifests import Manifests, items_in
 from flow512.content.opened import OpenContent, changed, check_unchanged, stamp_of
@@ -41,6 +45,7 @@ from flow512.errors import (
     Misuse,
     NotFound,
     ResourceFailure,
+    ShareMissing,
     UnsafeName,
 )
 from flow512.units import DIGESTS_PER_PAGE
@@ -68,6 +73,9 @@ as its tree is there, and MD5 takes several times as long.
 _MAX_HOLDERS: Final = 100
 """Files of one share that are tried for one content."""
 
+_ROOTS_AT_ONCE: Final = 10_000
+"""Roots that are read from the catalog at once; others wait for their turn at it meanwhile."""
+
 _LISTING_FRAME: Final = 7
 """Bytes in a LISTING's body around its entries, at most."""
 
@@ -80,17 +88,25 @@ class Library:
     """
 
     def __init__(
-        self, catalog: Catalog, shares: Sequence[Share], notes: AccessNotes | None = None
+        self,
+        catalog: Catalog,
+        shares: Sequence[Share],
+        notes: AccessNotes | None = None,
+        roots_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """
         @param catalog: whoever made it closes it, after the library.
         @param shares: in order: a path in one hides the same path in those after it, from those
             who may see it. They belong to the library from now on.
         @param notes: takes note of what becomes of access rules.
+        @param roots_changed: called when L{roots} may have another answer than before, on the
+            thread that noticed and as often as a file is hashed; it must not block.
         """
         self._catalog = catalog
         self._shares = tuple(shares)
         self._notes = notes or NoNotes()
+        self._roots_changed = roots_changed
+        self._public: frozenset[bytes] = frozenset()  # keys of the shares whose roots were given
         # Their rules are known from the beginning: what is gone later was there.
         for share in self._shares:
             self._judge(share, None)
@@ -121,22 +137,95 @@ class Library:
         @raise ResourceFailure: the catalog cannot be read or written; likewise.
         @raise NotFound: the library was closed meanwhile; likewise.
         """
-        scan = Scan(self._catalog, stop)
-        with self._scanning:
-            for share in self._shares:
-                self._judge(share, None)
-                scan.look_through(share)
-            self._catalog.prune()
+        self._note_walk()
+        return self.look(EVERYTHING, stop)
+
+    def look(self, look: Look, stop: Stop = never) -> ScanReport:
+        """
+        Look at some places, and bring the catalog up to date; otherwise as L{scan}.
+
+        @param look: where; L{hash_next} does first what is new there.
+        @return: as of these places, but C{found} counts all files that are offered.
+        """
+        if look == WALK:
+            return self.scan(stop)
+        if look.is_walk:
+            self._note_walk()
+        scan = Scan(self._catalog, stop, look.busy)
+        if look.is_everything:
+            with self._scanning:
+                for share in self._shares:
+                    self._judge(share, None)
+                    scan.look_through(share)
+                self._catalog.prune()
+            with self._choosing:
+                self._hashed_up_to.clear()
+                self._summed_up_to = b""
+            return self._reported(scan.report())
+        try:
+            with self._scanning:
+                for share in self._present():
+                    scan.look_at(
+                        share, [place.path for place in look.places if place.share == share.key]
+                    )
+        finally:
+            self._prefer(scan)
+        found = sum(self._catalog.count(share.key) for share in self._present())
+        return self._reported(replace(scan.report(), found=found))
+
+    def _note_walk(self) -> None:
+        for share in self._shares:
+            self._judge(share, None)
+            with suppress(ShareMissing, ResourceFailure):
+                share.look_again()
+                share.walked()
+
+    def _prefer(self, scan: Scan) -> None:
         with self._choosing:
-            self._hashed_up_to.clear()
+            for share in self._shares:
+                self._asked_for |= {(share, path): None for path in scan.fresh(share.key)}
+                if scan.has_more_fresh(share.key):
+                    # Too much to be asked for one by one.
+                    self._hashed_up_to.pop(share.key, None)
             self._summed_up_to = b""
-        return scan.report()
+
+    def _reported(self, report: ScanReport) -> ScanReport:
+        if report.changed or report.gone or self._public != self._keys_seen_by_all():
+            self._roots_changed()
+        return report
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What was given to it."""
+        return self._shares
 
     def pending(self) -> int:
         """
         Say how many files have no root yet, those that could not be hashed among them.
         """
         return sum(self._catalog.unhashed_count(share.key) for share in self._present())
+
+    def roots(self, most: int) -> frozenset[bytes]:
+        """
+        Give the contents that every member of the network may see, as of the last look at each
+        file: nothing of a share that only some may see is among them.
+
+        @param most: at most so many. They are the least ones, so that the choice is a steady one.
+        @raise ResourceFailure: the catalog cannot be read.
+        """
+        keys = self._public = self._keys_seen_by_all()
+        found: set[bytes] = set()
+        for key in keys:
+            after, left = b"", most
+            while some := self._catalog.roots(key, after, min(left, _ROOTS_AT_ONCE)):
+                found.update(some)
+                after = some[-1]
+                left -= len(some)
+        return frozenset(found if len(found) <= most else nsmallest(most, found))
+
+    def _keys_seen_by_all(self) -> frozenset[bytes]:
+        # Whoever has proven nothing sees what is shown to everybody, and no more.
+        return frozenset(share.key for share in self.seen_by(NOBODY).shares)
 
     def hash_next(self, stop: Stop = never) -> Entry | None:
         """
@@ -293,6 +382,8 @@ class Library:
         @raise UnsafeName: no file can have such a path.
         @raise ResourceFailure: it cannot be looked at.
         """
+        if path.endswith("/"):
+            return None
         parts = check_path(path)
         if any(map(is_own_name, parts)):
             return None
@@ -360,6 +451,7 @@ class Library:
                 tree.add_page(above, number, data)
         except (BadDigest, BadMessage) as error:
             self._catalog.forget(root)
+            self._roots_changed()
             raise DiskFailure(
                 f"The digests of {format_content_id(root)} were damaged; they are made again."
             ) from error
@@ -427,6 +519,7 @@ class Library:
         rule, change = share.judge(asker)
         if change is not None:
             self._notes.rules_changed(share.name, change)
+            self._roots_changed()
         return rule
 
     def _note(self, view: View | None) -> None:
@@ -450,10 +543,12 @@ class Library:
 
     def _choose(self) -> tuple[Share, str] | None:
         with self._choosing:
-            if self._asked_for:
-                chosen = next(iter(self._asked_for))
-                del self._asked_for[chosen]
-                return chosen
+            while self._asked_for:
+                share, path = next(iter(self._asked_for))
+                del self._asked_for[share, path]
+                known = self._catalog.find(share.key, path)
+                if known is None or known.root is None:
+                    return share, path
             for share in self._present():
                 after = self._hashed_up_to.get(share.key, "")
                 for path in self._catalog.unhashed(share.key, after, 1):
@@ -475,6 +570,7 @@ class Library:
                     if stamp.size > LARGEST:
                         raise NotFound(f"{what} is larger than what is shared here.")
                     self._catalog.update(share.key, {path: stamp}, ())
+                    self._roots_changed()
                 elif known.root is not None:
                     return known
                 tree, checksum = hash_file(
@@ -482,6 +578,7 @@ class Library:
                 )
                 check_unchanged(fd, stamp, what)
                 self._catalog.record(share.key, path, stamp, tree, checksum)
+                self._roots_changed()
                 return Known(path, stamp, tree.root, checksum)
         except Cancelled:
             self._ask_for(share, path)
@@ -503,6 +600,7 @@ class Library:
                 os.close(fd)
                 failure = changed(_name(known.path))
                 self._catalog.update(share.key, {known.path: stamp}, ())
+                self._roots_changed()
                 self._ask_for(share, known.path)
         if isinstance(failure, NotFound):
             self._note(view)

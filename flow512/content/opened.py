@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from flow512.content.catalog import Stamp
 from flow512.errors import ContentChanged, Misuse, from_os_error
@@ -15,10 +16,13 @@ class OpenContent:
     """
     A file that is being served. One thread at a time may use it.
 
+    @cvar is_over: whether its root has to be opened anew for whoever asks for it now.
     @ivar fd: its descriptor.
     @ivar size: its bytes.
     @ivar root: its content id.
     """
+
+    is_over: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,20 +67,7 @@ class OpenContent:
         length = sum(map(len, rooms))
         if offset < 0 or offset + length > self.size:
             raise Misuse(f"{self._what} has no {length} bytes from {offset} on.")
-        try:
-            filled = os.preadv(self.fd, rooms, offset)
-            for room in rooms:
-                # Systems give all at once, but need not.
-                rest = memoryview(room)[min(filled, len(room)) :]
-                filled = max(0, filled - len(room))
-                while rest:
-                    count = os.preadv(self.fd, [rest], offset + len(room) - len(rest))
-                    if not count:
-                        raise changed(self._what)
-                    rest = rest[count:]
-                offset += len(room)
-        except OSError as error:
-            raise from_os_error(error, f"reading {self._what}") from error
+        fill(self.fd, offset, rooms, self._what)
         # Once the bytes are here: what was written before has left its mark on the stamp.
         check_unchanged(self.fd, self._stamp, self._what)
 
@@ -87,6 +78,32 @@ class OpenContent:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def fill(fd: int, offset: int, rooms: Sequence[bytearray], what: str) -> None:
+    """
+    Read from a file that is open to where it is wanted.
+
+    @param offset: of the first byte.
+    @param rooms: each is filled, one after the other; at most 16.
+    @param what: what to call the file in sentences.
+    @raise ContentChanged: the file ends before they are full.
+    @raise ResourceFailure: it could not be read.
+    """
+    try:
+        filled = os.preadv(fd, rooms, offset)
+        for room in rooms:
+            # Systems give all at once, but need not.
+            rest = memoryview(room)[min(filled, len(room)) :]
+            filled = max(0, filled - len(room))
+            while rest:
+                count = os.preadv(fd, [rest], offset + len(room) - len(rest))
+                if not count:
+                    raise changed(what)
+                rest = rest[count:]
+            offset += len(room)
+    except OSError as error:
+        raise from_os_error(error, f"reading {what}") from error
 
 
 def stamp_of(fd: int, what: str) -> Stamp:

@@ -188,6 +188,28 @@ class Partial:
         """
         return self._fd
 
+    def open_to_read(self) -> int:
+        """
+        Open the partial file once more, for somebody who goes on reading it after it was
+        published, given up or closed.
+
+        @return: a descriptor of the caller's own. Unlike a duplicate it has no part in the lock,
+            which would otherwise last as long as the reader does.
+        @raise DiskFailure: another file has taken its place.
+        @raise flow512.errors.ResourceFailure: it cannot be opened.
+        """
+        with ExitStack() as undo, blaming(f"opening the partial file of '{self._shown}'"):
+            fd = self._disk.open(
+                self._own.part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder_fd
+            )
+            undo.callback(self._disk.close, fd)
+            if not os.path.samestat(self._disk.fstat(fd), self._disk.fstat(self._fd)):
+                raise DiskFailure(
+                    f"The partial file of '{self._shown}' was taken away; download it again."
+                )
+            undo.pop_all()
+        return fd
+
     def missing_runs(self) -> Iterator[tuple[int, int]]:
         """
         Give the runs of blocks that are missing now: (first block, number of blocks), ascending.

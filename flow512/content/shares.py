@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from stat import S_IMODE
+from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, TypeAlias
 
 from blake3 import blake3
@@ -101,6 +101,11 @@ class Share:
             self._put(None)
             raise
         self._put(fresh)
+
+    def walked(self) -> None:
+        """
+        Take note of a walk: rules that are gone stand until two have missed them.
+        """
         with self._turn:
             if self._folder is not None:
                 self._access.walked(self._folder)
@@ -150,6 +155,39 @@ class Share:
         except OSError as error:
             os.close(fd)
             raise from_os_error(error, f"looking at '{escape(parts[-1])}'") from error
+
+    def real_path(self) -> str:
+        """
+        Give the folder's path without links, whether it is there or not.
+        """
+        return os.path.realpath(self.path)
+
+    def subfolders(self, paths: Sequence[str]) -> list[str]:
+        """
+        List the folders that may have something to offer, one level down.
+
+        @param paths: of folders inside the share; empty for its own.
+        @return: the paths of those directly in them. What cannot be looked at has none, and what is
+            no folder any more; no link is one.
+        """
+        found = []
+        for path in paths:
+            with suppress(NotFound, UnsafeName, ResourceFailure, OSError), self.folder() as top:
+                inner = open_folder_beneath(top, path.split("/") if path else ())
+                try:
+                    with os.scandir(inner) as entries:
+                        names = [
+                            entry.name for entry in entries if entry.is_dir(follow_symlinks=False)
+                        ]
+                finally:
+                    os.close(inner)
+                for name in names:
+                    with suppress(UnsafeName):
+                        whole = f"{path}/{name}" if path else name
+                        if not is_own_name(name):
+                            check_path(whole)
+                            found.append(whole)
+        return found
 
     def _put(self, folder: int | None) -> None:
         with self._turn:
@@ -217,17 +255,44 @@ class Unread:
 Sight: TypeAlias = Found | FoundFolder | LeftOut | Unread
 
 
-def walk(folder: int) -> Iterator[Sight]:
+def walk(folder: int, path: str = "") -> Iterator[Sight]:
     """
-    Look at all that is in a folder, and beneath it.
+    Look at all that is in a folder, and beneath it; or only at what has a certain path there.
 
     Files and folders come in the order of their whole paths, by code point. No link is followed,
     and nothing is opened but folders. Our own hidden files, and what vanishes meanwhile, are not
     mentioned. At most L{MAX_DEPTH} descriptors are held at once.
 
     @param folder: its descriptor, which stays the caller's.
+    @param path: of a file, or of a folder with all that is beneath it; empty for C{folder} itself.
+        What is not there, or only by a link, is not mentioned.
     """
-    return _walk(folder, "", 1)
+    if not path:
+        yield from _walk(folder, "", 1)
+        return
+    try:
+        parts = check_path(path)
+        if any(map(is_own_name, parts)):
+            return
+        inside = open_folder_beneath(folder, parts[:-1])
+        try:
+            status = os.stat(parts[-1], dir_fd=inside, follow_symlinks=False)
+            if not S_ISDIR(status.st_mode):
+                yield _look_at(inside, parts[-1], path)
+                return
+            inner = open_folder_beneath(inside, parts[-1:])
+        finally:
+            os.close(inside)
+        try:
+            yield from _walk(inner, path + "/", len(parts) + 1)
+        finally:
+            os.close(inner)
+    except (NotFound, UnsafeName, FileNotFoundError):
+        return
+    except ResourceFailure as error:
+        yield Unread(path, str(error))
+    except OSError as error:
+        yield Unread(path, str(from_os_error(error, f"looking at '{escape(path)}'")))
 
 
 def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
@@ -259,7 +324,7 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
                 finally:
                     os.close(inner)
             else:
-                yield _look_at(folder, entry, path)
+                yield _look_at(folder, name, path)
         except UnsafeName as error:
             yield LeftOut(escape(path), str(error))
         except NotFound:
@@ -268,15 +333,15 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
             yield Unread(path, str(error))
 
 
-def _look_at(folder: int, entry: os.DirEntry[str], path: str) -> Sight:
+def _look_at(folder: int, name: str, path: str) -> Sight:
     try:
-        if entry.is_symlink():
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if S_ISLNK(status.st_mode):
             return LeftOut(path, "It is a link, and links are not followed.")
-        if not entry.is_file(follow_symlinks=False):
+        if not S_ISREG(status.st_mode):
             return LeftOut(path, "It is not a regular file.")
-        status = entry.stat(follow_symlinks=False)
         stamp = Stamp.of(status)
-        readable = os.access(entry.name, os.R_OK, dir_fd=folder, effective_ids=True)
+        readable = os.access(name, os.R_OK, dir_fd=folder, effective_ids=True)
     except FileNotFoundError as error:
         raise NotFound(f"'{path}' is gone.") from error
     except OSError as error:

@@ -17,9 +17,11 @@ from flow512.limits import Limits
 from flow512.link.address import parse_address
 from flow512.link.identity import default_state
 from flow512.link.node_id import parse_node_id, split_node_id
+from flow512.link.rate import parse_rate
 from flow512.node import NodeService
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.settings import NodeSettings
+from flow512.transfer.indexing import RESCAN
 
 COMMAND = "flow512-node"
 
@@ -41,6 +43,15 @@ class Options(ServiceOptions):
         ["downloads", None, None, "A folder for what the node fetches; it is shared as well."],
         ["registry", None, None, "The registry, such as HOST, HOST:PORT or ID@HOST:PORT."],
         ["state", None, None, "The folder for the node's identity and catalog."],
+        ["up", None, "none", "Bytes a second to send at most, such as 500K or 1.5MiB."],
+        ["down", None, "none", "Bytes a second to fetch at most."],
+        [
+            "rescan",
+            None,
+            RESCAN,
+            "Seconds between two looks through folders that cannot be followed live; 0 for never.",
+            float,
+        ],
         ["bootstrap", None, "auto", "Whether to be the bootstrap: auto, always or never."],
     ]
 
@@ -83,6 +94,9 @@ class Options(ServiceOptions):
             registry_node=registry_node,
             allow=tuple(self["allow"]),
             limits=Limits.with_settings(self["limit"]),
+            rescan=self["rescan"],
+            up=parse_rate(self["up"]),
+            down=parse_rate(self["down"]),
             bootstrap=Mode(self["bootstrap"]),
             beacon_port=self.beacon_port,
             interfaces=tuple(self["interface"]),

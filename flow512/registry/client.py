@@ -1,11 +1,6 @@
 """
 A node's side of the registry: registered for ever, whatever happens to the registry.
 
-States of a conversation, once both sides said hello::
-
-    asking ──REGISTERED──> registered ──SNAPSHOT, the last──> listed ──> ended
-       └──refused, or no answer in time──> ended
-
 Whatever ends it, L{RegistryClient} connects again: after a wait that grows with each failure up to
 a minute, and is random in part so that a registry that restarts is not met by everyone at once.
 A registry that says when to come back is taken at its word. The wait is short again only after a
@@ -14,61 +9,35 @@ conversation has proved itself by a pong while it was listed.
 A node that serves is on the list only once the registry has reached it where it says that it
 serves. It is told what came of that, and tells its user once what there is to do; the registry
 tries again by itself, and all else goes on meanwhile.
+
+What the node holds outlives the conversations as well: each is told all of it anew.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 from typing import Final
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import Interface
 
 from flow512.content.paths import escape
-from flow512.errors import BadFrame, BadMessage, Busy, Cancelled, Flow512Error, TimedOut, from_wire
+from flow512.errors import Busy, Cancelled, Flow512Error, Unreachable
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
-from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
-from flow512.link.origin import source_of, subnet_of
-from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, can_be_dialled
+from flow512.registry.conversation import RegistryConversation
+from flow512.registry.inventory import Inventory
+from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, choose_to_dial
 from flow512.wire.fields import Peer
-from flow512.wire.frame import Frame
-from flow512.wire.handshake import Agreement
-from flow512.wire.messages import (
-    REGISTRY_CLIENT,
-    Delta,
-    Error,
-    Kind,
-    Leave,
-    Ping,
-    Pong,
-    Reached,
-    Register,
-    Registered,
-    Resync,
-    Snapshot,
-    decode,
-)
-
-PINGS_PER_LEASE: Final = 3
-"""So that two may be lost."""
-
-SHORTEST_PING: Final = 1.0
-"""Seconds between two pings, whatever lease a registry grants."""
+from flow512.wire.messages import Reached
 
 LONGEST_OBEYED: Final = 3600.0
 """Seconds for which a registry can send a node away."""
@@ -91,129 +60,6 @@ class IPeerListListener(Interface):
         @param left: who is gone, as they were.
         @param changed: who has another name, host or port, as they are now.
         """
-
-
-class RegistryConversation(Caller):
-    """
-    A node's side of one conversation.
-
-    @ivar is_listed: whether the registry accepted the node and has sent its list.
-    """
-
-    conversation = "registry"
-    allowed = REGISTRY_CLIENT
-
-    is_listed = False
-
-    def __init__(self, client: RegistryClient) -> None:
-        """
-        @param client: whose it is.
-        """
-        super().__init__(client.introduction, client.clock, client.patience)
-        self.expected = client.expected
-        self._client = client
-        self._list = client.peer_list
-        self._last_request = 0
-        self._unanswered: set[int] = set()
-        self._is_registered = False
-        self._refusal: Flow512Error | None = None
-        self._call: IDelayedCall | None = None  # the deadline while asking, then the next ping
-        self._lease = 0.0
-
-    def register(self) -> None:
-        """
-        Ask to be listed, or to be listed anew. Before the registry's hello, nothing happens: it is
-        asked after that.
-        """
-        if not self.is_open:
-            return
-        self._last_request += 1
-        self._unanswered.add(self._last_request)
-        wish = Register(self._client.ticket, self._client.port, self.introduction.name)
-        self.send(wish, self._last_request)
-
-    def take_leave(self) -> None:
-        """
-        Give the lease back and close.
-        """
-        if self.is_open:
-            self.send(Leave())
-        self.leave()
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._client.connection_made(self)
-
-    def conversation_opened(self, agreement: Agreement) -> None:
-        self._list.begin(self.peer_host)
-        self._call = self.clock.callLater(self.patience.greeting, self._unheard)
-        self.register()
-
-    def _unheard(self) -> None:
-        self._call = None
-        self.end(TimedOut("The registry does not answer."))
-
-    def conversation_ended(self, error: Flow512Error) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        self._client.conversation_ended(self._refusal or error)
-
-    def frame_received(self, frame: Frame) -> None:
-        if frame.kind in (Kind.REGISTERED, Kind.ERROR):
-            self._answered(frame)
-        elif not self._is_registered:
-            raise BadFrame("A list came before the registration was accepted.")
-        elif frame.kind == Kind.SNAPSHOT:
-            change = self._list.snapshot(decode(frame, Snapshot))
-            if change is not None:
-                self.is_listed = True
-                self._client.list_changed(change)
-        elif frame.kind == Kind.REACHED:
-            self._client.reached(decode(frame, Reached))
-        else:
-            change = self._list.delta(decode(frame, Delta))
-            if change is not None:
-                self._client.list_changed(change)
-            self._ask_for_missing()
-
-    def _answered(self, frame: Frame) -> None:
-        if frame.request not in self._unanswered:
-            raise BadMessage(f"Request {frame.request} was answered, which nobody made.")
-        self._unanswered.discard(frame.request)
-        if frame.kind == Kind.ERROR:
-            told = decode(frame, Error)
-            self._refusal = from_wire(told.code, told.sentence, told.retry_after)
-            self.leave()
-            return
-        answer = decode(frame, Registered)
-        self._client.seen_host = answer.host
-        self._lease = answer.lease
-        if not self._is_registered:
-            self._is_registered = True
-            self._ping_later()
-
-    def ponged(self, pong: Pong) -> None:
-        if self._is_registered:
-            self._list.pong(pong.number)
-            self._ask_for_missing()
-        if self.is_listed:
-            self._client.proved()
-
-    def _ask_for_missing(self) -> None:
-        if self._list.take_missing():
-            self.send(Resync())
-
-    def _ping_later(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-        wait = max(self._lease / PINGS_PER_LEASE, SHORTEST_PING)
-        self._call = self.clock.callLater(wait, self._ping)
-
-    def _ping(self) -> None:
-        self._call = None
-        self.send(Ping())
-        self._ping_later()
 
 
 class _Conversations(Factory[RegistryConversation]):
@@ -240,6 +86,7 @@ class RegistryClient(Service):
     @ivar is_reachable: whether the registry reached the node at its port, when it last tried;
         L{None} before it has said so, of a registry that does not try, and without a port.
     @ivar peer_list: the list and how current it is; to be read.
+    @ivar inventory: what the node holds, and what of that is to be told.
     @ivar trouble: why its latest conversation ended, escaped; empty if none did since the registry
         has listed it for a while.
     @ivar failures: connections in a row that could not be made, or did not last.
@@ -277,7 +124,7 @@ class RegistryClient(Service):
             another than before, while the service runs.
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
-        @param limits: how many peers L{peers_to_dial} gives, those called C{dials}.
+        @param limits: how many peers L{peers_to_dial} and L{who} give, those called C{dials}.
         """
         self.clock = clock
         self.introduction = introduction
@@ -288,6 +135,7 @@ class RegistryClient(Service):
         self.seen_host = ""
         self.is_reachable: bool | None = None
         self.peer_list = PeerList(most_peers)
+        self.inventory = Inventory()
         self._random = random
         self._listener = listener
         self._state_changed = state_changed
@@ -324,34 +172,18 @@ class RegistryClient(Service):
     @property
     def other_peers(self) -> list[Peer]:
         """All peers but this node."""
-        me = self.introduction.node
+        return [peer for peer in self.peers.values() if self._is_other(peer)]
+
+    def _is_other(self, peer: Peer) -> bool:
         # A node that only watches may share its identity with one that serves on its machine.
-        return [peer for peer in self.peers.values() if peer.node != me or not self.port]
+        return peer.node != self.introduction.node or not self.port
 
     def peers_to_dial(self) -> list[Peer]:
         """
-        Give the peers that may be dialled without anybody having named them.
-
-        A registry only introduces, and could lie: so no host is among these that would have to be
-        looked up or stands for many machines, and the L{limits<Limits>} on dials hold: for each
-        address, for each subnet, and in all.
+        Give the peers that may be dialled without anybody having named them, as
+        L{choose_to_dial<flow512.registry.peer_list.choose_to_dial>} does.
         """
-        limits = self._limits
-        dials: Counter[str] = Counter()
-        chosen: list[Peer] = []
-        for peer in self.other_peers:
-            if len(chosen) == limits.dials:
-                break
-            host, subnet = source_of(peer.host), subnet_of(peer.host)
-            if (
-                can_be_dialled(peer)
-                and dials[host] < limits.dials_per_address
-                and dials[subnet] < limits.dials_per_subnet
-            ):
-                dials[host] += 1
-                dials[subnet] += 1
-                chosen.append(peer)
-        return chosen
+        return choose_to_dial(self.other_peers, self._limits)
 
     def when_listed(self) -> Deferred[None]:
         """
@@ -377,6 +209,40 @@ class RegistryClient(Service):
             self.is_reachable = None
             if self._conversation is not None:
                 self._conversation.register()
+
+    # Who holds what
+
+    def hold(self, added: Iterable[bytes], removed: Iterable[bytes]) -> None:
+        """
+        Have the registry know what this node holds, or holds parts of, as long as it serves.
+
+        It may be called at any time: the whole set is kept, and told anew after each reconnection,
+        as fast as the transport takes it.
+
+        @param added: roots that it holds from now on.
+        @param removed: roots that it holds no longer.
+        """
+        self.inventory.change(added, removed)
+        if self._conversation is not None:
+            self._conversation.tell_holdings()
+
+    def who(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
+        """
+        Ask the registry who holds a content, or parts of it.
+
+        @return: some of those who do, without this node, of whom L{choose_to_dial} says that they
+            may be dialled; nobody vouches for them. Fails with L{Unreachable} without a
+            registration, or if that ends meanwhile; with L{TimedOut<flow512.errors.TimedOut>}
+            without an answer in 10 seconds; and with L{Busy} if too much is asked. It can be
+            cancelled.
+        """
+        if self._conversation is None:
+            return fail(Unreachable("No registry is there that could say who holds that."))
+        return self._conversation.who(root).addCallback(self._holders)
+
+    def _holders(self, told: tuple[Peer, ...]) -> tuple[Peer, ...]:
+        peers = [self.peer_list.as_reached(peer) for peer in told if self._is_other(peer)]
+        return tuple(choose_to_dial(peers, self._limits))
 
     # IService
 

@@ -19,7 +19,7 @@ from random import Random
 from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -34,6 +34,7 @@ from flow512.discovery.election import (
     Wait,
 )
 from flow512.discovery.engine import Sighting
+from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
@@ -88,7 +89,7 @@ class RegistryFollower(Service):
         @param listens: whether there is a beacon.
         @param lead: starts the registry in this process, and gives the address to reach it at.
         @param listener: is told how the list of peers changes.
-        @param limits: how many peers L{peers_to_dial} gives.
+        @param limits: how many peers L{peers_to_dial} and L{who} give.
         """
         self._clock = clock
         self._connect = connect
@@ -110,6 +111,7 @@ class RegistryFollower(Service):
         self._found_address: HostPort | None = None
         self._failed: set[tuple[str, int]] = set()
         self._has_followed = False
+        self._held: dict[bytes, None] = {}
         self._timer: IDelayedCall | None = None
         self._stopping: list[Deferred[None]] = []
 
@@ -128,6 +130,30 @@ class RegistryFollower(Service):
     def peers_to_dial(self) -> list[Peer]:
         """The peers that may be dialled; see L{RegistryClient.peers_to_dial}."""
         return [] if self.client is None else self.client.peers_to_dial()
+
+    def hold(self, added: Collection[bytes], removed: Collection[bytes]) -> None:
+        """
+        Have every registry that is followed, now or later, know what this node holds.
+
+        @param added: roots that it holds from now on.
+        @param removed: roots that it holds no longer.
+        """
+        for root in removed:
+            self._held.pop(root, None)
+        self._held.update(dict.fromkeys(added))
+        for client in (self._configured, self._found):
+            if client is not None:
+                client.hold(added, removed)
+
+    def who(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
+        """
+        Ask the registry that is followed who holds a content.
+
+        @return: as of L{RegistryClient.who}; fails with L{Unreachable} while it seeks.
+        """
+        if self.client is None:
+            return fail(Unreachable("No registry is there that could say who holds that."))
+        return self.client.who(root)
 
     # IService
 
@@ -263,6 +289,7 @@ class RegistryFollower(Service):
             state_changed=self._reconsider_soon,
             limits=self._limits,
         )
+        client.hold(self._held, ())
         client.startService()
         return client
 

@@ -18,13 +18,16 @@ deltas and pongs are not looked at.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 import msgspec
 
 from flow512.errors import BadMessage
-from flow512.link.origin import plain_address
+from flow512.limits import Limits
+from flow512.link.origin import plain_address, source_of, subnet_of
 from flow512.wire.fields import Peer
 from flow512.wire.messages import Delta, Snapshot
 
@@ -109,7 +112,7 @@ class PeerList:
         for peer in message.peers:
             if peer.node in self._gathered:
                 raise BadMessage("A snapshot lists a node id twice.")
-            self._gathered[peer.node] = self._as_reached(peer)
+            self._gathered[peer.node] = self.as_reached(peer)
         self._check_size(len(self._gathered))
         if message.more:
             return None
@@ -142,8 +145,8 @@ class PeerList:
             return None
         if is_empty:
             return None
-        joined = tuple(self._as_reached(peer) for peer in message.joined)
-        changed = tuple(self._as_reached(peer) for peer in message.changed)
+        joined = tuple(self.as_reached(peer) for peer in message.joined)
+        changed = tuple(self.as_reached(peer) for peer in message.changed)
         known = [peer.node for peer in changed] + list(message.left)
         new = [peer.node for peer in joined]
         if (
@@ -169,15 +172,12 @@ class PeerList:
         if self.is_current and number > self.number:
             self._miss()
 
-    def _miss(self) -> None:
-        self.is_current = False
-        self._is_missing = True
+    def as_reached(self, peer: Peer) -> Peer:
+        """
+        Say where a peer is found that the registry told of.
 
-    def _check_size(self, size: int) -> None:
-        if size > self._most:
-            raise BadMessage(f"The registry lists more than {self._most} peers.")
-
-    def _as_reached(self, peer: Peer) -> Peer:
+        @param peer: as the registry says it.
+        """
         address = plain_address(peer.host)
         if self._registry_host is None or address is None:
             return peer
@@ -187,6 +187,14 @@ class PeerList:
         if percent and address.version == 6 and address.is_link_local:
             return msgspec.structs.replace(peer, host=f"{address}%{scope}")
         return peer
+
+    def _miss(self) -> None:
+        self.is_current = False
+        self._is_missing = True
+
+    def _check_size(self, size: int) -> None:
+        if size > self._most:
+            raise BadMessage(f"The registry lists more than {self._most} peers.")
 
 
 def can_be_dialled(peer: Peer) -> bool:
@@ -199,6 +207,33 @@ def can_be_dialled(peer: Peer) -> bool:
     if address is None:
         return False
     return not (address.is_multicast or address.is_unspecified or address == _EVERYBODY)
+
+
+def choose_to_dial(peers: Iterable[Peer], limits: Limits) -> list[Peer]:
+    """
+    Choose the peers that may be dialled though nobody but a registry has named them.
+
+    A registry only introduces, and could lie: so no host is among these that would have to be
+    looked up or stands for many machines.
+
+    @param peers: those that it named; the first come first.
+    @param limits: how many may be dialled: at each address, in each subnet, and in all.
+    """
+    dials: Counter[str] = Counter()
+    chosen: list[Peer] = []
+    for peer in peers:
+        if len(chosen) == limits.dials:
+            break
+        host, subnet = source_of(peer.host), subnet_of(peer.host)
+        if (
+            can_be_dialled(peer)
+            and dials[host] < limits.dials_per_address
+            and dials[subnet] < limits.dials_per_subnet
+        ):
+            dials[host] += 1
+            dials[subnet] += 1
+            chosen.append(peer)
+    return chosen
 
 
 _EVERYBODY: Final = ip_address("255.255.255.255")

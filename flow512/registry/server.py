@@ -1,23 +1,8 @@
 """
 The registry at work: conversations on one side, L{RegistryTable} on the other.
 
-States of a conversation, once both sides said hello::
-
-    stranger ──REGISTER, accepted──> registered ──LEAVE, lease over, displaced, violation,
-        │                                         lost──> gone
-        └──REGISTER, refused──> stranger ──nothing accepted in time──> gone
-
-A stranger is told nothing about anyone. Who is registered is owed the snapshot at some number, then
-every delta after it; whether others are told of it is another matter, and decided by dialling it
-back (L{flow512.registry.dial_back}). What it costs to be slow is the slow one's:
-
-  - Deltas are encoded once for all, and each connection's transport is given them in one write,
-    but only while it takes any. One that is full is passed over. Once it takes bytes again it
-    gets an empty delta with the latest number, which shows it the gap; it asks for a snapshot.
-  - Snapshots are written frame by frame as the transport takes them. So a connection holds no
-    more than its transport does, one push or one frame more, and what has changed since
-    (L{flow512.registry.sheets}).
-  - Snapshots that are asked for come at most once in a while; an earlier question waits.
+L{flow512.registry.answering} is one conversation. What concerns several is here: changes are
+gathered for a while and then pushed to all, leases end, and whoever registers is dialled back.
 
 There is one delayed call for the window in which changes are gathered, one for the leases, and one
 for the dials; none for a node that is registered.
@@ -25,214 +10,35 @@ for the dials; none for a node that is registered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from random import Random, SystemRandom
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from flow512.content.paths import escape
-from flow512.errors import (
-    BadFrame,
-    Flow512Error,
-    NotAllowed,
-    Refusal,
-    StateInUse,
-    TimedOut,
-    for_log,
-)
+from flow512.errors import StateInUse, TimedOut
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.conversation import Patience
-from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
-from flow512.link.origin import plain_address
+from flow512.registry.answering import RegistryProtocol
 from flow512.registry.dial_back import Connect, DialBack
 from flow512.registry.dials import Dial, Dials
+from flow512.registry.holdings import Holdings
 from flow512.registry.log_room import LogRoom
 from flow512.registry.table import GRACE, LEASE, Placed, RegistryTable
 from flow512.wire.fields import Peer
-from flow512.wire.frame import Frame
-from flow512.wire.handshake import Agreement
-from flow512.wire.messages import (
-    REGISTRY_SERVER,
-    Delta,
-    Kind,
-    Leave,
-    Pong,
-    Register,
-    Registered,
-    Resync,
-    decode,
-    encode,
-)
+from flow512.wire.holding import Hold, Holders, Who
+from flow512.wire.messages import Register, encode
 
 WINDOW: Final = 0.1
 """Seconds in which changes are gathered before they are pushed."""
 
 SNAPSHOT_INTERVAL: Final = 1.0
 """Seconds between two snapshots on one connection."""
-
-
-class RegistryProtocol(Answerer):
-    """
-    The registry's side of one conversation.
-
-    @ivar host: the address that the node is seen at; empty before there is a connection.
-    @ivar is_registered: whether its node has registered and not left.
-    """
-
-    conversation = "registry"
-    allowed = REGISTRY_SERVER
-    log = Logger()
-
-    is_registered = False
-
-    def __init__(self, factory: RegistryFactory) -> None:
-        """
-        @param factory: the registry.
-        """
-        super().__init__(factory.introduction, factory.clock, factory.patience)
-        self.host = ""
-        self._registry = factory
-        self._node = b""
-        self._deadline: IDelayedCall | None = None
-        self._snapshot: Iterator[bytes] | None = None  # what is left to write of one
-        self._missed = False  # whether a push was not written, or not after that snapshot
-        self._next_snapshot = 0.0  # when it may be asked for ...
-        self._asked: IDelayedCall | None = None  # ... and the call that waits for that
-
-    # The conversation
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.host = str(plain_address(self.peer_host) or self.peer_host)
-        self._registry.connection_made(self)
-
-    def conversation_opened(self, agreement: Agreement) -> None:
-        self._node = agreement.peer.node
-        port = getattr(self.connection.getPeer(), "port", 0)
-        if self._registry.log_room.take(self.host):
-            self.log.info("Peer connected: {address}", address=(escape(self.host), port))
-        self._deadline = self.clock.callLater(self.patience.greeting, self._too_late)
-
-    def _too_late(self) -> None:
-        self._deadline = None
-        self.end(NotAllowed(f"No registration came within {self.patience.greeting:g} seconds."))
-
-    def conversation_ended(self, error: Flow512Error) -> None:
-        self._cancel_deadline()
-        if self._asked is not None:
-            self._asked.cancel()
-            self._asked = None
-        self._snapshot = None
-        self.log.debug(
-            "Peer {host} is gone: {reason}",
-            host=escape(self.host),
-            reason=escape(for_log(error), 500),
-        )
-        if self.is_registered:
-            self.is_registered = False
-            self._registry.connection_ended(self, self._node)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        self._registry.connection_gone(self)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    # What the node says
-
-    def frame_received(self, frame: Frame) -> None:
-        if frame.kind == Kind.REGISTER:
-            self._register(decode(frame, Register), frame.request)
-        elif frame.kind == Kind.LEAVE:
-            decode(frame, Leave)
-            self._leave()
-        elif frame.kind == Kind.RESYNC and self.is_registered:
-            decode(frame, Resync)
-            self._ask_for_snapshot()
-        else:
-            raise BadFrame(f"A frame of kind {frame.kind:#04x} may not come at this point.")
-
-    def pinged(self, request: int) -> None:
-        if self.is_registered:
-            self._registry.renew(self, self._node)
-            self.send(Pong(self._registry.table.number), request)
-        else:
-            super().pinged(request)
-
-    def _register(self, wish: Register, request: int) -> None:
-        try:
-            placed = self._registry.register(self, self._node, wish)
-        except (Refusal, StateInUse) as error:
-            self.fail_request(request, error)
-            return
-        self._cancel_deadline()
-        self.send(Registered(self._registry.table.lease, placed.host), request)
-        if placed.reached is not None:
-            self.send(placed.reached)
-        if not self.is_registered:
-            self.is_registered = True
-            self._registry.log_registration(placed, wish)
-            self._start_snapshot()
-        self._registry.dial()
-
-    def _leave(self) -> None:
-        if self.is_registered:
-            self.is_registered = False
-            self._registry.leave(self, self._node)
-        self.leave()
-
-    # What the node is told
-
-    def push(self, deltas: bytes) -> None:
-        """
-        Write deltas, unless the transport is full.
-
-        @param deltas: whole frames, shared by all connections.
-        """
-        if self.is_writable and self._snapshot is None:
-            self.connection.write(deltas)
-        else:
-            self._missed = True
-
-    def writable_again(self) -> None:
-        if self._snapshot is not None:
-            self._write_snapshot()
-        if self._missed and self.is_writable and self.is_registered:
-            self._missed = False
-            self.connection.write(encode(Delta(self._registry.table.number)))
-
-    def _ask_for_snapshot(self) -> None:
-        if self._asked is not None or self._snapshot is not None:
-            return  # the one that is coming is the answer
-        wait = self._next_snapshot - self.clock.seconds()
-        if wait > 0:
-            self._asked = self.clock.callLater(wait, self._start_snapshot)
-        else:
-            self._start_snapshot()
-
-    def _start_snapshot(self) -> None:
-        self._asked = None
-        self._missed = False
-        self._next_snapshot = self.clock.seconds() + self._registry.snapshot_interval
-        self._snapshot = self._registry.table.snapshot()
-        self._write_snapshot()
-
-    def _write_snapshot(self) -> None:
-        while self._snapshot is not None and self.is_writable:
-            frame = next(self._snapshot, None)
-            if frame is None:
-                self._snapshot = None
-            else:
-                self.connection.write(frame)
 
 
 class RegistryFactory(Factory[RegistryProtocol]):
@@ -244,6 +50,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
 
     @ivar introduction: what it says of itself.
     @ivar table: its state; to be read.
+    @ivar holdings: who holds what.
     @ivar log_room: keeps any source from filling the log.
     """
 
@@ -256,6 +63,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         clock: IReactorTime,
         *,
         connect: Connect | None = None,
+        random: Random | None = None,
         patience: Patience | None = None,
         lease: float = LEASE,
         grace: float = GRACE,
@@ -269,12 +77,13 @@ class RegistryFactory(Factory[RegistryProtocol]):
         @param connect: makes the endpoint by which a node is dialled back before it is listed, with
             TLS if nodes have it. With L{None} every node is listed unproven, at whatever port it
             names: for a network on which everybody is trusted, and for tests.
+        @param random: chooses among those who hold a content; the system's unless given.
         @param patience: how long conversations wait; as usual unless given, but for the handshake.
             Within L{Patience.greeting} after the hello a node has to register, too.
         @param lease: seconds that a registration lasts without a ping.
         @param grace: seconds in which a node may come back without having left.
-        @param limits: how many may register, how many are dialled back, and how long the handshake
-            may take.
+        @param limits: how many may register, how many are dialled back, how much of what they hold
+            is remembered, and how long the handshake may take.
         @param window: seconds in which changes are gathered before they are pushed.
         @param snapshot_interval: seconds between two snapshots on one connection.
         """
@@ -284,9 +93,11 @@ class RegistryFactory(Factory[RegistryProtocol]):
         self.window = window
         self.snapshot_interval = snapshot_interval
         dials = None if connect is None else Dials(limits)
+        self.holdings = Holdings(limits or Limits())
         self.table: RegistryTable[RegistryProtocol] = RegistryTable(
-            lease=lease, grace=grace, limits=limits, dials=dials
+            lease=lease, grace=grace, limits=limits, dials=dials, holdings=self.holdings
         )
+        self._random = random or SystemRandom()
         self._dial_back: DialBack | None = None
         if connect is not None and dials is not None:
             self._dial_back = DialBack(
@@ -419,6 +230,30 @@ class RegistryFactory(Factory[RegistryProtocol]):
             waiting, self._stopping = self._stopping, []
             for deferred in waiting:
                 deferred.callback(None)
+
+    # Who holds what
+
+    def hold(self, connection: RegistryProtocol, node: bytes, told: Hold) -> None:
+        """
+        Remember what a node holds.
+        """
+        why = self.holdings.hold(node, told.added, told.removed)
+        if why and self.log_room.take(connection.host):
+            self.log.warn(
+                "Not all that peer {host} holds will be found: {why}.",
+                host=escape(connection.host),
+                why=why,
+            )
+
+    def who(self, node: bytes, asked: Who) -> Holders:
+        """
+        Answer who holds a content.
+
+        @param node: who asks.
+        @raise Busy: it asks too often.
+        """
+        now = self.clock.seconds()
+        return Holders(self.holdings.who(asked.root, node, self.table.listed, self._random, now))
 
     # Dialling back
 

@@ -89,7 +89,7 @@ class RegistryService(Service):
         """
         @param reactor: with what its endpoint and its beacon need.
         @param settings: what the user decided.
-        @param random: for keys and jitter.
+        @param random: for keys, jitter, and the choice among those who hold a content.
         @param run_blocking: runs what waits for the disk; threads of its own unless given.
         @param local_addresses: finds this machine's addresses.
         """
@@ -139,6 +139,7 @@ class RegistryService(Service):
             self.introduction,
             self._reactor,
             connect=presence.standing.endpoint,
+            random=self._random,
             limits=settings.limits,
         )
         presence.shared.conversations["registry"] = self.factory

@@ -49,6 +49,7 @@ from flow512.errors import NotAllowed, StateInUse
 from flow512.limits import Limits
 from flow512.link.origin import plain_address, source_of
 from flow512.registry.dials import Dial, Dials
+from flow512.registry.holdings import Holdings
 from flow512.registry.quota import Quota
 from flow512.registry.sheets import Sheets
 from flow512.wire.fields import MAX_PEERS, Peer
@@ -150,18 +151,21 @@ class RegistryTable(Generic[_Connection]):
         grace: float = GRACE,
         limits: Limits | None = None,
         dials: Dials | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
         """
         @param lease: seconds that a registration lasts without a ping.
         @param grace: seconds that it lasts after its connection ended without LEAVE.
         @param limits: how many there may be, and how often, all those called C{registrations}.
         @param dials: is told whom to dial back; with L{None} whoever registers is listed at once.
+        @param holdings: forgets what a node holds once the node serves no longer.
         """
         self.lease = lease
         self.grace = grace
         self.number = 0
         self._quota = Quota(limits or Limits(), lease)
         self._dials = dials
+        self._holdings = holdings
         self._registrations: dict[tuple[bytes, bytes], _Registration[_Connection]] = {}
         self._serving: dict[bytes, _Registration[_Connection]] = {}
         self._held: OrderedDict[tuple[_Connection, bytes], _Registration[_Connection]]
@@ -192,6 +196,20 @@ class RegistryTable(Generic[_Connection]):
         """When L{expire} has something to do next, unless there is a ping; L{None} for never."""
         heads = [_first(self._held), _first(self._lingering)]
         return min((head.ends for head in heads if head is not None), default=None)
+
+    def listed(self, node: bytes) -> Peer | None:
+        """
+        Give a node as it is on the current list; L{None} if it is not.
+        """
+        registration = self._serving.get(node)
+        return registration.peer if registration is not None and registration.is_proven else None
+
+    def serves(self, connection: _Connection, node: bytes) -> bool:
+        """
+        Tell whether a connection holds the registration by which a node serves.
+        """
+        registration = self._serving.get(node)
+        return registration is not None and registration.connection == connection
 
     # What happens
 
@@ -350,7 +368,7 @@ class RegistryTable(Generic[_Connection]):
                     break
                 node, _ = self._unpublished.popitem(last=False)
                 most -= 1
-                peer = self._listed(node)
+                peer = self.listed(node)
                 if peer is None:
                     self._published.remove(node)
                     left.append(node)
@@ -370,10 +388,6 @@ class RegistryTable(Generic[_Connection]):
         return self._published.frames(self.number)
 
     # How
-
-    def _listed(self, node: bytes) -> Peer | None:
-        registration = self._serving.get(node)
-        return registration.peer if registration is not None and registration.is_proven else None
 
     def _held_by(self, connection: _Connection, node: bytes) -> _Registration[_Connection] | None:
         return self._held.get((connection, node))
@@ -433,13 +447,15 @@ class RegistryTable(Generic[_Connection]):
     def _review(self, node: bytes) -> None:
         """Draw the conclusions, after anything that concerns a node id."""
         serving = self._serving.get(node)
+        if self._holdings is not None and serving is None:
+            self._holdings.forget(node)
         if self._dials is not None:
             if serving is None or serving.is_proven:
                 self._dials.forget(node)
             else:
                 assert serving.peer is not None
                 self._dials.want(node, serving.seen_at, serving.peer.port)
-        if self._listed(node) == self._published.get(node):
+        if self.listed(node) == self._published.get(node):
             self._unpublished.pop(node, None)
         else:
             self._unpublished[node] = None

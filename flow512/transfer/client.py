@@ -5,19 +5,26 @@ What a node does with its peers: look at what they share, find a file among them
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from random import Random, SystemRandom
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 
-from flow512.errors import Busy
+from flow512.content.manifest import Item
+from flow512.content.unfolding import Existing
+from flow512.errors import Busy, Flow512Error
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
+from flow512.link.throttle import Throttle
+from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.fetch import Fetched, Fetcher, Target
-from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder
+from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder, Found
+from flow512.transfer.folders import FolderFetch
+from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry, Listing
@@ -27,6 +34,9 @@ MOST_WAITS: Final = 5
 
 LONGEST_WAIT: Final = 30.0
 """Seconds that a busy source is waited for before it is asked again, at most."""
+
+MOST_SOURCES: Final = 16
+"""Sources that one download uses at once, at most."""
 
 LAST_WORDS: Final = 1.0
 """Seconds that a node which stops waits for its sources to close as well."""
@@ -44,6 +54,8 @@ class TransferClient:
         endpoint: Callable[[HostPort | str], IStreamClientEndpoint],
         run_blocking: RunBlocking,
         run_long: RunBlocking | None = None,
+        down: Throttle | None = None,
+        random: Random | None = None,
     ) -> None:
         """
         @param introduction: what the node says of itself.
@@ -51,12 +63,16 @@ class TransferClient:
         @param endpoint: makes the endpoint that connects to an address.
         @param run_blocking: runs what waits for the disk.
         @param run_long: runs what hashes whole files; C{run_blocking} unless given.
+        @param down: how fast it fetches, from all sources together; no limit unless given.
+        @param random: chooses among blocks that are equally rare.
         """
         self._introduction = introduction
         self._clock = clock
         self._endpoint = endpoint
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
+        self._random = random or SystemRandom()
+        self._down = down
         self._connections: OpenConnections[SourceProtocol] = OpenConnections()
 
     async def stop(self) -> None:
@@ -89,6 +105,7 @@ class TransferClient:
             self._clock,
             expected=candidate.node,
             connections=self._connections,
+            down=self._down,
         )
         return await connect_source(self._endpoint(candidate.address), factory)
 
@@ -128,29 +145,155 @@ class TransferClient:
         *,
         path: str = "",
         root: bytes | None = None,
+        also: Sequence[tuple[Candidate, BlockSource]] = (),
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Download], None] = lambda download: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Fetched:
         """
-        Find a file among peers, by path or by content id, and fetch it from the first who has it.
+        Find a file among peers, by path or by content id, and fetch it from all who have it.
 
         @param candidates: whom to ask.
         @param target: where it is to go.
+        @param also: further sources, which may have its blocks and cannot say what it is. They
+            are left in the end.
         @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
         @param checksum: whether the MD5 is compared at the end.
-        @param found: told who has it, and what it is.
+        @param found: told who was the first to have it, and what it is.
         @param progress: see L{Fetcher.fetch}.
-        @raise Flow512Error: as L{Finder.find} and L{Fetcher.fetch}.
+        @param blame: see L{Fetcher.fetch}.
+        @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.fetch}.
         """
-        source_found = await Finder(self.connect, self._clock).find(
-            candidates, path=path, root=root
-        )
-        source = source_found.source
+        gathering = _Gathering(progress, also)
+        finder = Finder(self.connect, self._clock, gathering.came_later)
         try:
-            found(source_found.candidate, source_found.entry)
-            fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, run, checksum)
-            return await fetcher.fetch(source, source_found.entry, target, progress)
+            gathering.sources = await finder.find_all(candidates, path=path, root=root)
+            first = gathering.sources[0]
+            found(first.candidate, first.entry)
+            fetcher = Fetcher(
+                self._clock, self._run_blocking, self._run_long, self._random, run, checksum
+            )
+            return await fetcher.fetch(
+                gathering.sources[:MOST_SOURCES], target, gathering.progress, blame
+            )
         finally:
+            finder.stop()
+            gathering.leave()
+
+    async def get_folder(
+        self,
+        candidates: Sequence[Candidate],
+        top: str,
+        *,
+        path: str = "",
+        root: bytes | None = None,
+        existing: Existing = Existing.KEEP,
+        is_wanted: Callable[[Item], bool] = lambda item: True,
+        found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+        told: Callable[[FolderProgress], None] = lambda progress: None,
+        growing: Callable[[Download], None] = lambda download: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+    ) -> FolderProgress:
+        """
+        Find a folder among peers, by path or by its manifest's content id, and fetch it.
+
+        @param candidates: whom to ask.
+        @param top: the folder that it is to become; it is made if it is not there.
+        @param path: with a slash at its end.
+        @param existing: what becomes of files that are there and are others.
+        @param is_wanted: whether something of it is to be taken at all.
+        @param found: told who was the first to have it, and what its manifest is.
+        @param told: called as it goes on.
+        @param growing: called with the download of a large file, as it grows.
+        @param blame: see L{Fetcher.fetch}.
+        @raise Flow512Error: as L{Finder.find_all} and L{FolderFetch.fetch}.
+        """
+        finder = Finder(self.connect, self._clock)
+        sources = await finder.find_all(candidates, path=path, root=root)
+        replace = existing is Existing.REPLACE
+        fetcher = Fetcher(
+            self._clock,
+            self._run_blocking,
+            self._run_long,
+            self._random,
+            checksum=Checksum.NONE,
+        )
+
+        async def fetch_large(item: Item) -> int:
+            entry = Entry(item.path, item.size, item.mtime, item.root)
+            *folders, name = item.path.split("/")
+            fetched = await fetcher.fetch(
+                [Found(each.candidate, each.source, entry) for each in sources],
+                Target(top, name, replace, tuple(folders)),
+                growing,
+                blame,
+            )
+            return fetched.fetched
+
+        try:
+            found(sources[0].candidate, sources[0].entry)
+            fetch = FolderFetch(
+                [each.source for each in sources],
+                self._run_blocking,
+                fetch_large,
+                is_wanted=is_wanted,
+                told=told,
+            )
+            return await fetch.fetch(sources[0].entry, top, existing)
+        finally:
+            for each in sources:
+                each.source.leave()
+
+
+class _Gathering:
+    """
+    The sources of one download, of which some are found when it has begun.
+    """
+
+    def __init__(
+        self,
+        told: Callable[[Download], None],
+        also: Sequence[tuple[Candidate, BlockSource]],
+    ) -> None:
+        self.sources: list[Found] = []
+        self._later: list[Found] = []
+        self._also = also
+        self._has_also = False
+        self._told = told
+        self._download: Download | None = None
+
+    def came_later(self, found: Found) -> None:
+        """One more has it."""
+        if len(self.sources) >= MOST_SOURCES:
+            found.source.leave()
+            return
+        self.sources.append(found)
+        self._later.append(found)
+        self._add_later()
+
+    def progress(self, download: Download) -> None:
+        """It has begun, or has grown."""
+        self._download = download
+        self._add_later()
+        self._told(download)
+
+    def _add_later(self) -> None:
+        if self._download is not None:
+            if not self._has_also:
+                self._has_also = True
+                for who, source in self._also:
+                    self._download.add(who, source)
+            later, self._later = self._later, []
+            for each in later:
+                # What it says of the size is not proven yet; one that lies is of no use.
+                if each.entry.size == self._download.size:
+                    self._download.add(each.candidate, each.source)
+
+    def leave(self) -> None:
+        """Close all of them."""
+        for each in self.sources:
+            each.source.leave()
+        for _, source in self._also:
             source.leave()

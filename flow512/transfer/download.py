@@ -1,15 +1,20 @@
 """
-A download: the blocks of one content, from a source into a partial file::
+A download: the blocks of one content, from any number of sources into a partial file::
 
     page or block asked for ──> frame ──> block whole ──> arrived ──> verified and written
-          │     (Plan decides)    (Source judges its shape)     (a worker, in batches)
-          └── a source that sends nothing at all for Patience.silence * 2 is given up
+          │   (Swarm decides)    (the source judges its shape)     (a worker, in batches)
+          └── a source that sends nothing at all for Patience.silence * 3 is left out
 
 States: C{fetching} until every block is stored; C{summing} until the MD5 has followed; then
-C{done}. Any error leads to C{failed}: nothing more is asked for, and the result fires at once; but
-a worker may be busy with the partial file still, so wait for L{Download.idle} before closing it.
+C{done}. A source that fails is left out, and its work goes to the others. Only if nobody is left,
+or this machine fails, the download has C{failed}: nothing more is asked for, and the result fires
+at once; but a worker may be busy with the partial file still, so wait for L{Download.idle} before
+closing it.
 
-Flow control. L{Plan}'s window bounds what is asked for and not yet stored, and so all that can be
+Blame. A block comes whole from one source, and so does a page. Whoever sends a wrong one, or breaks
+the protocol, is to blame: L{Download.blamed} says so, and it is not asked for this content again.
+
+Flow control. L{Swarm}'s window bounds what is asked for and not yet stored, and so all that can be
 in memory here. One worker stores at a time, and takes with it everything that has arrived; a
 slow disk so makes the batches larger, and then the window stops the asking. The MD5 follows
 behind the first block that is missing, in a worker of its own, reading what was just written.
@@ -17,23 +22,38 @@ behind the first block that is missing, in a worker of its own, reading what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import md5
-from itertools import groupby, takewhile
-from typing import Any, Final, TypeAlias, TypeVar
+from itertools import groupby
+from random import Random
+from typing import Final, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.partial import Partial
 from flow512.content.tree import TreeVerifier, block_digest
-from flow512.errors import BadDigest, Cancelled, DiskFailure, Flow512Error, TimedOut
+from flow512.errors import (
+    BadDigest,
+    Busy,
+    Cancelled,
+    DiskFailure,
+    Flow512Error,
+    NotFound,
+    TimedOut,
+    Unsupported,
+    Violation,
+)
 from flow512.interfaces import RunBlocking
-from flow512.transfer.plan import AskBlocks, AskPage, Plan
-from flow512.transfer.source import SourceProtocol, silent
+from flow512.transfer.actions import AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
+from flow512.transfer.blocks import BlockSource
+from flow512.transfer.finding import Candidate
+from flow512.transfer.senders import Sender, telling_most
+from flow512.transfer.swarm import Swarm, damaged
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 
 _T = TypeVar("_T")
@@ -44,13 +64,28 @@ SUM_AT_ONCE: Final = 8 * 1024 * 1024
 RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
 
-
 CHECKSUM_WITHIN: Final = 600.0
 """
-Seconds for which a download that has every block waits for the MD5, if its source is silent. The
-source makes it while it serves, so it is late only if it does so much slower than it sends.
+Seconds for which a download that has every block waits for the MD5, if its sources are silent. They
+make it while they serve, so it is late only if they do so much slower than they send.
 """
 
+MD5_LATE: Final = 1.0
+"""Seconds after which another source is asked for the MD5; twice as many for each one more."""
+
+SILENCES: Final = 3
+"""
+How often C{Patience.silence} has to pass before a source is left out that sends nothing it was
+asked for. A connection that is dead is lost before that, which is the better reason.
+"""
+
+STUCK_FOR: Final = 60.0
+"""
+Seconds for which a download waits for sources that are there and have nothing of what is missing.
+"""
+
+TICK: Final = 0.25
+"""Seconds between two looks at who is slow or silent."""
 
 GATHER: Final = 8
 """
@@ -62,13 +97,35 @@ GATHER_FOR: Final = 0.02
 """Seconds that a block waits for others."""
 
 
-_Arrived: TypeAlias = tuple[int, bytes | bytearray, bytes]
-"""A block's number, its bytes, and the digest that it has to have."""
+@dataclass(eq=False)
+class _Reading:
+    """
+    A request for blocks.
+
+    @ivar first: the number of the first block.
+    @ivar digests: what each has to have.
+    @ivar whole: the block that comes in parts just now.
+    """
+
+    sender: Sender
+    first: int
+    digests: list[bytes]
+    whole: bytearray | None = None
 
 
-def _in_a_row(blocks: list[_Arrived]) -> Iterator[list[_Arrived]]:
+@dataclass(eq=False)
+class _Arrived:
+    """A block, and the digest that it has to have."""
+
+    block: int
+    data: bytes | bytearray
+    expected: bytes
+    sender: Sender
+
+
+def _in_a_row(blocks: Sequence[_Arrived]) -> Iterator[list[_Arrived]]:
     """Part blocks where one does not follow the other."""
-    for _, run in groupby(enumerate(blocks), lambda each: each[1][0] - each[0]):
+    for _, run in groupby(enumerate(blocks), lambda each: each[1].block - each[0]):
         yield [block for _, block in run]
 
 
@@ -83,57 +140,79 @@ class Checksum(Enum):
     NONE = "none"
 
 
+class Order(Enum):
+    """Which blocks are wanted first."""
+
+    ANY = "any"
+    FIRST_FIRST = "first-first"
+
+
 class Download:
     """
     Fetches what a partial file lacks.
 
-    @ivar stored: bytes that are verified and in place.
+    @ivar size: bytes of the whole content.
+    @ivar stored: those that are verified and in place.
     @ivar resumed: bytes that were there, by the journal, before it began.
-    @ivar fetched: bytes that this download received.
+    @ivar fetched: bytes that this download received, of whatever use they were.
     @ivar md5: of the whole content, once it is done and if it was wanted.
+    @ivar senders: every source that was added, with what it sent, and why it was left out.
+    @ivar blamed: who sent something wrong, and what.
     """
 
     log = Logger()
 
     def __init__(
         self,
-        source: SourceProtocol,
         partial: Partial,
         clock: IReactorTime,
         run_blocking: RunBlocking,
         run_long: RunBlocking,
+        random: Random,
         *,
         verifier: TreeVerifier | None = None,
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
+        order: Order = Order.ANY,
         progress: Callable[[Download], None] = lambda _: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> None:
         """
-        @param source: an open one, which has the content.
         @param partial: where it goes; whoever opened it closes it afterwards.
-        @param clock: for the deadline on a silent source.
+        @param clock: for deadlines, and to measure how fast sources are.
         @param run_blocking: runs what writes to the disk.
         @param run_long: runs the MD5.
+        @param random: chooses among blocks that are equally rare.
         @param verifier: of the same content, with what is proven of it; a new one unless given.
         @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
         @param checksum: whether to ask for the MD5 and compare it.
+        @param order: which blocks are wanted first.
         @param progress: called whenever L{stored} has grown.
+        @param blame: called when L{blamed} has grown.
         """
-        self._source = source
         self._partial = partial
         self._clock = clock
         self._run_blocking = run_blocking
         self._run_long = run_long
         self._run = run
         self._progress = progress
+        self._blame = blame
         self._verifier = verifier or TreeVerifier(partial.root, partial.size)
-        self._plan = Plan(self._verifier, partial.missing_runs(), partial.unproven)
+        self._swarm = Swarm(
+            self._verifier,
+            partial.missing_runs(),
+            partial.unproven,
+            clock=clock.seconds,
+            random=random,
+            in_order=order is Order.FIRST_FIRST,
+        )
         self._result: Deferred[None] = Deferred(
             lambda _: self._fail(Cancelled("The download was stopped."))
         )
+        self._has_started = False
         self._has_failed = False
-        self._asked: dict[Deferred[Any], None] = {}
-        self._in_parts: dict[int, bytearray] = {}
+        self._more_may_come = False
+        self._is_advancing = False
         self._arrived: list[_Arrived] = []
         self._is_storing = False
         self._gathering: IDelayedCall | None = None
@@ -142,26 +221,87 @@ class Download:
         self._waiting_for_idle: list[Deferred[None]] = []
         self._hash = md5(usedforsecurity=False) if checksum is Checksum.MD5 else None
         self._summed = 0
-        self._their_md5: bytes | None = None
-        self._heard = False
-        self._silent_for = 0.0
+        self._asked_for_md5: dict[int, float] = {}
+        self._told_md5: list[bytes] = []
+        self._no_md5: Flow512Error | None = None
+        self._stuck_since: float | None = None
+        self._done_since: float | None = None
         self._timer: IDelayedCall | None = None
+        self.senders: dict[int, Sender] = {}
+        self.blamed: list[tuple[Candidate, Flow512Error]] = []
+        self.size = partial.size
         self.stored = partial.stored
         self.resumed = self.stored
         self.fetched = 0
         self.md5: bytes | None = None
 
+    # Sources
+
+    def add(
+        self,
+        who: Candidate,
+        source: BlockSource,
+        blocks: Iterable[tuple[int, int]] | None = None,
+    ) -> Sender:
+        """
+        Fetch from one more source, now or when the download begins.
+
+        @param who: whose it is.
+        @param source: an open one; whoever opened it leaves it afterwards. If it is left out,
+            this leaves it.
+        @param blocks: first and count of each run of blocks that it has; L{None} for all.
+        """
+        number = self._swarm.join(blocks, source.patience.silence * SILENCES)
+        sender = self.senders[number] = Sender(who, source, number)
+        self._advance()
+        return sender
+
+    def has(self, sender: Sender, blocks: Iterable[tuple[int, int]], is_all: bool = False) -> None:
+        """
+        A source has more blocks than it had when it was added.
+
+        @param blocks: first and count of each run of them.
+        @param is_all: whether it has all, now.
+        """
+        if is_all:
+            self._swarm.has_all(sender.number)
+        else:
+            self._swarm.has(sender.number, blocks)
+        self._advance()
+
+    def leave(self, sender: Sender, reason: Flow512Error) -> None:
+        """
+        Ask a source no more: it is gone.
+        """
+        self._swarm.leave(sender.number, reason)
+        self._advance()
+
+    def wait_for_more(self) -> None:
+        """
+        Do not fail for lack of sources until L{no_more} is called: more may come.
+        """
+        self._more_may_come = True
+
+    def no_more(self) -> None:
+        """
+        No source will come that is not here: if nobody is left, fail.
+        """
+        self._more_may_come = False
+        self._advance()
+
+    # Running
+
     def start(self) -> Deferred[None]:
         """
         Begin.
 
-        @return: fires when the partial file is whole and verified. Fails with
-            L{BadDigest} if the source sent something else than the content,
-            L{flow512.errors.Refusal} if it would not send it, L{flow512.errors.Unreachable} if it
-            went away, L{flow512.errors.ResourceFailure} if this machine could not store it; the
+        @return: fires when the partial file is whole and verified. If no source is left, it fails
+            with why one of them was left out: L{BadDigest} if it sent something else than the
+            content, L{flow512.errors.Refusal} if it would not send it,
+            L{flow512.errors.Unreachable} if it went away. It fails with
+            L{flow512.errors.ResourceFailure} if this machine could not store it. The
             partial file then keeps all that was stored. Cancelling it stops the download.
         """
-        self._watch()
         try:
             if not self._partial.blocks:
                 # No page will come that could prove that a content of no bytes has this root.
@@ -169,8 +309,8 @@ class Download:
         except BadDigest as error:
             self._fail(error)
             return self._result
-        if self._hash is not None:
-            self._ask(self._source.checksum(self._partial.root), self._checksum_came)
+        self._has_started = True
+        self._look_again()
         self._advance()
         return self._result
 
@@ -194,7 +334,6 @@ class Download:
 
         def done(value: _T | Failure) -> _T | Failure:
             self._workers -= 1
-            self._heard = True
             return value
 
         # What follows may have more work for a worker.
@@ -208,55 +347,98 @@ class Download:
 
     # Asking
 
-    def _ask(self, asked: Deferred[_T], came: Callable[[_T], None]) -> None:
-        self._asked[asked] = None
+    def _ask(
+        self,
+        sender: Sender,
+        key: Hashable,
+        asked: Deferred[_T],
+        came: Callable[[_T], None],
+        refused: Callable[[Flow512Error], None],
+    ) -> None:
+        sender.asked[key] = asked
 
-        def ended(result: _T | Failure) -> _T | Failure:
-            self._asked.pop(asked, None)
-            return result
-
-        asked.addBoth(ended).addCallback(came).addErrback(self._fail)
-
-    def _advance(self) -> None:
-        while not self._has_failed:
-            action = self._plan.next_action()
-            if action is None:
-                break
-            if isinstance(action, AskPage):
-                self._ask_page(action.level, action.index)
-            elif isinstance(action, AskBlocks):
-                self._ask_blocks(action)
+        def ended(result: _T | Failure) -> None:
+            if sender.asked.get(key) is not asked:
+                return  # it was taken back
+            del sender.asked[key]
+            if not isinstance(result, Failure):
+                came(result)
+            elif isinstance(result.value, Flow512Error):
+                refused(result.value)
             else:
-                self._check(range(action.first, action.first + action.count))
-        self._sum()
-        self._finish_if_done()
-
-    def _ask_page(self, level: int, index: int) -> None:
-        def came(page: bytes) -> None:
-            self._heard = True
-            self._verifier.add_page(level, index, page)
-            self._plan.page_came(level, index)
+                result.raiseException()
             self._advance()
 
-        self._ask(self._source.page(self._partial.root, level, index), came)
+        asked.addBoth(ended).addErrback(self._fail)
+
+    def _take_back(self, sender: Sender, key: Hashable) -> None:
+        asked = sender.asked.pop(key, None)
+        if asked is not None:
+            asked.cancel()
+
+    def _advance(self) -> None:
+        # What an action leads to may happen at once, and call this again.
+        if self._is_advancing or not self._has_started:
+            return
+        self._is_advancing = True
+        try:
+            while not self._has_failed:
+                action = self._swarm.next_action()
+                if action is None:
+                    break
+                if isinstance(action, AskBlocks):
+                    self._ask_blocks(action)
+                elif isinstance(action, AskPage):
+                    self._ask_page(action)
+                elif isinstance(action, CheckBlocks):
+                    self._check(range(action.first, action.first + action.count))
+                elif isinstance(action, TakeBack):
+                    self._take_back(self.senders[action.source], action.request)
+                else:
+                    self._drop(action)
+        finally:
+            self._is_advancing = False
+        self._ask_md5()
+        self._sum()
+        self._finish_if_done()
+        self._fail_if_alone()
+
+    def _ask_page(self, page: AskPage) -> None:
+        sender = self.senders[page.source]
+        self._ask(
+            sender,
+            (page.level, page.index),
+            maybeDeferred(sender.source.page, self._partial.root, page.level, page.index),
+            lambda data: self._swarm.page_came(sender.number, page.level, page.index, data),
+            lambda error: self._swarm.page_refused(sender.number, page.level, page.index, error),
+        )
 
     def _ask_blocks(self, blocks: AskBlocks) -> None:
+        sender = self.senders[blocks.source]
         first = blocks.first * PIECES_PER_BLOCK
         size = self._partial.size
         end = min((blocks.first + blocks.count) * BLOCK, size)
         count = -(-end // PIECE) - first
         digests = self._digests(range(blocks.first, blocks.first + blocks.count))
-
-        def came(first: int, data: bytes | bytearray) -> None:
-            self._pieces_came(first, data, digests[first // PIECES_PER_BLOCK - blocks.first])
-
+        reading = _Reading(sender, blocks.first, digests)
         self._ask(
-            self._source.read(self._partial.root, size, first, count, self._run, came),
-            lambda _: None,
+            sender,
+            blocks.request,
+            maybeDeferred(
+                sender.source.read,
+                self._partial.root,
+                size,
+                first,
+                count,
+                self._run,
+                lambda piece, data: self._pieces_came(reading, piece, data),
+            ),
+            lambda _: self._swarm.ended(sender.number, blocks.request),
+            lambda error: self._swarm.refused(sender.number, blocks.request, error),
         )
 
     def _digests(self, blocks: range) -> list[bytes]:
-        # They are taken when something is asked for: the plan may forget their page after that.
+        # They are taken when something is asked for: their page may be forgotten after that.
         digests = []
         for block in blocks:
             digest = self._verifier.expects(block)
@@ -264,33 +446,53 @@ class Download:
             digests.append(digest)
         return digests
 
-    def _checksum_came(self, theirs: bytes) -> None:
-        self._their_md5 = theirs
-        self._finish_if_done()
+    def _drop(self, drop: Drop) -> None:
+        sender = self.senders[drop.source]
+        sender.lost = drop.reason
+        self.log.debug("{who} is left out: {why}", who=str(sender.who), why=str(drop.reason))
+        for key in list(sender.asked):
+            self._take_back(sender, key)
+        if isinstance(drop.reason, Violation):
+            self._put_blame(sender, drop.reason)
+        sender.source.leave()
+
+    def _put_blame(self, sender: Sender, reason: Flow512Error) -> None:
+        if any(who is sender.who for who, _ in self.blamed):
+            return
+        self.blamed.append((sender.who, reason))
+        self._blame(sender.who, reason)
 
     # Receiving
 
-    def _pieces_came(self, first: int, data: bytes | bytearray, expected: bytes) -> None:
-        if self._has_failed:
+    def _pieces_came(self, reading: _Reading, first: int, data: bytes | bytearray) -> None:
+        sender = reading.sender
+        if self._has_failed or sender.lost is not None:
             return
-        self._heard = True
         self.fetched += len(data)
+        sender.fetched += len(data)
         block, piece = divmod(first, PIECES_PER_BLOCK)
         length = self._verifier.shape.block_length(block)
         if len(data) < length:
-            whole = self._in_parts.get(block)
-            if whole is None:
-                whole = self._in_parts[block] = self._source.buffers.take(length)
+            if reading.whole is None:
+                reading.whole = sender.source.buffers.take(length)
+            whole = reading.whole
             end = piece * PIECE + len(data)
             whole[piece * PIECE : end] = data
             if end < length:
+                self._swarm.heard(sender.number)
                 return
-            data = self._in_parts.pop(block)
-        self._arrived.append((block, data, expected))
-        if len(self._arrived) >= GATHER:
-            self._store()
-        elif self._gathering is None:
-            self._gathering = self._clock.callLater(GATHER_FOR, self._gathered)
+            data, reading.whole = whole, None
+        if self._swarm.arrived(sender.number, block):
+            expected = reading.digests[block - reading.first]
+            self._arrived.append(_Arrived(block, data, expected, sender))
+            if len(self._arrived) >= GATHER:
+                self._store()
+            elif self._gathering is None:
+                self._gathering = self._clock.callLater(GATHER_FOR, self._gathered)
+        else:
+            sender.source.buffers.give_back(data)
+        if self._swarm.is_eager:
+            self._advance()
 
     def _gathered(self) -> None:
         self._gathering = None
@@ -302,34 +504,37 @@ class Download:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
-        batch, self._arrived = self._arrived, []
+        batch, self._arrived = sorted(self._arrived, key=lambda each: each.block), []
         self._is_storing = True
 
-        def ended(_: None) -> None:
+        def ended(wrong: list[_Arrived]) -> None:
             self._is_storing = False
-            for _block, data, _digest in batch:
-                self._source.buffers.give_back(data)
-            self._plan.stored(len(batch))
+            for each in batch:
+                each.sender.source.buffers.give_back(each.data)
+            for each in wrong:
+                self._put_blame(each.sender, damaged(each.block))
+                self._swarm.wrong(each.sender.number, each.block)
+            bad = {each.block for each in wrong}
+            self._swarm.stored(each.block for each in batch if each.block not in bad)
             self._grown()
             if self._has_failed or len(self._arrived) >= GATHER or self._gathering is None:
                 self._store()
 
         self._work(self._run_blocking(self._store_blocks, batch), ended)
 
-    def _store_blocks(self, batch: list[_Arrived]) -> None:
+    def _store_blocks(self, batch: list[_Arrived]) -> list[_Arrived]:
         # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
-        # for it; so few are made. What was right before something went wrong is kept.
-        right = list(takewhile(lambda each: block_digest(each[1]) == each[2], batch))
+        # for it; so few are made. What was written before something went wrong is kept.
+        right: list[_Arrived] = []
+        wrong: list[_Arrived] = []
+        for each in batch:
+            (right if block_digest(each.data) == each.expected else wrong).append(each)
         for at in range(0, len(right), RECORD_EVERY):
             together = right[at : at + RECORD_EVERY]
             for run in _in_a_row(together):
-                self._partial.write(run[0][0], *(data for _, data, _ in run))
+                self._partial.write(run[0].block, *(each.data for each in run))
             self._partial.flush()
-        if len(right) < len(batch):
-            raise BadDigest(
-                f"The source sent a damaged block {batch[len(right)][0]};"
-                " fetch it from another source."
-            )
+        return wrong
 
     def _grown(self) -> None:
         self.stored = self._partial.stored
@@ -341,8 +546,8 @@ class Download:
 
     def _check(self, blocks: range) -> None:
         def ended(wrong: list[int]) -> None:
-            self._plan.stored(len(blocks) - len(wrong))
-            self._plan.not_there(wrong)
+            self._swarm.not_there(wrong)
+            self._swarm.stored(set(blocks).difference(wrong))
             self._grown()
 
         self._work(self._run_blocking(self._check_blocks, blocks, self._digests(blocks)), ended)
@@ -371,8 +576,7 @@ class Download:
         def ended(_: None) -> None:
             self._is_summing = False
             self._summed += length
-            self._sum()
-            self._finish_if_done()
+            self._advance()
 
         self._work(self._run_long(self._sum_bytes, self._summed, length), ended)
 
@@ -381,51 +585,122 @@ class Download:
         for at in range(offset, offset + length, BLOCK):
             self._hash.update(self._partial.read(at, min(BLOCK, offset + length - at)))
 
+    def _ask_md5(self) -> None:
+        """Ask one source for the MD5; the next one if it fails, or if it takes long to answer."""
+        if self._hash is None or self._has_failed or self._told_md5:
+            return
+        now = self._clock.seconds()
+        if any("md5" in sender.asked for sender in self._here()):
+            since = max(self._done_since or now, *self._asked_for_md5.values())
+            # To make it costs its source as much as to serve the file, so others are not hurried.
+            if now - since < MD5_LATE * 2 ** len(self._asked_for_md5):
+                return
+        able = [each for each in self._here() if each.number not in self._asked_for_md5]
+        if able:
+            sender = max(able, key=lambda each: each.fetched)
+            self._asked_for_md5[sender.number] = now
+            self._ask_md5_of(sender)
+
+    def _ask_md5_of(self, sender: Sender) -> None:
+        self._ask(
+            sender,
+            "md5",
+            maybeDeferred(sender.source.checksum, self._partial.root),
+            self._told_md5.append,
+            lambda error: self._md5_refused(sender, error),
+        )
+
+    def _here(self) -> list[Sender]:
+        return [sender for sender in self.senders.values() if sender.lost is None]
+
+    def _md5_refused(self, sender: Sender, error: Flow512Error) -> None:
+        self._no_md5 = error
+        if not isinstance(error, NotFound | Unsupported | Busy):
+            self._swarm.leave(sender.number, error)
+
     # Deadlines and ends
 
-    def _watch(self) -> None:
-        self._heard = False
-        self._timer = self._clock.callLater(self._source.patience.silence * 2, self._look)
+    def _look_again(self) -> None:
+        self._timer = self._clock.callLater(TICK, self._look)
 
     def _look(self) -> None:
-        self._timer = None
-        busy = self._heard or self._workers
-        self._silent_for = 0.0 if busy else self._silent_for + self._source.patience.silence * 2
-        if self._silent_for and not self._plan.is_done:
-            self._fail(silent())
-        elif self._silent_for >= CHECKSUM_WITHIN:
+        self._look_again()
+        self._swarm.tick()
+        self._advance()
+
+    def _fail_if_alone(self) -> None:
+        if self._has_failed or self._result.called:
+            return
+        now = self._clock.seconds()
+        if self._swarm.is_done:
+            self._done_since = now if self._done_since is None else self._done_since
+            self._fail_without_md5(now)
+        elif self._more_may_come or self._swarm.is_waiting or self._workers:
+            self._stuck_since = None
+            if not self._more_may_come and not self._swarm.sources and self._swarm.needs_sources:
+                self._fail(self._why_nobody_is_left())
+        elif not self._swarm.sources:
+            self._fail(self._why_nobody_is_left())
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since >= STUCK_FOR:
+            self._fail(
+                NotFound(
+                    "The sources that are left have not what is missing; run the same command"
+                    " again when another is there."
+                )
+            )
+
+    def _fail_without_md5(self, now: float) -> None:
+        if self._hash is None or self._told_md5 or self._more_may_come:
+            return
+        waiting = [sender for sender in self._here() if "md5" in sender.asked]
+        if not waiting:
+            self._fail(self._no_md5 or self._why_nobody_is_left())
+        elif now - max(self._done_since or now, *self._asked_for_md5.values()) >= CHECKSUM_WITHIN:
             self._fail(
                 TimedOut(
                     "Every block is here and verified, but the source does not tell the MD5;"
                     " --no-md5 does without."
                 )
             )
-        else:
-            self._watch()
+
+    def _why_nobody_is_left(self) -> Flow512Error:
+        return telling_most([each.lost for each in self.senders.values() if each.lost is not None])
 
     def _finish_if_done(self) -> None:
-        if self._has_failed or not self._plan.is_done or self._result.called:
+        if self._has_failed or not self._swarm.is_done or self._result.called:
             return
         if self._hash is not None:
-            if self._summed < self._partial.size or self._their_md5 is None:
+            if self._summed < self._partial.size or not self._told_md5:
                 return
             self.md5 = self._hash.digest()
-            if self.md5 != self._their_md5:
-                self._fail(self._wrong_md5())
+            if not self._is_right_md5(self.md5):
                 return
         self._stop_watching()
+        for sender in self.senders.values():
+            for key in list(sender.asked):
+                self._take_back(sender, key)
         self._result.callback(None)
 
-    def _wrong_md5(self) -> Flow512Error:
+    def _is_right_md5(self, ours: bytes) -> bool:
+        if ours in self._told_md5:
+            return True
         if self.resumed:
-            return DamagedPartial(
-                "What an earlier download left on this disk has been damaged since; run the same"
-                " command again, and only that is fetched anew."
+            self._fail(
+                DamagedPartial(
+                    "What an earlier download left on this disk has been damaged since; run the"
+                    " same command again, and only that is fetched anew."
+                )
             )
-        return BadDigest(
+            return False
+        self._no_md5 = BadDigest(
             "The MD5 that the source tells is not that of the content, though every block is"
             " right; the source's catalog is wrong. Use --no-md5 to go on."
         )
+        self._told_md5.clear()
+        self._ask_md5()  # of another
+        return False
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
@@ -442,7 +717,8 @@ class Download:
             self._gathering = None
         # What is here is kept, if it is right, and if it is not the disk that failed.
         self._store()
-        for asked in list(self._asked):
-            asked.cancel()
+        for sender in self.senders.values():
+            for key in list(sender.asked):
+                self._take_back(sender, key)
         if not self._result.called:
             self._result.errback(why)

@@ -1,5 +1,5 @@
 """
-Fetching one file: from a source's entry to a published file under its own name.
+Fetching one file: from what sources say of it to a published file under its own name.
 
 The order matters: what can fail before the disk is touched fails first (the name; a root and a
 size that do not belong together), then what can fail without a byte on its way (the target), and
@@ -9,23 +9,35 @@ nothing is published before everything has been verified.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from random import Random
+from typing import Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.content.journal import read_boot_id
 from flow512.content.partial import Partial
-from flow512.content.paths import check_path, open_folder
+from flow512.content.paths import check_path, open_folder, open_folder_beneath
 from flow512.content.publish import check_target
 from flow512.content.tree import TreeVerifier
-from flow512.errors import Cancelled
+from flow512.errors import (
+    BadDigest,
+    Busy,
+    Cancelled,
+    Flow512Error,
+    NotFound,
+    Unsupported,
+    Violation,
+)
 from flow512.interfaces import RunBlocking
+from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, DamagedPartial, Download
-from flow512.transfer.source import SourceProtocol, fell_silent
+from flow512.transfer.finding import Candidate
+from flow512.transfer.senders import telling_most
+from flow512.transfer.source import fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
 
@@ -40,11 +52,13 @@ class Target:
     @ivar folder: an existing folder.
     @ivar name: what to call it there; its own name if empty.
     @ivar replace: whether it may take the place of another file.
+    @ivar beneath: the way down from the folder, which exists and on which no link is followed.
     """
 
     folder: str
     name: str = ""
     replace: bool = False
+    beneath: tuple[str, ...] = ()
 
     def name_for(self, entry: Entry) -> str:
         """
@@ -53,6 +67,24 @@ class Target:
         @raise UnsafeName: its own name must not touch this machine's disk.
         """
         return self.name or check_path(entry.path)[-1]
+
+
+class Claim(Protocol):
+    """
+    A source, and what it says of a file; L{Found<flow512.transfer.finding.Found>} is one.
+    """
+
+    @property
+    def candidate(self) -> Candidate:
+        """Whose source it is."""
+
+    @property
+    def source(self) -> BlockSource:
+        """It, open."""
+
+    @property
+    def entry(self) -> Entry:
+        """What it says; it has a root."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,7 @@ class Fetched:
     @ivar resumed: bytes that an earlier download had left.
     @ivar fetched: bytes that came now.
     @ivar md5: of the file; L{None} if it was not wanted.
+    @ivar sent: who sent how many of those bytes, the most first.
     """
 
     entry: Entry
@@ -72,6 +105,7 @@ class Fetched:
     resumed: int
     fetched: int
     md5: bytes | None
+    sent: tuple[tuple[Candidate, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +116,7 @@ class Fetcher:
     @ivar clock: for deadlines.
     @ivar run_blocking: runs what waits for the disk.
     @ivar run_long: runs what hashes whole files.
+    @ivar random: chooses among blocks that are equally rare.
     @ivar run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
     @ivar checksum: whether the MD5 is compared at the end.
     """
@@ -89,86 +124,203 @@ class Fetcher:
     clock: IReactorTime
     run_blocking: RunBlocking
     run_long: RunBlocking
+    random: Random
     run: int = PIECES_PER_BLOCK
     checksum: Checksum = Checksum.MD5
 
     async def fetch(
         self,
-        source: SourceProtocol,
-        entry: Entry,
+        sources: Sequence[Claim],
         target: Target,
         progress: Callable[[Download], None] = lambda _: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Fetched:
         """
         Fetch one file and publish it.
 
-        @param source: an open one.
-        @param entry: what it said of the file.
+        @param sources: open ones, with what each says of the file; all say that it has the same
+            root. Whoever opened them leaves them afterwards.
         @param target: where the file is to go.
-        @param progress: called with the download, first when it begins and then as it grows.
+        @param progress: called with the download, first when it begins and then as it grows. More
+            sources may be added to it.
+        @param blame: told who sent something wrong, and what, as soon as it has shown.
         @raise Flow512Error: as L{Download.start}, and L{flow512.errors.TargetExists},
             L{flow512.errors.UnsafeName}, L{flow512.errors.StateInUse}. What was verified until
             then stays in the partial file, and the next fetch goes on from there.
         """
-        name = target.name_for(entry)
-        verifier = await self._prove(source, entry)
+        for each in sources:
+            target.name_for(each.entry)
+        proven, verifier = await _Proof(sources, self.clock, blame).settle()
+        entry = proven[0].entry
+        work = _Work(self, entry, target, target.name_for(entry), verifier, progress, blame)
+        senders = [(each.candidate, each.source) for each in proven]
         try:
-            return await self._fetch_into(source, entry, target, name, verifier, progress)
+            return await work.fetch_from(senders)
         except DamagedPartial:
             # Nothing of it is trusted now: what is right is found by its digests, and kept.
-            return await self._fetch_into(source, entry, target, name, verifier, progress)
+            return await work.fetch_from(work.senders_left())
 
-    async def _fetch_into(
+
+class _Proof:
+    """
+    Who of several sources tells the truth of a file's size: the first page of digests, which
+    proves it, is asked of all of them, and the first that is right settles it.
+
+    A lie about the size must not cost what an earlier download has left.
+    """
+
+    def __init__(
         self,
-        source: SourceProtocol,
+        sources: Sequence[Claim],
+        clock: IReactorTime,
+        blame: Callable[[Candidate, Flow512Error], None],
+    ) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._blame = blame
+        self._left: list[Claim] = list(sources)
+        self._blamed: list[Claim] = []
+        self._reasons: list[Flow512Error] = []
+
+    async def settle(self) -> tuple[list[Claim], TreeVerifier]:
+        """
+        @return: the sources that are left, one that has proven its word first, and the proof.
+        @raise Flow512Error: no source has.
+        """
+        settled: Deferred[tuple[Claim, TreeVerifier]] = Deferred()
+        asked = [self._ask(each, settled) for each in self._sources]
+        left = len(asked)
+
+        def answered(_: None) -> None:
+            nonlocal left
+            left -= 1
+            if not left and not settled.called:
+                settled.errback(telling_most(self._reasons))
+
+        for deferred in asked:
+            deferred.addCallback(answered).addErrback(
+                lambda failure: None if settled.called else settled.errback(failure)
+            )
+        try:
+            first, verifier = await settled
+        finally:
+            for deferred in asked:
+                deferred.cancel()
+        for each in self._sources:
+            if each.entry.size != first.entry.size:
+                self._leave_out(each, BadDigest("The source told a wrong size of the content."))
+        rest = [each for each in self._left if each is not first]
+        return [first, *rest], verifier
+
+    def _ask(self, found: Claim, settled: Deferred[tuple[Claim, TreeVerifier]]) -> Deferred[None]:
+        root, size = found.entry.root, found.entry.size
+        assert root is not None
+        verifier = TreeVerifier(root, size)
+        top = verifier.shape.levels - 1
+        asked: Deferred[bytes] = (
+            maybeDeferred(found.source.page, root, top, 0) if size else succeed(b"")
+        )
+        asked.addTimeout(found.source.patience.silence * 2, self._clock, fell_silent)
+
+        def came(page: bytes) -> None:
+            verifier.add_page(top, 0, page)
+            if not settled.called:
+                settled.callback((found, verifier))
+
+        def failed(failure: Failure) -> None:
+            failure.trap(Flow512Error, CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there
+            error = failure.value
+            if isinstance(error, Flow512Error):
+                self._reasons.append(error)
+                # Who cannot give pages may have the blocks.
+                if not isinstance(error, NotFound | Unsupported | Busy):
+                    self._leave_out(found, error)
+
+        return asked.addCallback(came).addErrback(failed)
+
+    def _leave_out(self, found: Claim, error: Flow512Error) -> None:
+        self._left = [each for each in self._left if each is not found]
+        if isinstance(error, Violation) and all(each is not found for each in self._blamed):
+            self._blamed.append(found)
+            self._blame(found.candidate, error)
+        found.source.leave()
+
+
+class _Work:
+    """
+    What is done once it is proven what the file is.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
         entry: Entry,
         target: Target,
         name: str,
         verifier: TreeVerifier,
         progress: Callable[[Download], None],
-    ) -> Fetched:
-        opened, is_unwanted = await _at_its_end(self.run_blocking(_open, target, name, entry))
-        download = Download(
-            source,
+        blame: Callable[[Candidate, Flow512Error], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._entry = entry
+        self._target = target
+        self._name = name
+        self._verifier = verifier
+        self._progress = progress
+        self._blame = blame
+        self._download: Download | None = None
+
+    def senders_left(self) -> list[tuple[Candidate, BlockSource]]:
+        """
+        Give the sources that the download had last, but for those that were left out.
+        """
+        assert self._download is not None
+        return [
+            (each.who, each.source) for each in self._download.senders.values() if not each.lost
+        ]
+
+    async def fetch_from(self, senders: Sequence[tuple[Candidate, BlockSource]]) -> Fetched:
+        """
+        Download, and publish.
+        """
+        fetcher, entry, target = self._fetcher, self._entry, self._target
+        run_blocking = fetcher.run_blocking
+        opened, is_unwanted = await _at_its_end(run_blocking(_open, target, self._name, entry))
+        download = self._download = Download(
             opened.partial,
-            self.clock,
-            self.run_blocking,
-            self.run_long,
-            verifier=verifier,
-            run=self.run,
-            checksum=self.checksum,
-            progress=progress,
+            fetcher.clock,
+            run_blocking,
+            fetcher.run_long,
+            fetcher.random,
+            verifier=self._verifier,
+            run=fetcher.run,
+            checksum=fetcher.checksum,
+            progress=self._progress,
+            blame=self._blame,
         )
+        for who, source in senders:
+            download.add(who, source)
         resumed = download.stored
         try:
             if is_unwanted:
                 raise Cancelled("The download was stopped.")
-            progress(download)
+            self._progress(download)
             try:
                 await download.start()
             except DamagedPartial:
                 await _at_its_end(download.idle())
-                await _at_its_end(self.run_blocking(opened.partial.distrust))
+                await _at_its_end(run_blocking(opened.partial.distrust))
                 raise
-            await _at_its_end(self.run_blocking(opened.publish, target.replace, entry.mtime))
+            await _at_its_end(run_blocking(opened.publish, target.replace, entry.mtime))
         finally:
             await _at_its_end(download.idle())
-            await _at_its_end(self.run_blocking(opened.close))
-        path = os.path.join(target.folder, name)
-        return Fetched(entry, path, resumed, download.fetched, download.md5)
-
-    async def _prove(self, source: SourceProtocol, entry: Entry) -> TreeVerifier:
-        # A lie about the size must not cost what an earlier download has left.
-        assert entry.root is not None
-        verifier = TreeVerifier(entry.root, entry.size)
-        top = verifier.shape.levels - 1
-        page = b""
-        if entry.size:
-            asked = source.page(entry.root, top, 0)
-            asked.addTimeout(source.patience.silence * 2, self.clock, fell_silent)
-            page = await asked
-        verifier.add_page(top, 0, page)
-        return verifier
+            await _at_its_end(run_blocking(opened.close))
+        path = os.path.join(target.folder, *target.beneath, self._name)
+        sent = sorted(
+            ((each.who, each.fetched) for each in download.senders.values() if each.fetched),
+            key=lambda each: -each[1],
+        )
+        return Fetched(entry, path, resumed, download.fetched, download.md5, tuple(sent))
 
 
 async def _at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
@@ -217,7 +369,11 @@ class _Opened:
 
 def _open(target: Target, name: str, entry: Entry) -> _Opened:
     assert entry.root is not None
-    folder = open_folder(target.folder)
+    top = open_folder(target.folder)
+    try:
+        folder = open_folder_beneath(top, target.beneath)
+    finally:
+        os.close(top)
     try:
         check_target(folder, name, entry.root, replace=target.replace)
         partial = Partial.open(folder, name, entry.root, entry.size, read_boot_id())

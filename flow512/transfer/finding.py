@@ -3,7 +3,7 @@ Finding who has a file, among peers that may be gone, slow, or disagree.
 
 Everyone is asked at once, up to a bound. The first who has the file is not taken at once: for a
 moment others may answer too, since what two peers call by the same path need not be the same
-file, and then it is the user's to choose.
+file, and then it is the user's to choose. If it is the same, all of them are sources of it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
 
 class Finder:
     """
-    Asks peers for a file.
+    Asks peers for a file; each makes one search.
     """
 
     log = Logger()
@@ -99,22 +99,52 @@ class Finder:
         self,
         connect: Callable[[Candidate], Awaitable[SourceProtocol]],
         clock: IReactorTime,
+        later: Callable[[Found], None] | None = None,
     ) -> None:
         """
         @param connect: opens a conversation with a candidate, or raises L{Flow512Error}.
         @param clock: for the moment that others have.
+        @param later: told of those who answer after the search has ended, with the same root,
+            until L{stop} is called; their sources are its to close. Without it nobody is waited
+            for any longer than the search takes.
         """
         self._connect = connect
         self._clock = clock
+        self._later = later
+        self._asked: list[Deferred[None]] = []
+        self._root: bytes | None = None
+
+    def stop(self) -> None:
+        """
+        Wait for nobody any more.
+        """
+        asked, self._asked = self._asked, []
+        for each in asked:
+            each.cancel()
 
     async def find(
         self, candidates: Sequence[Candidate], *, path: str = "", root: bytes | None = None
     ) -> Found:
         """
-        Find one peer that has a file, by path or by content id.
+        Find one peer that has a file.
+
+        @return: the first who had it; its source is the caller's to close.
+        @raise Flow512Error: as L{find_all}.
+        """
+        first, *others = await self.find_all(candidates, path=path, root=root)
+        for other in others:
+            other.source.leave()
+        return first
+
+    async def find_all(
+        self, candidates: Sequence[Candidate], *, path: str = "", root: bytes | None = None
+    ) -> list[Found]:
+        """
+        Find the peers that have a file, by path or by content id.
 
         @param candidates: whom to ask.
-        @return: the first who had it; its source is the caller's to close.
+        @return: those who have it and said so within a moment after the first one, who is the
+            first here; their sources are the caller's to close.
         @raise NoSuchPeer: there is nobody to ask.
         @raise NotFound: everyone who answered says that they have no such file.
         @raise Unreachable: nobody answered.
@@ -147,6 +177,9 @@ class Finder:
                 failed.append((candidate, error))
                 self.log.debug("{peer}: {why}", peer=str(candidate), why=escape(str(error)))
             else:
+                if enough.called:
+                    self._came_later(Found(candidate, source, entry))
+                    return
                 found.append(Found(candidate, source, entry))
                 if len(found) == 1 and len(candidates) > 1:
                     timers.append(self._clock.callLater(GRACE, tell))
@@ -159,17 +192,18 @@ class Finder:
 
         def broken(failure: Failure) -> None:
             # Those who are not needed any more are cancelled; anything else is our own mistake.
-            if enough.called:
-                failure.trap(CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there
-            else:
+            if not enough.called:
                 enough.errback(failure)
+            elif failure.check(CancelledError) is None:  # type: ignore[no-untyped-call]  # Twisted has no types there
+                self.log.failure("Asking a peer for a file failed.", failure)
 
         timers: list[IDelayedCall] = []
-        asked = [places.run(ask, each).addErrback(broken) for each in candidates]
+        self._asked = [places.run(ask, each).addErrback(broken) for each in candidates]
         try:
             await enough
-            return self._choose(found, failed, wanted)
+            chosen = self._choose(found, failed, wanted)
         except BaseException:
+            self.stop()
             for each in found:
                 each.source.leave()
             raise
@@ -177,12 +211,20 @@ class Finder:
             for timer in timers:
                 if timer.active():
                     timer.cancel()
-            for deferred in asked:
-                deferred.cancel()
+        self._root = chosen[0].entry.root
+        if self._later is None:
+            self.stop()
+        return chosen
+
+    def _came_later(self, found: Found) -> None:
+        if self._later is not None and found.entry.root == self._root:
+            self._later(found)
+        else:
+            found.source.leave()
 
     def _choose(
         self, found: list[Found], failed: list[tuple[Candidate, Flow512Error]], wanted: str
-    ) -> Found:
+    ) -> list[Found]:
         if found:
             roots = {each.entry.root for each in found}
             if len(roots) > 1:
@@ -191,9 +233,7 @@ class Finder:
                     f"Several peers have different files called '{wanted}': {who};"
                     " choose one with --from, or ask for flow512:ROOT."
                 )
-            for other in found[1:]:
-                other.source.leave()
-            return found[0]
+            return found
         answers = [error for _, error in failed if not isinstance(error, Unreachable)]
         if len(failed) == 1 and not isinstance(failed[0][1], NotFound):
             candidate, error = failed[0]

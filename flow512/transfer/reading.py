@@ -16,6 +16,9 @@ a block is read when the transport is ready for it, and the memory's turn has co
 conversation holds is counted there from the moment that the disk is asked until the transport has
 taken all it was given, or the connection is gone.
 
+If sending is limited (L{flow512.link.throttle}), a block that is ready waits for its turn as well;
+its frames are counted with their headers.
+
 A file is open once, however many reads want it, and at most L{MAX_OPEN} are. It is closed when
 the room is needed and nobody reads it, or when the conversation ends, but never while a worker
 is at it.
@@ -31,7 +34,6 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from flow512.content.library import Library, OpenContent
 from flow512.content.pieces import (
     Span,
     byte_range,
@@ -46,9 +48,11 @@ from flow512.interfaces import RunBlocking
 from flow512.link.conversation import Transport
 from flow512.link.records import IBulkTransport
 from flow512.link.sparing_log import SparingLog
+from flow512.link.throttle import Throttle
+from flow512.transfer.contents import Contents, ServedContent
 from flow512.transfer.read_memory import ReadMemory
 from flow512.units import PIECE
-from flow512.wire.frame import encode_header
+from flow512.wire.frame import HEADER_SIZE, encode_header
 from flow512.wire.messages import Kind, Read
 
 READ_BLOCKS: Final = 4
@@ -96,6 +100,9 @@ class ServingConversation(Protocol):
     def fail(self, request: int, error: BaseException) -> None:
         """Write the end of a request that cannot be answered."""
 
+    def turn_came(self) -> None:
+        """Let L{Reads.write_ready} write: see L{flow512.link.throttle.Taker}."""
+
     def end(self, error: Flow512Error) -> None:
         """Close the conversation because of an error."""
 
@@ -109,7 +116,7 @@ class _Opened:
     @ivar readers: how many need it: reads of this conversation, and the worker that is at it.
     """
 
-    file: OpenContent
+    file: ServedContent
     readers: int = 0
 
 
@@ -139,10 +146,15 @@ class _Reading:
     spans: deque[Span]
 
 
-def _read_blocks(file: OpenContent, first: int, blocks: Sequence[bytearray]) -> None:
+def _read_blocks(file: ServedContent, first: int, blocks: Sequence[bytearray]) -> None:
     # A file stays open from one request to the next, and the rules may change between.
     file.check_access()
     file.read_into(first * PIECE, blocks)
+
+
+def _length_of_frames(block: bytearray, run: int) -> int:
+    frames = -(-len(block) // (run * PIECE))
+    return frames * HEADER_SIZE + len(block)
 
 
 def _data_frames(request: int, first: int, data: memoryview, run: int) -> bytes:
@@ -160,23 +172,27 @@ class Reads:
     def __init__(
         self,
         conversation: ServingConversation,
-        library: Library,
+        contents: Contents,
         run_blocking: RunBlocking,
         memory: ReadMemory,
+        throttle: Throttle,
     ) -> None:
         """
         @param conversation: whose they are.
-        @param library: what is read.
+        @param contents: what may be read.
         @param run_blocking: runs what waits for the disk.
         @param memory: what is held of it meanwhile.
+        @param throttle: says how fast it may be sent.
         """
         self._conversation = conversation
-        self._library = library
+        self._contents = contents
         self._run_blocking = run_blocking
         self._memory = memory
+        self._throttle = throttle
         self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
         self._files: dict[bytes, _Opened] = {}
+        self._aside: list[_Opened] = []  # read to the end, and opened anew for whoever asks now
         self._opening: dict[bytes, list[_Opening]] = {}
         self._waiting: deque[_Reading] = deque()
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
@@ -206,7 +222,9 @@ class Reads:
         """
         root = wanted.root
         opened = self._files.get(root)
-        if opened is not None:
+        if opened is not None and opened.file.is_over:
+            self._put_aside(self._files.pop(root))
+        elif opened is not None:
             self._begin_reading(request, wanted, opened)
             return
         is_first = root not in self._opening
@@ -219,9 +237,8 @@ class Reads:
         opening = self._pending[request] = _Opening(request, wanted)
         self._opening.setdefault(root, []).append(opening)
         if is_first:
-            library, asker = self._library, self._conversation.asker
             self._conversation.wait_for_worker(
-                self._run_blocking(lambda: library.open(root, library.seen_by(asker))),
+                self._run_blocking(self._contents.open, root, self._conversation.asker),
                 lambda file: self._file_opened(root, file),
                 lambda failure: self._file_not_opened(root, failure),
             )
@@ -243,6 +260,8 @@ class Reads:
             return
         self._is_writing = True
         while self._ready and self._conversation.is_writable and self._conversation.is_open:
+            if self._throttle.is_limited and not self._has_turn():
+                break
             reading, span, block = self._ready.popleft()
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
@@ -253,6 +272,12 @@ class Reads:
             self._written(len(block))
         self._is_writing = False
         self._read_ahead()
+
+    def _has_turn(self) -> bool:
+        reading, _, block = self._ready[0]
+        if self._pending.get(reading.request) is not reading:
+            return True  # nothing of it is sent
+        return self._throttle.ask(self._conversation, _length_of_frames(block, reading.run))
 
     def transport_drained(self) -> None:
         """
@@ -277,6 +302,7 @@ class Reads:
         ready = sum(len(block) for _, _, block in self._ready)
         self._ready.clear()
         self._memory.forget(self)
+        self._throttle.forget(self._conversation)
         self._memory.release(ready)
         if not self._disk_is_busy:
             self._close_files()
@@ -300,10 +326,13 @@ class Reads:
     # Files
 
     def _make_room(self) -> bool:
-        if len(self._files) + len(self._opening) >= MAX_OPEN:
+        if self._open_now() >= MAX_OPEN:
             for root in [root for root, opened in self._files.items() if not opened.readers]:
                 self._files.pop(root).file.close()
-        return len(self._files) + len(self._opening) < MAX_OPEN
+        return self._open_now() < MAX_OPEN
+
+    def _open_now(self) -> int:
+        return len(self._files) + len(self._opening) + len(self._aside)
 
     def _take_who_waits_for(self, root: bytes) -> list[_Opening]:
         waiting = [
@@ -315,7 +344,7 @@ class Reads:
             del self._pending[opening.request]
         return waiting
 
-    def _file_opened(self, root: bytes, file: OpenContent) -> None:
+    def _file_opened(self, root: bytes, file: ServedContent) -> None:
         waiting = self._take_who_waits_for(root)
         if not waiting:
             file.close()
@@ -329,10 +358,20 @@ class Reads:
         for opening in self._take_who_waits_for(root):
             self._conversation.fail(opening.request, failure.value)
 
+    def _put_aside(self, opened: _Opened) -> None:
+        self._aside.append(opened)
+        self._close_unread()
+
+    def _close_unread(self) -> None:
+        for opened in [opened for opened in self._aside if not opened.readers]:
+            self._aside.remove(opened)
+            opened.file.close()
+
     def _close_files(self) -> None:
-        for opened in self._files.values():
+        for opened in (*self._files.values(), *self._aside):
             opened.file.close()
         self._files.clear()
+        self._aside.clear()
 
     # The disk
 
@@ -358,6 +397,7 @@ class Reads:
         reading.opened.readers -= 1
         if reading in self._waiting:
             self._waiting.remove(reading)
+        self._close_unread()
 
     def _read_ahead(self) -> None:
         if self._disk_is_busy or not self._waiting or len(self._ready) >= READ_BLOCKS:
@@ -388,6 +428,7 @@ class Reads:
     def _disk_is_free(self, reading: _Reading) -> bool:
         self._disk_is_busy = False
         reading.opened.readers -= 1
+        self._close_unread()
         if not self._conversation.is_open:
             self._close_files()
         return self._conversation.is_open

@@ -6,8 +6,8 @@ A request is known by its number from the moment that it is read until its end i
 C{CANCEL} brings that about early, and means nothing for a number that is not known.
 
 What is large is made only while the transport takes it: blocks, which are the business of
-L{flow512.transfer.reading}, and listings, one at a time. All else is small, and
-L{flow512.link.conversation} bounds it.
+L{flow512.transfer.reading}, what L{flow512.transfer.watching} tells of them, and listings, one at
+a time. All else is small, and L{flow512.link.conversation} bounds it.
 
 A request counts against L{flow512.transfer.allowance} until it has had its end, and no worker is
 busy with it any more: so whoever cancels, or hangs up, has not made room by that alone.
@@ -29,7 +29,9 @@ from twisted.python.failure import Failure
 
 from flow512.content.access import NOBODY
 from flow512.content.library import Library, View
+from flow512.content.mending import piece_md5s
 from flow512.content.paths import SHOWN, escape
+from flow512.content.tree import Shape
 from flow512.errors import (
     BadMessage,
     Busy,
@@ -45,11 +47,20 @@ from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.link.sparing_log import SparingLog
+from flow512.link.throttle import Throttle
 from flow512.transfer.allowance import Allowance
+from flow512.transfer.bundles import Bundles
+from flow512.transfer.contents import Contents
+from flow512.transfer.offers import Offers
 from flow512.transfer.reading import Reads
 from flow512.transfer.shared_work import SharedWork
+from flow512.transfer.watching import Watches
+from flow512.units import BLOCK
+from flow512.wire.bundle import Bundle
+from flow512.wire.fields import MAX_PEERS, Peer
 from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
+from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
 from flow512.wire.messages import (
     TRANSFER_SERVER,
     Cancel,
@@ -93,6 +104,16 @@ class _Listing(_Working):
     wanted: List
 
 
+def _md5s_of_pieces(contents: Contents, asker: bytes, wanted: PiecesRequest) -> bytes:
+    file = contents.open(wanted.root, asker)
+    try:
+        block = bytearray(Shape(file.size).block_length(wanted.block))
+        file.read_into(wanted.block * BLOCK, [block])
+    finally:
+        file.close()
+    return piece_md5s(block)
+
+
 class TransferProtocol(Answerer):
     """
     The serving side of one transfer conversation.
@@ -108,8 +129,20 @@ class TransferProtocol(Answerer):
         """
         super().__init__(factory.introduction, factory.clock, factory.patience)
         self._service = factory
-        self._requests: dict[int, _Working] = {}  # all that have not ended, but for reads
-        self._reads = Reads(self, factory.library, factory.run_blocking, factory.allowance.memory)
+        # All that have not ended, but for reads and watches.
+        self._requests: dict[int, _Working] = {}
+        self._reads = Reads(
+            self, factory.contents, factory.run_blocking, factory.allowance.memory, factory.up
+        )
+        self._watches = Watches(self, factory.contents, factory.run_blocking, self._recount)
+        self._bundles = Bundles(
+            self,
+            factory.contents,
+            factory.run_blocking,
+            factory.allowance.memory,
+            factory.up,
+            self._recount,
+        )
         self.lines = SparingLog(self.log, factory.clock)
         self._workers = 0
         self._counted = 0  # what the allowance knows of
@@ -129,6 +162,7 @@ class TransferProtocol(Answerer):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._reads.transport_gone()
+        self._bundles.transport_gone()
         self._is_gone = True
         self._tell_if_gone()
 
@@ -157,6 +191,8 @@ class TransferProtocol(Answerer):
         self._requests.clear()
         self._listings.clear()
         self._reads.end()
+        self._watches.end()
+        self._bundles.end()
         self._recount()
 
     def frame_received(self, frame: Frame) -> None:
@@ -174,7 +210,7 @@ class TransferProtocol(Answerer):
             raise BadMessage(
                 f"A source makes no requests, so kind {frame.kind:#04x} means nothing."
             )
-        if request == 0 or request in self._requests or request in self._reads:
+        if request == 0 or self._is_under_way(request):
             raise BadMessage(f"Request number {request} is in use.")
         try:
             self._service.allowance.check_request(self._counted, len(self._service.connections))
@@ -190,6 +226,10 @@ class TransferProtocol(Answerer):
             self._requests.pop(request).stop.set()
         elif request in self._reads:
             self._reads.cancel(request)
+        elif request in self._watches:
+            self._watches.cancel(request)
+        elif request in self._bundles:
+            self._bundles.cancel(request)
         else:
             return
         self.fail_request(request, Cancelled("The request was cancelled."))
@@ -209,8 +249,16 @@ class TransferProtocol(Answerer):
 
     # How much is under way
 
+    def _is_under_way(self, request: int) -> bool:
+        return any(
+            request in kind for kind in (self._requests, self._reads, self._watches, self._bundles)
+        )
+
     def _recount(self) -> None:
-        now = max(len(self._requests) + len(self._reads), self._workers)
+        under_way = sum(
+            len(kind) for kind in (self._requests, self._reads, self._watches, self._bundles)
+        )
+        now = max(under_way, self._workers)
         self._service.allowance.requests += now - self._counted
         if self._counted and not now:
             self._idle_since = self.clock.seconds()
@@ -338,10 +386,8 @@ class TransferProtocol(Answerer):
 
     def _find(self, wanted: Stat, stop: Event) -> Deferred[Entry]:
         library, service, asker = self._service.library, self._service, self.asker
-        if not wanted.path:
-            return service.run_blocking(
-                lambda: library.stat("", wanted.root, stop.is_set, library.seen_by(asker))
-            )
+        if wanted.root is not None:
+            return service.run_blocking(service.contents.stat, wanted.root, asker, stop.is_set)
 
         def look() -> tuple[View, Entry | None]:
             view = library.seen_by(asker)
@@ -362,7 +408,7 @@ class TransferProtocol(Answerer):
 
     def _page(self, frame: Frame) -> None:
         wanted = decode(frame, PageRequest)
-        library, asker = self._service.library, self.asker
+        contents = self._service.contents
 
         def answer(page: bytes) -> None:
             header = encode_header(Kind.DIGESTS, frame.request, len(page), wanted.index)
@@ -372,34 +418,66 @@ class TransferProtocol(Answerer):
             frame.request,
             _Working(),
             self._service.run_blocking(
-                lambda: library.page(
-                    wanted.root, wanted.level, wanted.index, library.seen_by(asker)
-                )
+                contents.page, wanted.root, wanted.level, wanted.index, self.asker
             ),
             answer,
         )
 
     def _checksum(self, frame: Frame) -> None:
         wanted = decode(frame, Checksum)
-        library, service = self._service.library, self._service
+        library, service, asker = self._service.library, self._service, self.asker
 
         def answer(md5: bytes) -> None:
             self.send(Md5(md5), frame.request)
 
         working = _Working()
 
-        def compute(view: View) -> Deferred[bytes]:
+        def look() -> tuple[View, bytes | None]:
+            return library.seen_by(asker), service.contents.md5(wanted.root, asker)
+
+        def compute_unless_known(looked: tuple[View, bytes | None]) -> bytes | Deferred[bytes]:
+            view, known = looked
+            if known is not None:
+                return known
             return service.long_work.join(
                 (view, wanted.root),
                 working.stop,
                 lambda may_stop: library.checksum(wanted.root, may_stop, view),
             )
 
-        looked = service.run_blocking(library.seen_by, self.asker)
-        self._work(frame.request, working, looked.addCallback(compute), answer)
+        found: Deferred[bytes] = service.run_blocking(look).addCallback(compute_unless_known)
+        self._work(frame.request, working, found, answer)
+
+    def _pieces(self, frame: Frame) -> None:
+        wanted = decode(frame, PiecesRequest)
+
+        def answer(md5s: bytes) -> None:
+            header = encode_header(Kind.PIECE_DIGESTS, frame.request, len(md5s), wanted.block)
+            self.write_small(header + md5s)
+
+        service, asker = self._service, self.asker
+        made = service.run_blocking(_md5s_of_pieces, service.contents, asker, wanted)
+        self._work(frame.request, _Working(), made, answer)
+
+    def _holders(self, frame: Frame) -> None:
+        wanted = decode(frame, Who)
+        service = self._service
+
+        def answer(_: Entry) -> None:
+            self.send(Holders(tuple(service.holders(wanted.root))[:MAX_PEERS]), frame.request)
+
+        # Who may not see a content is not told who else has it.
+        found = service.run_blocking(service.contents.stat, wanted.root, self.asker)
+        self._work(frame.request, _Working(), found, answer)
+
+    def _watch(self, frame: Frame) -> None:
+        self._watches.begin(frame.request, decode(frame, Watch))
 
     def _read(self, frame: Frame) -> None:
         self._reads.begin(frame.request, decode(frame, Read))
+
+    def _bundle(self, frame: Frame) -> None:
+        self._bundles.begin(frame.request, decode(frame, Bundle))
 
     def _unexpected(self, failure: Failure) -> None:
         self.log.failure("Serving failed.", failure=failure)
@@ -407,7 +485,13 @@ class TransferProtocol(Answerer):
 
     def writable_again(self) -> None:
         self._next_listing()
+        self._watches.transport_drained()
         self._reads.transport_drained()
+        self._bundles.transport_drained()
+        self._recount()
+
+    def turn_came(self) -> None:
+        self._reads.write_ready()
         self._recount()
 
     _ANSWERS: ClassVar[dict[int, Callable[[TransferProtocol, Frame], None]]] = {
@@ -416,6 +500,10 @@ class TransferProtocol(Answerer):
         Kind.PAGE: _page,
         Kind.READ: _read,
         Kind.CHECKSUM: _checksum,
+        Kind.WHO: _holders,
+        Kind.WATCH: _watch,
+        Kind.PIECES: _pieces,
+        Kind.BUNDLE: _bundle,
     }
 
 
@@ -440,6 +528,9 @@ class TransferFactory(Factory[TransferProtocol]):
         run_long: RunBlocking | None = None,
         patience: Patience | None = None,
         limits: Limits | None = None,
+        up: Throttle | None = None,
+        offers: Offers | None = None,
+        holders: Callable[[bytes], Sequence[Peer]] = lambda root: (),
     ) -> None:
         """
         @param library: what is served.
@@ -450,8 +541,13 @@ class TransferFactory(Factory[TransferProtocol]):
             C{run_blocking} unless given.
         @param patience: how long the deadlines are; as usual unless given, but for the handshake.
         @param limits: of requests, memory, listings, idle time, and the handshake.
+        @param up: how fast it sends what is in files, to all together; no limit unless given.
+        @param offers: what it is downloading, and serves meanwhile; nothing unless given.
+        @param holders: knows who else has a content that this node has, or is downloading.
         """
         self.library = library
+        self.contents = Contents(library, offers)
+        self.holders = holders
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking
@@ -459,6 +555,7 @@ class TransferFactory(Factory[TransferProtocol]):
         self.limits = limits or Limits()
         self.patience = patience or Patience(greeting=self.limits.handshake)
         self.allowance = Allowance(self.limits, clock)
+        self.up = up or Throttle(clock)
         self.lines = SparingLog(self.log, clock, *_LINES)
         # In the order of their arrival, so that a simulation repeats to the byte.
         self.connections: dict[TransferProtocol, None] = {}

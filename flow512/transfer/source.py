@@ -13,10 +13,11 @@ are right is judged by the tree (L{flow512.transfer.download}).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -25,17 +26,23 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from flow512.errors import BadFrame, Flow512Error, PeerLost, TimedOut, Unreachable, from_wire
+from flow512.errors import BadFrame, Flow512Error, PeerLost, Unreachable, from_wire
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
-from flow512.transfer.plan import WINDOW
+from flow512.link.throttle import Throttle
+from flow512.transfer.blocks import Sink
+from flow512.transfer.intake import Intake
+from flow512.transfer.pace import WINDOW
 from flow512.transfer.server import CONVERSATION
+from flow512.transfer.swarm import silent
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
-from flow512.wire.fields import MAX_LIST, Message
-from flow512.wire.frame import MAX_REQUEST, BufferPool, Frame
+from flow512.wire.bundle import Bundle, unpack
+from flow512.wire.fields import MAX_LIST, MD5_LENGTH, Message, Peer
+from flow512.wire.frame import HEADER_SIZE, MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
+from flow512.wire.holding import Blocks, Holders, PiecesRequest, Watch, Who
 from flow512.wire.messages import (
     TRANSFER_CLIENT,
     Cancel,
@@ -54,19 +61,6 @@ from flow512.wire.messages import (
 )
 
 _T = TypeVar("_T")
-
-Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
-"""
-Takes the number of the first piece, and the pieces. They belong to the sink, which gives them
-back to L{SourceProtocol.buffers} when it is done.
-"""
-
-
-def silent() -> TimedOut:
-    """
-    Make the error for a source that answers pings and nothing else.
-    """
-    return TimedOut("The source sends nothing, though it is there; try another source.")
 
 
 def fell_silent(result: object, seconds: float) -> Failure:
@@ -108,6 +102,29 @@ class _Question:
 
 
 @dataclass(eq=False)
+class _Watching:
+    """A WATCH: what there is of a content, and what is added, until all is there."""
+
+    told: Callable[[Blocks], None]
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        if frame.kind != Kind.BLOCKS:
+            raise BadFrame(f"BLOCKS was asked for, and kind {frame.kind:#04x} came.")
+        blocks = decode(frame, Blocks)
+        end = 0
+        for first, count in blocks.runs:
+            if first < end:
+                raise BadFrame("Runs of blocks came that are not in order.")
+            end = first + count
+        if not self.result.called:
+            self.told(blocks)
+        if blocks.is_all and not self.result.called:
+            self.result.callback(None)
+        return blocks.is_all
+
+
+@dataclass(eq=False)
 class _Stream:
     """A READ: data frames, in order, each of exactly the length that it has to have."""
 
@@ -137,6 +154,42 @@ class _Stream:
         return True
 
 
+ParcelSink: TypeAlias = Callable[[int, list[memoryview | None]], None]
+"""Takes the number of the first content, and the contents, which are whoever's that keeps them."""
+
+
+@dataclass(eq=False)
+class _Parcels:
+    """A BUNDLE: parcels, in order, until every content has come."""
+
+    next: int
+    end: int
+    sink: ParcelSink
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        if frame.kind != Kind.PARCEL or frame.position != self.next:
+            raise BadFrame(
+                f"Content {self.next} was called for; kind {frame.kind:#04x} at"
+                f" {frame.position} came."
+            )
+        contents = unpack(frame.body)
+        first, self.next = self.next, self.next + len(contents)
+        if self.next > self.end:
+            raise BadFrame(f"{self.end} contents were asked for, and more came.")
+        if not self.result.called:
+            self.sink(first, contents)
+        if self.next < self.end:
+            return False
+        if not self.result.called:
+            self.result.callback(None)
+        return True
+
+
+_BULK: Final = (_Stream, _Parcels)
+"""Requests whose answers are what is in files, and so are taken no faster than the limit has it."""
+
+
 class SourceProtocol(Caller):
     """
     The fetching side of one transfer conversation.
@@ -158,17 +211,24 @@ class SourceProtocol(Caller):
         clock: IReactorTime,
         patience: Patience | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
+        down: Throttle | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
         @param clock: for the deadlines.
         @param patience: how long they are.
         @param connections: where it is counted while it is connected.
+        @param down: how fast data frames are taken, from all sources together; no limit unless
+            given.
         """
         self._connections = connections or OpenConnections()
         self.buffers = BufferPool(BLOCK, WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, _Pending] = {}
+        self._down = down or Throttle(clock)
+        self._intake = Intake(
+            self._down, partial(self.stop_reading, "rate"), partial(self.resume_reading, "rate")
+        )
         self._last_request = 0
         self._opening: list[Deferred[SourceProtocol]] = []
         self._ended_by: Flow512Error | None = None
@@ -237,6 +297,43 @@ class SourceProtocol(Caller):
         """
         return self._ask(Checksum(root), Kind.MD5, lambda frame: decode(frame, Md5).md5)
 
+    def pieces(self, root: bytes, block: int) -> Deferred[bytes]:
+        """
+        Ask for the MD5s of a block's pieces. They prove nothing, and may be of another number of
+        pieces than the block has.
+
+        @return: 16 bytes for each piece, one after the other; 1 to L{PIECES_PER_BLOCK} of them.
+        """
+
+        def read(frame: Frame) -> bytes:
+            length = len(frame.body)
+            if frame.position != block or not length or length % MD5_LENGTH:
+                raise BadFrame(
+                    f"The MD5s of the pieces of block {block} were called for; {length} bytes for"
+                    f" block {frame.position} came."
+                )
+            return bytes(frame.body)
+
+        return self._ask(PiecesRequest(root, block), Kind.PIECE_DIGESTS, read)
+
+    def who(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
+        """
+        Ask who else has a content, or some of its blocks. Nobody vouches for them.
+        """
+        return self._ask(Who(root), Kind.HOLDERS, lambda frame: decode(frame, Holders).peers)
+
+    def watch(self, root: bytes, told: Callable[[Blocks], None]) -> Deferred[None]:
+        """
+        Ask which blocks of a content the source has, now and from now on.
+
+        @param told: called at first with those that there are, in one or more turns, and then with
+            those that are added. Some may come twice; they may lie beyond the content's end.
+        @return: fires with L{None} when the source has all of them. That may never be; cancelling
+            it ends the watch.
+        """
+        result: Deferred[None] = Deferred()
+        return self._begin(Watch(root), _Watching(told, result))
+
     def read(
         self, root: bytes, size: int, first: int, count: int, run: int, sink: Sink
     ) -> Deferred[None]:
@@ -255,6 +352,18 @@ class SourceProtocol(Caller):
             Read(root, first, count, run),
             _Stream(first, first + count, size, run, sink, result),
         )
+
+    def bundle(self, roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+        """
+        Ask for small contents, whole; they are yet to be proven.
+
+        @param roots: which, 1 to L{MAX_BUNDLE<flow512.wire.bundle.MAX_BUNDLE>}.
+        @param sink: called with those that have come, in order; L{None} for one that the source
+            does not give so, because it is too large, or is not there.
+        @return: fires with L{None} when all have come.
+        """
+        result: Deferred[None] = Deferred()
+        return self._begin(Bundle(tuple(roots)), _Parcels(0, len(roots), sink, result))
 
     def _ask(self, message: Message, kind: Kind, read: Callable[[Frame], _T]) -> Deferred[_T]:
         return self._begin(message, _Question(kind, read, Deferred()))
@@ -275,6 +384,8 @@ class SourceProtocol(Caller):
         except Flow512Error:
             del self._pending[number]  # what cannot be said is not answered
             raise
+        if self._down.is_limited and isinstance(pending, _BULK):
+            self._intake.expect()
         return pending.result
 
     def _free_number(self) -> int:
@@ -292,6 +403,7 @@ class SourceProtocol(Caller):
 
     def conversation_ended(self, error: Flow512Error) -> None:
         self._ended_by = error
+        self._intake.rest()
         waiting = [*self._opening, *(pending.result for pending in self._pending.values())]
         self._opening = []
         self._pending.clear()
@@ -319,6 +431,16 @@ class SourceProtocol(Caller):
         elif pending.take(frame):
             # Taking may have ended the conversation.
             self._pending.pop(frame.request, None)
+        if self._down.is_limited and self.is_open:
+            self._count(frame)
+
+    def _count(self, frame: Frame) -> None:
+        if frame.kind in (Kind.DATA, Kind.PARCEL):
+            self._intake.took(HEADER_SIZE + len(frame.body))
+        if any(isinstance(pending, _BULK) for pending in self._pending.values()):
+            self._intake.expect()
+        else:
+            self._intake.rest()
 
 
 class SourceFactory(Factory[SourceProtocol]):
@@ -335,6 +457,7 @@ class SourceFactory(Factory[SourceProtocol]):
         patience: Patience | None = None,
         expected: bytes | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
+        down: Throttle | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
@@ -342,15 +465,19 @@ class SourceFactory(Factory[SourceProtocol]):
         @param patience: how long they are.
         @param expected: the node id that the other side must have; L{None} for any.
         @param connections: where connections are counted.
+        @param down: how fast all of them together take data frames; no limit unless given.
         """
         self.connections = connections or OpenConnections()
         self.introduction = introduction
         self.clock = clock
         self.patience = patience or Patience()
         self.expected = expected
+        self.down = down or Throttle(clock)
 
     def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
-        source = SourceProtocol(self.introduction, self.clock, self.patience, self.connections)
+        source = SourceProtocol(
+            self.introduction, self.clock, self.patience, self.connections, self.down
+        )
         source.expected = self.expected
         return source
 

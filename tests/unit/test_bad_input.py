@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import msgspec
@@ -30,8 +31,10 @@ from flow512.errors import (
     UnsafeName,
     Violation,
 )
+from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.transfer.fetch import Fetcher, Target
+from flow512.transfer.finding import Candidate, Found
 from flow512.units import BLOCK
 from flow512.wire.fields import Message
 from flow512.wire.frame import encode_frame, encode_header
@@ -288,11 +291,13 @@ class FetchedTests(TransferTestCase):
     def refused(self, entry: Entry, name: str | None = None) -> str:
         """Fetch in vain; what is in the folder is as before."""
         before = {path: path.read_bytes() for path in self.folder.iterdir()}
-        fetcher = Fetcher(self.here.reactor, self.here.run_blocking, self.here.run_blocking)
+        run = self.here.run_blocking
+        fetcher = Fetcher(self.here.reactor, run, run, Random(7))
         target = Target(str(self.folder), name)
         source = self.source()
+        found = Found(Candidate(HostPort("10.0.0.1", 5000)), source, entry)
         with self.assertRaises(Flow512Error) as caught:
-            self.network.result(Deferred.fromCoroutine(fetcher.fetch(source, entry, target)))
+            self.network.result(Deferred.fromCoroutine(fetcher.fetch([found], target)))
         source.leave()
         after = {path: path.read_bytes() for path in self.folder.iterdir()}
         hidden = {path: data for path, data in after.items() if path.name[:9] == ".flow512-"}

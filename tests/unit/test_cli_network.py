@@ -335,6 +335,18 @@ class ServeTests(CommandCase):
         said = self.serve("--no-beacon", seconds=100)
         self.assertEqual(said.out.splitlines(), ["Sharing 2 files."])
 
+    def test_looked_through(self) -> None:
+        """Where nothing can be watched, as here, it looks as often as it is told to."""
+        said = self.serve("--json", "--rescan", "2", seconds=7.0)
+        events = [each for each in said.events if each["event"] == "indexed"]
+        self.assertEqual(len(events), 4)
+
+    def test_looked_through_once(self) -> None:
+        """Told not to look again, it does not."""
+        said = self.serve("--json", "--rescan", "0", seconds=100.0)
+        events = [each for each in said.events if each["event"] == "indexed"]
+        self.assertEqual(len(events), 1)
+
     def test_unreadable(self) -> None:
         """What cannot be shared is counted."""
         out = io.StringIO()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from random import Random
+from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -17,17 +19,29 @@ from flow512.errors import (
     Cancelled,
     ContentChanged,
     DiskFull,
+    Flow512Error,
     NotFound,
     PeerLost,
     TimedOut,
+    Unreachable,
 )
 from flow512.interfaces import RunBlocking
-from flow512.transfer.download import CHECKSUM_WITHIN, Checksum, Download
+from flow512.link.address import HostPort
+from flow512.transfer.download import (
+    CHECKSUM_WITHIN,
+    Checksum,
+    Download,
+    Order,
+)
+from flow512.transfer.finding import Candidate
+from flow512.transfer.senders import telling_most
 from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import HandFired, TransferTestCase
+from tests.unit.transfer_ends import THEIRS, HandFired, TransferTestCase
+
+THERE = Candidate(HostPort("10.0.0.1", 5000), "there", THEIRS)
 
 
 class DownloadTestCase(TransferTestCase):
@@ -55,18 +69,22 @@ class DownloadTestCase(TransferTestCase):
         checksum: Checksum = Checksum.MD5,
         progress: Callable[[Download], None] = lambda _: None,
         run_blocking: RunBlocking | None = None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Download:
         """Make a download."""
-        return Download(
-            source or self.source(),
+        download = Download(
             partial or self.partial(entry),
             self.here.reactor,
             run_blocking or self.here.run_blocking,
             run_blocking or self.here.run_blocking,
+            Random(7),
             run=run,
             checksum=checksum,
             progress=progress,
+            blame=blame,
         )
+        download.add(THERE, source or self.source())
+        return download
 
     def finish(self, download: Download) -> None:
         """Let it run to its end, and no worker be left."""
@@ -417,3 +435,226 @@ class CancelTests(DownloadTestCase):
         self.network.run(5.0)
         self.assertEqual(download.fetched, fetched)
         self.assertLess(self.here.bytes_received, 15 * BLOCK)
+
+
+class SeveralTests(DownloadTestCase):
+    """Downloads from several sources."""
+
+    def begin(self, blocks: int, others: int, **more: Any) -> Deferred[None]:
+        """Begin to download a file that so many nodes have besides the one that there is."""
+        self.entry, self.content = self.put("one", blocks * BLOCK + 5)
+        self.target = self.partial(self.entry)
+        self.several = self.download(self.entry, partial=self.target, **more)
+        self.others = [self.another(3 + n, "one", self.content) for n in range(others)]
+        for each in self.others:
+            self.several.add(each.candidate, each.source)
+        return self.several.start()
+
+    def check(self, result: Deferred[None]) -> None:
+        """It ends with the exact content."""
+        self.network.result(result, 900.0)
+        self.network.result(self.several.idle())
+        self.assertEqual(self.target.read(0, self.entry.size), self.content)
+        self.assertEqual(self.several.md5, hashlib.md5(self.content).digest())
+
+    def sent(self) -> list[int]:
+        """The bytes that each source has sent."""
+        return [each.fetched for each in self.several.senders.values()]
+
+    def test_all_of_them_send(self) -> None:
+        """Each of several sends some, together just what there is."""
+        self.check(self.begin(100, 3))
+        self.assertEqual(sum(self.sent()), self.entry.size)
+        self.assertGreater(min(self.sent()), 5 * BLOCK)
+        self.assertEqual(self.several.blamed, [])
+
+    def test_one_dies(self) -> None:
+        """A source that goes away is no failure while others are left; its work goes to them."""
+        result = self.begin(100, 2)
+        self.network.run_until(lambda: self.several.stored > 20 * BLOCK)
+        for connection in list(self.factory.connections):
+            connection.connection.abortConnection()
+        self.check(result)
+        (first, *others) = self.several.senders.values()
+        self.assertIsInstance(first.lost, PeerLost)
+        self.assertEqual([each.lost for each in others], [None, None])
+        self.assertEqual(self.several.blamed, [])
+
+    def test_one_cannot_be_reached(self) -> None:
+        """Nobody waits for the deadline of a connection that is dead, while others are left."""
+        result = self.begin(100, 2)
+        self.network.run_until(lambda: self.several.stored > 20 * BLOCK)
+        self.network.cut(self.here, self.there)
+        started = self.network.clock.seconds()
+        self.check(result)
+        self.assertLess(self.network.clock.seconds() - started, 15.0)
+        self.network.heal()
+
+    def test_all_die(self) -> None:
+        """When the last one has gone it fails, and what was stored stays."""
+        result = self.begin(200, 1)
+        self.network.run_until(lambda: self.several.stored > 20 * BLOCK)
+        self.network.cut(self.here, self.there)
+        self.network.cut(self.here, self.others[0].host)
+        with self.assertRaises(Unreachable):
+            self.network.result(result, 400.0)
+        self.network.result(self.several.idle())
+        self.assertGreater(self.target.stored, 20 * BLOCK)
+
+    def test_one_lies_in_one_piece(self) -> None:
+        """Who sends one wrong piece is named, once, and not asked again; the rest comes exact."""
+        blames: list[tuple[Candidate, Flow512Error]] = []
+        self.shelf.read_hook = lambda at, data: (
+            data[:700] + b"x" + data[701:] if at % (7 * BLOCK) == 0 else data
+        )
+        result = self.begin(100, 2, blame=lambda who, why: blames.append((who, why)))
+        self.check(result)
+        ((who, why),) = blames
+        self.assertEqual(self.several.blamed, blames)
+        self.assertEqual(who, THERE)
+        self.assertIsInstance(why, BadDigest)
+        self.assertIn("damaged block", str(why))
+        self.assertLess(sum(self.sent()), self.entry.size + 16 * BLOCK)
+        self.network.run(1.0)
+        self.assertFalse(self.factory.connections, "its connection is closed")
+
+    def test_one_is_silent(self) -> None:
+        """One that sends nothing holds nobody up."""
+        source = self.source()
+        self.factory.run_blocking = lambda function, *args: Deferred()
+        started = self.network.clock.seconds()
+        self.check(self.begin(100, 1, source=source))
+        self.assertLess(self.network.clock.seconds() - started, 20.0)
+        source.leave()
+        self.network.run(1.0)
+        for connection in list(self.factory.connections):
+            self.factory.connection_gone(connection)
+
+    def test_one_is_slow(self) -> None:
+        """One that is a hundred times slower costs no more than a moment at the end."""
+        self.there.bandwidth = 100_000
+        started = self.network.clock.seconds()
+        self.check(self.begin(100, 1))
+        self.assertLess(self.network.clock.seconds() - started, 20.0)
+        slow, fast = self.sent()
+        self.assertGreater(fast, 90 * BLOCK)
+        self.assertLess(slow + fast, self.entry.size + 16 * BLOCK)
+
+    def test_one_joins(self) -> None:
+        """A source that is added while it runs sends its share."""
+        self.there.bandwidth = 2_000_000
+        result = self.begin(100, 0)
+        self.network.run_until(lambda: self.several.stored > 10 * BLOCK)
+        new = self.another(3, "one", self.content)
+        sender = self.several.add(new.candidate, new.source)
+        self.check(result)
+        self.assertGreater(sender.fetched, 20 * BLOCK)
+
+    def test_partial_sources(self) -> None:
+        """Two that have half each, of which one gets more: together they send everything."""
+        entry, content = self.put("one", 60 * BLOCK)
+        partial = self.partial(entry)
+        download = self.several = self.download(entry, partial=partial)
+        first = download.senders[1]
+        download.leave(first, PeerLost("gone"))
+        one, two = (self.another(number, "one", content) for number in (3, 4))
+        download.wait_for_more()
+        result = download.start()
+        left = download.add(one.candidate, one.source, [(0, 20)])
+        right = download.add(two.candidate, two.source, [(30, 30)])
+        self.network.run(100.0)
+        self.assertNoResult(result)
+        self.assertEqual((left.fetched, right.fetched), (20 * BLOCK, 30 * BLOCK))
+        download.has(left, [(20, 9)])
+        self.network.run(1.0)
+        self.assertEqual(download.stored, 59 * BLOCK)
+        download.has(left, [], is_all=True)
+        self.network.result(result)
+        self.assertEqual(partial.read(0, entry.size), content)
+        self.assertEqual(left.fetched + right.fetched, entry.size)
+
+    def test_nobody_has_the_rest(self) -> None:
+        """If those who are left have not what is missing, that is said, in its time."""
+        entry, content = self.put("one", 9 * BLOCK)
+        download = self.download(entry)
+        one = self.another(3, "one", content)
+        download.add(one.candidate, one.source, [(0, 5)])
+        download.leave(download.senders[1], PeerLost("gone"))
+        result = download.start()
+        self.network.run(30.0)
+        self.assertNoResult(result)
+        self.network.run(60.0)
+        self.failureResultOf(result, NotFound)
+        self.assertEqual(download.stored, 5 * BLOCK)
+
+    def test_more_may_come(self) -> None:
+        """Without a source it waits, if it is told to, until it is told that no more will come."""
+        entry, _ = self.put("one", 9 * BLOCK)
+        download = self.download(entry)
+        download.leave(download.senders[1], PeerLost("gone"))
+        download.wait_for_more()
+        result = download.start()
+        self.network.run(500.0)
+        self.assertNoResult(result)
+        download.no_more()
+        self.failureResultOf(result, PeerLost)
+
+    def test_nobody_at_all(self) -> None:
+        """Without any source it fails at once."""
+        entry, _ = self.put("one", 9 * BLOCK)
+        run = self.here.run_blocking
+        download = Download(self.partial(entry), self.here.reactor, run, run, Random(1))
+        self.failureResultOf(download.start(), PeerLost)
+
+    def test_md5_of_another(self) -> None:
+        """An MD5 that is wrong, refused or late is asked of another source."""
+        for number, checksum in enumerate(
+            (
+                lambda root, stop, view: bytes(16),
+                mock.Mock(side_effect=NotFound("none")),
+                mock.Mock(side_effect=ContentChanged("changed")),
+            )
+        ):
+            self.shelf.checksum = checksum
+            entry, content = self.put(f"file{number}", 3 * BLOCK)
+            partial = self.partial(entry)
+            download = self.download(entry, partial=partial)
+            other = self.another(10 + number, "one", content)
+            download.add(other.candidate, other.source)
+            self.finish(download)
+            self.assertEqual(download.md5, hashlib.md5(content).digest())
+            partial.discard()
+
+    def test_why_it_failed(self) -> None:
+        """Of several reasons, the one that tells most is told."""
+        self.assertIsInstance(telling_most([PeerLost("x"), ContentChanged("y")]), ContentChanged)
+        self.assertIsInstance(telling_most([NotFound("x"), BadDigest("y")]), BadDigest)
+        self.assertIsInstance(telling_most([PeerLost("x"), TimedOut("y")]), TimedOut)
+        self.assertIsInstance(telling_most([DiskFull("x")]), DiskFull)
+        self.assertIsInstance(telling_most([]), PeerLost)
+
+    def test_in_order(self) -> None:
+        """If the first blocks are wanted first, they come first, whoever is how rare."""
+        entry, content = self.put("one", 100 * BLOCK)
+        partial = self.partial(entry)
+        run = self.here.run_blocking
+        ends: list[int] = []
+
+        def progress(download: Download) -> None:
+            (first, count) = next(partial.have.runs(), (0, 0))
+            ends.append(len(partial.have) - count if first == 0 else len(partial.have))
+
+        download = Download(
+            partial,
+            self.here.reactor,
+            run,
+            run,
+            Random(1),
+            order=Order.FIRST_FIRST,
+            progress=progress,
+        )
+        for number in (3, 4):
+            each = self.another(number, "one", content)
+            download.add(each.candidate, each.source, [(0, 100)])
+        self.finish(download)
+        self.assertLessEqual(max(ends), 64, "no more than a window is ahead of the first gap")

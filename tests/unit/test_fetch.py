@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,18 +14,24 @@ from flow512.errors import (
     BadDigest,
     Cancelled,
     Flow512Error,
+    NotFound,
     StateInUse,
     TargetExists,
     TimedOut,
     UnsafeName,
+    Violation,
 )
 from flow512.interfaces import RunBlocking
+from flow512.link.address import HostPort
 from flow512.transfer.download import Download
 from flow512.transfer.fetch import Fetched, Fetcher, Target
+from flow512.transfer.finding import Candidate, Found
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import HandFired, TransferTestCase
+from tests.unit.transfer_ends import THEIRS, HandFired, TransferTestCase
+
+THERE = Candidate(HostPort("10.0.0.1", 5000), "there", THEIRS)
 
 
 def open_files(folder: Path) -> int:
@@ -65,10 +73,9 @@ class FetcherTests(TransferTestCase):
     ) -> Deferred[Fetched]:
         """Begin to fetch."""
         run = run_blocking or self.here.run_blocking
-        fetcher = Fetcher(self.here.reactor, run, run)
-        return Deferred.fromCoroutine(
-            fetcher.fetch(source or self.source(), entry, target or self.target)
-        )
+        fetcher = Fetcher(self.here.reactor, run, run, Random(7))
+        found = Found(THERE, source or self.source(), entry)
+        return Deferred.fromCoroutine(fetcher.fetch([found], target or self.target))
 
     def names(self) -> list[str]:
         """What is in the folder."""
@@ -251,8 +258,89 @@ class FetcherTests(TransferTestCase):
         def progress(download: Download) -> None:
             told.append(download.stored)
 
-        fetcher = Fetcher(self.here.reactor, self.here.run_blocking, self.here.run_blocking)
-        self.network.result(
-            Deferred.fromCoroutine(fetcher.fetch(self.source(), entry, self.target, progress))
-        )
+        run = self.here.run_blocking
+        fetcher = Fetcher(self.here.reactor, run, run, Random(7))
+        found = Found(THERE, self.source(), entry)
+        self.network.result(Deferred.fromCoroutine(fetcher.fetch([found], self.target, progress)))
         self.assertEqual((told[0], told[-1]), (0, entry.size))
+
+
+class SeveralTests(TransferTestCase):
+    """L{Fetcher}, with several sources."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.entry, self.content = self.put("one", 20 * BLOCK + 9)
+        self.other = self.another(3, "one", self.content)
+        self.blamed: list[tuple[Candidate, Flow512Error]] = []
+
+    def fetch(self, first: Entry, second: Entry | None = None) -> Fetched:
+        """Fetch by what the node that there is and another say of the file."""
+        run = self.here.run_blocking
+        found = [
+            Found(THERE, self.source(), first),
+            Found(self.other.candidate, self.other.source, second or self.entry),
+        ]
+        fetching = Fetcher(self.here.reactor, run, run, Random(7)).fetch(
+            found,
+            Target(str(self.folder)),
+            blame=lambda who, why: self.blamed.append((who, why)),
+        )
+        fetched = self.network.result(Deferred.fromCoroutine(fetching), 900)
+        self.assertEqual((self.folder / "one").read_bytes(), self.content)
+        return fetched
+
+    def test_lie_about_the_size(self) -> None:
+        """Who lies about the size is to blame, whoever is asked first; the others send the file."""
+        for size in (0, 1, self.entry.size - 1, 2**50):
+            self.blamed.clear()
+            lie = Entry("one", size, 0, self.entry.root)
+            fetched = self.fetch(lie)
+            self.assertEqual([who for who, _ in self.blamed], [THERE])
+            self.assertIsInstance(self.blamed[0][1], Violation)
+            self.assertEqual([who for who, _ in fetched.sent], [self.other.candidate])
+            self.assertEqual(fetched.entry, self.entry)
+            (self.folder / "one").unlink()
+
+    def test_first_page_of_another(self) -> None:
+        """Who sends a wrong first page is to blame; who has none, or is gone, is not."""
+        page = self.shelf.page
+        self.shelf.page = lambda *args: bytes(len(page(*args)))
+        self.fetch(self.entry)
+        self.assertEqual([who for who, _ in self.blamed], [THERE])
+        (self.folder / "one").unlink()
+        self.blamed.clear()
+        self.shelf.page = mock.Mock(side_effect=NotFound("none"))
+        fetched = self.fetch(self.entry)
+        self.assertEqual(self.blamed, [])
+        self.assertEqual(len(fetched.sent), 2, "it has the blocks")
+
+    def test_damaged_since(self) -> None:
+        """When what is here has to be looked at again, all sources are used for the rest."""
+        self.fetch(self.entry)
+        (self.folder / "one").unlink()
+        self.other = self.another(4, "one", self.content)
+        run = self.here.run_blocking
+        found = [
+            Found(THERE, self.source(), self.entry),
+            Found(self.other.candidate, self.other.source, self.entry),
+        ]
+
+        def fetch() -> Deferred[Fetched]:
+            fetcher = Fetcher(self.here.reactor, run, run, Random(7))
+            return Deferred.fromCoroutine(fetcher.fetch(found, Target(str(self.folder))))
+
+        result = fetch()
+        before = self.here.bytes_received
+        self.network.run_until(lambda: self.here.bytes_received > before + 8 * BLOCK)
+        result.cancel()
+        with self.assertRaises(Cancelled):
+            self.network.result(result)
+        (part,) = self.folder.glob(".flow512-*.part")
+        data = bytearray(part.read_bytes())
+        at = next(n for n in range(0, len(data), BLOCK) if data[n])
+        data[at] ^= 1
+        with part.open("r+b") as file:
+            file.write(data)
+        self.network.result(fetch())
+        self.assertEqual((self.folder / "one").read_bytes(), self.content)

@@ -161,6 +161,42 @@ class FinderTests(SynchronousTestCase):
         self.assertEqual(self.open_sources(), [found.source])
         self.assertTrue(self.connecting[everyone[3]].called)
 
+    def test_all_of_them(self) -> None:
+        """
+        Who wants all is given those who answered in time, the first one first; and is told of
+        those who answer later, until it says that it is enough. Who has another file is left.
+        """
+        everyone = self.candidates(5)
+        later: list[Found] = []
+        finder = Finder(self.connect, self.clock, later.append)  # type: ignore[arg-type]  # a fake is enough
+        result = Deferred.fromCoroutine(finder.find_all(everyone, path="a"))
+        self.connected(everyone[1]).answer.callback(entry())
+        self.connected(everyone[0]).answer.callback(entry())
+        slow = self.connected(everyone[2])
+        other = self.connected(everyone[3])
+        self.clock.advance(GRACE)
+        found = self.successResultOf(result)
+        self.assertEqual([each.candidate for each in found], [everyone[1], everyone[0]])
+        slow.answer.callback(entry())
+        self.assertEqual([each.candidate for each in later], [everyone[2]])
+        other.answer.callback(entry(b"x" * 32))
+        self.assertFalse(other.is_open)
+        finder.stop()
+        self.assertTrue(self.connecting[everyone[4]].called)
+        self.assertEqual(len(later), 1)
+        self.assertEqual(len(self.open_sources()), 3)
+
+    def test_our_own_mistake_later(self) -> None:
+        """What nobody foresaw, after the search has ended, goes to the log."""
+        everyone = self.candidates(2)
+        finder = Finder(self.connect, self.clock, self.fail)  # type: ignore[arg-type]  # a fake is enough
+        result = Deferred.fromCoroutine(finder.find_all(everyone, path="a"))
+        self.connected(everyone[1]).answer.callback(entry())
+        self.clock.advance(GRACE)
+        self.successResultOf(result)
+        self.connecting[everyone[0]].errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_different_files(self) -> None:
         """Different files under one path are the user's to choose from; nobody is kept."""
         everyone = self.candidates(2)

@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from flow512.discovery.datagram import Offer
 from flow512.discovery.election import LISTEN, PATIENCE, SPREAD, Mode
 from flow512.discovery.engine import Sighting
+from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
@@ -190,6 +191,43 @@ class FollowerTests(SynchronousTestCase):
         self.network.run(5.0)
         self.assertEqual(len(follower.peers), 10)
         self.assertEqual(len(follower.peers_to_dial()), 2)
+
+    def test_holdings(self) -> None:
+        """
+        Whichever registry is followed is told all that the node holds then, and is the one that is
+        asked; while none is followed nobody can be.
+        """
+        other = self.registry(self.two)
+        self.see(self.two)
+        follower = self.start(configured=HostPort("one", 5000))
+        self.failureResultOf(follower.who(bytes(32)), Unreachable)
+        follower.hold([b"1" * 32, b"2" * 32], [])
+        self.network.run(10.0)
+        self.assertEqual((self.followed(), len(other.holdings)), ("two", 2))
+        follower.hold([b"3" * 32], [b"1" * 32])
+        first = self.registry(self.one)
+        self.network.run(130.0)
+        self.assertEqual(self.followed(), "one")
+        self.assertEqual((len(other.holdings), len(first.holdings)), (0, 2))
+        friend = Peer(b"friend".ljust(32), "friend", "10.0.0.9", 5000)
+        wish = Register(bytes(16), friend.port, friend.name)
+        first.table.register(object(), friend.node, wish, friend.host, 0.0)  # type: ignore[arg-type]  # connections are only compared
+        first.holdings.hold(friend.node, [b"3" * 32], [])
+        self.assertEqual(self.network.result(follower.who(b"3" * 32)), (friend,))
+
+    def test_holdings_at_the_next(self) -> None:
+        """The registry that comes after another is told what is held by then, and nothing else."""
+        self.registry(self.two)
+        self.see(self.two)
+        follower = self.start(Mode.NEVER)
+        follower.hold([b"1" * 32, b"2" * 32], [])
+        self.network.run(5.0)
+        follower.hold([b"3" * 32], [b"1" * 32, b"2" * 32])
+        self.close_registry(self.two)
+        first = self.registry(self.one)
+        self.see(self.one)
+        self.network.run(30.0)
+        self.assertEqual((self.followed(), len(first.holdings)), ("one", 1))
 
     def test_leads_itself(self) -> None:
         """The registry that a node leads is its own, and no other that answers at its address."""

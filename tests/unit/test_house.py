@@ -41,14 +41,22 @@ GROUND: Final = {"descriptors", "errors", "units", "interfaces", "limits", "_ver
 
 PURE: Final = (
     "flow512.content",
-    "flow512.wire",
     "flow512.discovery.datagram",
     "flow512.discovery.election",
     "flow512.discovery.engine",
     "flow512.link.gate",
+    "flow512.link.http_url",
     "flow512.link.origin",
+    "flow512.link.rate",
+    "flow512.registry.holdings",
+    "flow512.registry.inventory",
     "flow512.registry.table",
-    "flow512.transfer.plan",
+    "flow512.transfer.actions",
+    "flow512.transfer.masks",
+    "flow512.transfer.pace",
+    "flow512.transfer.swarm",
+    "flow512.transfer.wanted",
+    "flow512.wire",
 )
 """What is handed its time and its chance, and imports no Twisted, itself or through others."""
 

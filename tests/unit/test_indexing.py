@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from unittest import mock
 
 from twisted.application.service import IService
@@ -10,10 +11,13 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from flow512.content.library import Stop
+from flow512.content.following import QUIET, Look
+from flow512.content.library import ScanReport, Stop
 from flow512.errors import ContentChanged, DiskFailure
-from flow512.transfer.indexing import RESCAN, Indexed, IndexingService
+from flow512.transfer.indexing import RESCAN, WATCHED_RESCAN, Indexed, IndexingService
+from flow512.transfer.inotify import Event, Notifier, Told
 from flow512.wire.messages import Entry
+from tests.unit.test_following_folders import FakeNotifier
 from tests.unit.transfer_ends import HandFired, Shelf, a_folder
 
 
@@ -220,3 +224,213 @@ class IndexingTests(SynchronousTestCase):
         self.service.startService()
         self.workers.do_all()
         self.assertEqual(self.rounds[0].hashed, 1)
+
+
+class LiveTests(SynchronousTestCase):
+    """L{IndexingService} where folders can be watched."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.workers = HandFired()
+        self.shelf = Shelf(a_folder(self).resolve())
+        self.addCleanup(self.shelf.shut)
+        self.folder = self.shelf.folder
+        self.rounds: list[Indexed] = []
+        self.notifiers: list[FakeNotifier] = []
+        self.refused: dict[str | None, int] = {}
+        self.start()
+
+    def start(self, rescan: float = RESCAN) -> None:
+        """Make the service, and let it look at everything."""
+        self.service = IndexingService(
+            self.shelf,
+            self.clock,
+            self.workers.run_blocking,
+            self.rounds.append,
+            rescan,
+            self.open_notifier,
+        )
+        self.service.startService()
+        self.addCleanup(self.end, self.service)
+        self.work()
+
+    def open_notifier(self, told: Told) -> Notifier:
+        """Open one, and keep it."""
+        self.notifiers.append(FakeNotifier(told, self.refused))
+        return self.notifiers[-1]
+
+    def end(self, service: IndexingService) -> None:
+        """Stop at whatever it does; nothing may be left over."""
+        stopped = service.stopService()
+        self.workers.do_all()
+        if stopped is not None:
+            self.successResultOf(stopped)
+        self.assertEqual((self.clock.getDelayedCalls(), self.workers.jobs), ([], []))
+        self.assertTrue(all(each.is_closed for each in self.notifiers))
+
+    def work(self, seconds: float = 0.0) -> None:
+        """Let some time pass, and do what there is to do then."""
+        self.clock.advance(seconds)
+        while True:
+            self.workers.do_all()
+            self.clock.advance(0)
+            if not self.workers.jobs:
+                return
+
+    def happen(self, name: str, what: Event = Event.CREATE) -> None:
+        """Tell of something in the share."""
+        folder, _, name = name.rpartition("/")
+        self.notifiers[-1].happen(self.folder / folder, name, what)
+
+    def write(self, name: str, content: str = "") -> None:
+        """Put a file into the share, which is noticed."""
+        (self.folder / name).write_text(content or name)
+        self.happen(name)
+
+    def paths(self) -> list[str]:
+        """List what is shared and hashed."""
+        return [entry.path for entry in self.shelf.list()[0] if entry.root is not None]
+
+    def test_changes(self) -> None:
+        """What changes is shared as soon as it is quiet, and told of; what does not is not."""
+        self.write("a")
+        self.work(QUIET / 2)
+        self.write("a", "more")
+        self.work(QUIET * 3 / 4)
+        self.assertEqual(self.paths(), [])
+        self.work(QUIET / 4)
+        self.assertEqual(self.paths(), ["a"])
+        (self.folder / "a").unlink()
+        self.happen("a", Event.DELETE)
+        self.happen("b", Event.DELETE)
+        self.work(QUIET)
+        self.happen("b", Event.DELETE)
+        self.work(QUIET)
+        self.assertEqual(
+            [(each.scan.found, each.hashed) for each in self.rounds], [(0, 0), (1, 1), (0, 0)]
+        )
+
+    def test_burst(self) -> None:
+        """Ten thousand events are one round, and a folder of which most were not seen is whole."""
+        (self.folder / "new").mkdir()
+        self.happen("new", Event.CREATE | Event.IS_FOLDER)
+        for number in range(10_000):
+            if number < 100:
+                (self.folder / f"{number}").touch()
+                (self.folder / "new" / f"{number}").touch()
+            self.happen(f"{number}")
+        self.work(QUIET)
+        self.assertEqual(
+            [(each.scan.found, each.hashed) for each in self.rounds], [(0, 0), (200, 200)]
+        )
+        self.happen("new/100")
+        (self.folder / "new" / "100").touch()
+        self.work(QUIET)
+        self.assertEqual(self.rounds[-1].scan.found, 201)
+
+    def test_while_hashing(self) -> None:
+        """While something is hashed, what is new is seen, and what is gone is gone; it is hashed
+        before any MD5 is made."""
+        self.write("a")
+        self.clock.advance(QUIET)
+        self.clock.advance(0)
+        self.workers.do()  # the folders
+        self.workers.do()  # the look
+        hashing = self.workers.jobs.pop(0)
+        self.write("b")
+        self.work(QUIET)
+        self.assertEqual([entry.path for entry in self.shelf.list()[0]], ["a", "b"])
+        sums: list[list[str]] = []
+        sum_next = self.shelf.sum_next
+
+        def note_sum(stop: Stop) -> bytes | None:
+            sums.append(self.paths())
+            return sum_next(stop)
+
+        self.shelf.sum_next = note_sum  # type: ignore[method-assign]  # to take note
+        hashing.do()
+        self.work()
+        self.assertEqual(sums, [["a", "b"]])
+
+    def test_looked_at_now_and_then(self) -> None:
+        """In case something was missed, everything is looked at after a longer while; rules of
+        access are looked at as often as elsewhere."""
+        (self.folder / "missed").write_text("missed")
+        walks: list[float] = []
+        self.patch(self.shelf, "_note_walk", lambda: walks.append(self.clock.seconds()))
+        while self.clock.seconds() < WATCHED_RESCAN:
+            self.assertEqual(self.paths(), [])
+            self.work(RESCAN)
+        self.assertEqual(self.paths(), ["missed"])
+        self.assertEqual(walks[:3], [RESCAN, 2 * RESCAN, 3 * RESCAN])
+        self.assertEqual(len(self.notifiers), 2)
+
+    def test_never_again(self) -> None:
+        """If told so, everything is looked at only once; what happens is noticed still."""
+        self.end(self.service)
+        self.start(0)
+        (self.folder / "missed").write_text("missed")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.work(10 * WATCHED_RESCAN)
+        self.write("seen")
+        self.work(QUIET)
+        self.assertEqual(self.paths(), ["seen"])
+
+    def test_lost(self) -> None:
+        """After events were lost everything is looked at."""
+        (self.folder / "missed").write_text("missed")
+        self.notifiers[-1].told(-1, Event.OVERFLOW, b"")
+        self.work(QUIET)
+        self.assertEqual(self.paths(), ["missed"])
+
+    def test_no_more_watches(self) -> None:
+        """When no more folders can be watched, everything is looked at now and then."""
+        (self.folder / "new").mkdir()
+        (self.folder / "new" / "file").write_text("file")
+        self.refused[None] = errno.ENOSPC
+        self.happen("new", Event.CREATE | Event.IS_FOLDER)
+        self.work(QUIET)
+        (self.folder / "later").write_text("later")
+        self.assertEqual(self.paths(), ["new/file"])
+        self.work(RESCAN)
+        self.assertEqual(self.paths(), ["later", "new/file"])
+
+    def test_share_that_is_missing(self) -> None:
+        """A share whose folder is not there is looked for as often as elsewhere."""
+        moved = self.folder.with_name(self.folder.name + "-moved")
+        self.folder.rename(moved)
+        self.addCleanup(lambda: moved.exists() and moved.rename(self.folder))
+        self.notifiers[-1].told(-1, Event.OVERFLOW, b"")
+        self.work(QUIET)
+        (moved / "file").write_text("file")
+        moved.rename(self.folder)
+        self.work(RESCAN)
+        self.assertEqual(self.paths(), ["file"])
+
+    def test_look_that_fails(self) -> None:
+        """A look that fails is said, and made up for by a look at everything."""
+        self.write("a")
+        look = self.shelf.look
+
+        def fails(look: Look, stop: Stop) -> ScanReport:
+            raise DiskFailure("Input/output error.")
+
+        self.shelf.look = fails  # type: ignore[method-assign]  # to fail
+        with capturedLogs() as logs:
+            self.work(QUIET)
+        self.assertIn("Input/output error", str(formatEvent(logs[0])))
+        self.shelf.look = look  # type: ignore[method-assign]  # as it was
+        self.work(RESCAN)
+        self.assertEqual(self.paths(), ["a"])
+
+    def test_stopped_at_any_time(self) -> None:
+        """It stops whatever it is at; nothing is left open."""
+        for step in range(8):
+            self.end(self.service)
+            self.service.startService()
+            for _ in range(step):
+                if self.workers.jobs:
+                    self.workers.do()
+                else:
+                    self.clock.advance(0)
+        self.assertTrue(self.service.running)

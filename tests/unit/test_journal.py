@@ -68,6 +68,16 @@ class BlockSets(SynchronousTestCase):
             gaps.add(first, count)
         self.assertEqual(members(gaps), set(range(61)) - numbers)
 
+    @given(st.sets(st.integers(0, 60)), st.integers(0, 70), st.integers(1, 10))
+    def test_some_runs(self, numbers: set[int], block: int, most: int) -> None:
+        """The first runs from a block on are what is left of all runs."""
+        blocks = BlockSet()
+        for number in numbers:
+            blocks.add(number)
+        ends = [(max(first, block), first + count) for first, count in blocks.runs()]
+        expected = [(first, end - first) for first, end in ends if first < end]
+        self.assertEqual(blocks.runs_from(block, most), expected[:most])
+
     def test_no_blocks(self) -> None:
         """An empty file has no gap."""
         self.assertEqual(list(BlockSet().gaps(0)), [])

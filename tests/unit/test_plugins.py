@@ -67,9 +67,10 @@ class OptionsTests(PluginTestCase):
             *("--share", share, "--share", other, "--downloads", other, "--state", state),
             *("--registry", "host:80", "--bootstrap", "never", "--listen", "tcp:7"),
             *("--name", "me", "--network", "lab", "--beacon-port", "99"),
-            *("--interface", "eth0", "--interface", "10.0.0.1"),
+            *("--interface", "eth0", "--interface", "10.0.0.1", "--rescan", "7.5"),
         ).settings
         self.assertEqual((settings.shares, settings.downloads), ((share, other), other))
+        self.assertEqual((settings.rescan, self.node().settings.rescan), (7.5, 60.0))
         self.assertEqual((settings.state, settings.registry), (state, HostPort("host", 80)))
         self.assertEqual((settings.bootstrap, settings.listen), (Mode.NEVER, "tcp:7"))
         self.assertEqual((settings.name, settings.network), ("me", "lab"))

@@ -11,7 +11,9 @@ from flow512.limits import Limits
 from flow512.registry.dial_back import DEADLINE
 from flow512.registry.dials import WAITS
 from flow512.registry.log_room import LINES, LINES_PER_MINUTE
+from flow512.registry.questions import ANSWERS_WITHIN
 from flow512.registry.table import GRACE, LEASE, MAX_CHANGES
+from flow512.wire.fields import MAX_PEERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "registry.rst"
 
@@ -43,5 +45,10 @@ class PageTests(SynchronousTestCase):
             f"A registration lasts for the lease, {LEASE:g} seconds",
             f"the registration stays for {GRACE:g} seconds",
             f"at most {MAX_CHANGES} of them at once",
+            f"remembers {limits.holdings_per_node} contents of each node,"
+            f" and {limits.holdings} of all together",
+            f"minute {limits.lookups_per_minute} questions of one node are answered",
+            f"HOLDERS has at most {MAX_PEERS} peers",
+            f"no answer within {ANSWERS_WITHIN:g} seconds",
         ):
             self.assertIn(said, text)

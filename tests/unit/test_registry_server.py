@@ -24,7 +24,8 @@ from flow512.limits import Limits
 from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
-from flow512.registry.server import RegistryFactory, RegistryProtocol
+from flow512.registry.answering import RegistryProtocol
+from flow512.registry.server import RegistryFactory
 from flow512.registry.table import MAX_CHANGES
 from flow512.wire.fields import MAX_PEERS, Message, Peer
 from flow512.wire.messages import (

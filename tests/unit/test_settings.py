@@ -22,6 +22,13 @@ class NodeSettingsTests(SynchronousTestCase):
             NodeSettings(serves=False, bootstrap=Mode.ALWAYS)
         NodeSettings(name="x" * 64, serves=False, bootstrap=Mode.NEVER)
 
+    def test_rescan(self) -> None:
+        """How often the shares are looked through is a time, or never."""
+        for wrong in (-1.0, float("inf"), float("nan")):
+            with self.assertRaises(Misuse):
+                NodeSettings(rescan=wrong)
+        NodeSettings(rescan=0.0)
+
     def test_offered(self) -> None:
         """The downloads folder is offered too, and once."""
         self.assertEqual(NodeSettings(("a", "b")).offered, ("a", "b"))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
-from flow512.errors import Busy, NotFound, Violation
+from flow512.errors import BadDigest, Busy, Flow512Error, NotFound, Violation
 from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.transfer.allowance import Allowance
 from flow512.transfer.client import LONGEST_WAIT, MOST_WAITS, TransferClient
 from flow512.transfer.download import Checksum, Download
-from flow512.transfer.fetch import Target
+from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
 from flow512.units import BLOCK
 from flow512.wire.fields import MAX_LIST
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import OURS, THEIRS, TransferTestCase
+from tests.unit.transfer_ends import OURS, THEIRS, Another, TransferTestCase
 
 
 class ClientTests(TransferTestCase):
@@ -118,6 +121,64 @@ class ClientTests(TransferTestCase):
         self.assertEqual((self.folder / "again").read_bytes(), content)
         self.network.run(1.0)
         self.assertFalse(self.factory.connections)
+
+    def several(self, blocks: int) -> tuple[bytes, list[Another]]:
+        """Let two more nodes have a file, and know of them."""
+        _, content = self.put("one", blocks * BLOCK)
+        more = [self.another(number, "one", content) for number in (3, 4)]
+        for each in more:
+            each.source.leave()
+        return content, more
+
+    def fetch(self, more: list[Another], **wanted: Any) -> Fetched:
+        """Fetch from everyone."""
+        candidates = [self.there_is, *(each.candidate for each in more)]
+        got = self.client.get(candidates, self.target, **(wanted or {"path": "one"}))
+        return self.network.result(Deferred.fromCoroutine(got), 900)
+
+    def test_get_from_all(self) -> None:
+        """All who have the file send some of it, and all are left when it is here."""
+        content, more = self.several(60)
+        fetched = self.fetch(more)
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        self.assertEqual(
+            {who for who, _ in fetched.sent},
+            {self.there_is, *(each.candidate for each in more)},
+        )
+        self.assertEqual(sum(count for _, count in fetched.sent), len(content))
+        self.assertEqual(
+            [count for _, count in fetched.sent],
+            sorted((count for _, count in fetched.sent), reverse=True),
+        )
+        self.network.run(1.0)
+        self.assertFalse(any(each.factory.connections for each in more))
+
+    def test_one_that_answers_later(self) -> None:
+        """Who says too late that it has the file, is asked for the rest of it."""
+        content, more = self.several(60)
+        self.there.bandwidth = more[0].host.bandwidth = 1_000_000
+        stat = more[1].factory.run_blocking
+
+        def late(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+            return deferLater(more[1].host.reactor, 2.0).addCallback(
+                lambda _: stat(function, *args, **kwargs)
+            )
+
+        more[1].factory.run_blocking = late
+        fetched = self.fetch(more)
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        self.assertIn(more[1].candidate, {who for who, _ in fetched.sent})
+
+    def test_blame(self) -> None:
+        """Who sends something wrong is named to the caller, with the reason."""
+        content, more = self.several(40)
+        self.shelf.read_hook = lambda at, data: bytes(len(data))
+        blamed: list[tuple[Candidate, Flow512Error]] = []
+        self.fetch(more, path="one", blame=lambda who, why: blamed.append((who, why)))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        ((who, why),) = blamed
+        self.assertEqual(who, self.there_is)
+        self.assertIsInstance(why, BadDigest)
 
     def test_not_there(self) -> None:
         """What is not there is refused, and no connection is left."""

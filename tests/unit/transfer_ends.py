@@ -27,7 +27,8 @@ from flow512.content.shares import Share
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
-from flow512.testing import Network
+from flow512.testing import Host, Network
+from flow512.transfer.finding import Candidate
 from flow512.transfer.server import TransferFactory, TransferProtocol
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.wire.fields import Message
@@ -275,6 +276,17 @@ def ask(
     return source, end
 
 
+@dataclass
+class Another:
+    """One more node that serves, and the connection to it."""
+
+    host: Host
+    shelf: Shelf
+    factory: TransferFactory
+    candidate: Candidate
+    source: SourceProtocol
+
+
 class TransferTestCase(SynchronousTestCase):
     """
     A network with a node that serves a shelf at 10.0.0.1, and a host at 10.0.0.2 that fetches.
@@ -323,3 +335,30 @@ class TransferTestCase(SynchronousTestCase):
         source = self.network.result(Deferred.fromCoroutine(connect_source(endpoint, factory)))
         self.addCleanup(source.leave)
         return source
+
+    def another(self, number: int, name: str, content: bytes) -> Another:
+        """Start one more node, at 10.0.0.NUMBER, that serves one file, and connect to it."""
+        host = self.network.host(f"10.0.0.{number}", name=f"another{number}")
+        shelf = Shelf(a_folder(self))
+        self.addCleanup(shelf.shut)
+        shelf.put(name, content)
+        factory = TransferFactory(
+            shelf, Introduction(THEIRS, host.name), host.reactor, host.run_blocking
+        )
+        endpoint = serverFromString(host.reactor, "tcp:5000")
+        port = self.network.result(endpoint.listen(factory))
+        address = HostPort(f"10.0.0.{number}", 5000)
+        connecting = connect_source(
+            client_endpoint(self.here.reactor, address),
+            SourceFactory(Introduction(OURS, "here"), self.here.reactor),
+        )
+        source = self.network.result(Deferred.fromCoroutine(connecting))
+
+        def end() -> None:
+            source.leave()
+            self.network.result(maybeDeferred(port.stopListening))
+            self.network.result(factory.stop())
+            self.assertEqual(shelf.open_now, 0)
+
+        self.addCleanup(end)
+        return Another(host, shelf, factory, Candidate(address, host.name, THEIRS), source)

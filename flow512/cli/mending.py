@@ -1,0 +1,220 @@
+"""
+C{flow512 repair}, and C{flow512 verify} with the help of a peer: a node that lives no longer than
+that finds somebody who has the file, and tells what is wrong with the one that is here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from flow512.cli.formatting import size_text
+from flow512.cli.meeting import Meeting, is_address
+from flow512.cli.outcome import Interrupted
+from flow512.cli.progress import Progress
+from flow512.cli.running import STOPPED, Machine
+from flow512.cli.verifying import Expected, Verdicts, damage_text
+from flow512.cli.voice import Voice
+from flow512.content.paths import check_path, escape
+from flow512.content.suspect import Damage, SuspectFile
+from flow512.content.tree import format_content_id
+from flow512.errors import Flow512Error, Unreachable
+from flow512.node import NodeService
+from flow512.settings import NodeSettings
+from flow512.transfer.finding import Candidate, Finder, Found
+from flow512.transfer.mending import Mended
+
+
+@dataclass(frozen=True)
+class Help:
+    """
+    Who is to help.
+
+    @ivar peer: an address, a name, the beginning of an id; anybody if empty.
+    @ivar wait: seconds to look for peers, at most.
+    """
+
+    peer: str
+    wait: float
+
+
+@asynccontextmanager
+async def _found(
+    machine: Machine, node: NodeService, expected: Expected, path: str, who: Help
+) -> AsyncIterator[Found]:
+    """
+    Find somebody who has what a file should be, for as long as the context lasts.
+
+    @param path: what it is called in his share, if its content id is not known.
+    """
+    meeting = Meeting(machine.reactor, node, who.wait)
+    is_host = False
+    linked: list[Candidate] = []
+    if who.peer:
+        is_host = (await meeting.peer(who.peer)).node is None and not is_address(who.peer)
+    elif expected.peers:
+        linked = [Candidate(each.address, node=each.node) for each in expected.peers]
+    else:
+        await meeting.anybody()
+    try:
+        found = await Finder(node.client.connect, machine.reactor).find(
+            [*node.candidates_for(who.peer), *linked],
+            path="" if expected.root else path,
+            root=expected.root,
+        )
+    except Unreachable:
+        if is_host:
+            raise meeting.unknown(who.peer) from None
+        raise
+    try:
+        yield found
+    finally:
+        found.source.leave()
+
+
+def _check_file(expected: Expected, path: str) -> str:
+    """
+    Fail early: before anybody is asked, the file has to be there, and its name to be askable.
+
+    @return: what to ask for.
+    """
+    suspect = SuspectFile(expected.file)
+    try:
+        suspect.open()
+    finally:
+        suspect.close()
+    path = path or os.path.basename(expected.file)
+    if expected.root is None:
+        check_path(path)
+    return path
+
+
+async def verify(
+    machine: Machine,
+    settings: NodeSettings,
+    files: Sequence[Expected],
+    who: Help,
+    verdicts: Verdicts,
+) -> None:
+    """
+    Say what is wrong with files, by the digests that a peer has; go on with the next after one
+    that fails.
+
+    @param settings: see L{flow512.cli.getting.passing}.
+    @param verdicts: it has the exit status.
+    @raise Flow512Error: the node cannot run.
+    """
+    async with machine.node(settings) as node:
+        for each in files:
+            try:
+                path = _check_file(each, "")
+                async with _found(machine, node, each, path, who) as found:
+                    damage = await node.mender().look(found.source, found.entry, each.file)
+            except STOPPED:
+                raise
+            except Flow512Error as error:
+                verdicts.fail(error)
+            else:
+                assert found.entry.root is not None
+                verdicts.judge(each.file, found.entry.root, damage)
+
+
+async def repair(
+    machine: Machine,
+    settings: NodeSettings,
+    expected: Expected,
+    path: str,
+    who: Help,
+    voice: Voice,
+    progress: Progress,
+) -> None:
+    """
+    Make a file what it should be.
+
+    @param settings: see L{flow512.cli.getting.passing}.
+    @param path: what it is called in the share of whoever has it; its own name if empty. It does
+        not matter if the content id is given.
+    @param progress: of looking at the file, which takes longest.
+    @raise Flow512Error: as L{flow512.transfer.mending.Mender.repair}; L{Interrupted} if it was
+        cancelled. Either way the file is as it was.
+    """
+    path = _check_file(expected, path)
+    told = _Repair(expected.file, voice, progress)
+    try:
+        async with (
+            machine.node(settings) as node,
+            _found(machine, node, expected, path, who) as found,
+        ):
+            told.source(found)
+            mended = await node.mender().repair(
+                found.source, found.entry, expected.file, progress.grown, told.damage
+            )
+    except STOPPED:
+        raise Interrupted(
+            f"Stopped; '{escape(expected.file)}' is not repaired yet. Run the same command again to"
+            " go on."
+        ) from None
+    finally:
+        progress.end()
+    told.done(mended, found)
+
+
+@dataclass(frozen=True)
+class _Repair:
+    """
+    One repair, as it is told to the user.
+    """
+
+    file: str
+    voice: Voice
+    progress: Progress
+
+    def source(self, found: Found) -> None:
+        """Somebody has it."""
+        entry = found.entry
+        assert entry.root is not None
+        self.voice.tell(
+            "found",
+            peer=found.candidate.name,
+            address=str(found.candidate.address),
+            path=entry.path,
+            bytes=entry.size,
+            root=format_content_id(entry.root),
+        )
+        self.progress.begin(entry, 0)
+
+    def damage(self, damage: Damage) -> None:
+        """This is wrong with it."""
+        self.progress.end()
+        self.voice.say(f"{escape(self.file)}: {damage_text(damage)}")
+        self.voice.tell(
+            "damage",
+            path=self.file,
+            intact=damage.is_none,
+            bytes=damage.size,
+            bytes_here=damage.size_here,
+            blocks=damage.blocks,
+            ranges=[f"{low}-{high}" for low, high in damage.ranges],
+        )
+
+    def done(self, mended: Mended, found: Found) -> None:
+        """It is what it should be."""
+        assert found.entry.root is not None
+        self.voice.tell(
+            "repaired",
+            path=self.file,
+            root=format_content_id(found.entry.root),
+            blocks=mended.damage.blocks,
+            resumed=mended.resumed,
+            pieces=mended.pieces,
+            fetched=mended.fetched,
+        )
+        if mended.damage.is_none:
+            return
+        pieces = "1 piece" if mended.pieces == 1 else f"{mended.pieces} pieces"
+        self.voice.say(
+            f"[+] Repaired and verified: {pieces} of 512 bytes came anew;"
+            f" {size_text(mended.fetched)} were fetched in all."
+        )

@@ -1,0 +1,67 @@
+"""
+What a download needs of a source of blocks, whatever it speaks: a node, or a web server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from twisted.internet.defer import Deferred
+
+from flow512.link.conversation import Patience
+from flow512.wire.frame import BufferPool
+
+Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
+"""
+Takes the number of the first piece, and the pieces. They belong to the sink, which gives them
+back to L{BlockSource.buffers} when it is done.
+"""
+
+
+class BlockSource(Protocol):
+    """
+    Somebody to ask for pages and pieces of a content. Nothing of what it sends is believed.
+
+    Every method that asks gives a L{Deferred}. It fails with
+    L{NotFound<flow512.errors.NotFound>} or L{Unsupported<flow512.errors.Unsupported>} if the
+    source cannot do this one thing, so that another is asked for it; with any other
+    L{Flow512Error<flow512.errors.Flow512Error>} if it is of no use for this content. Cancelling
+    it says that nobody wants the answer any more: the sink is not called again.
+
+    @ivar buffers: where blocks are put together; whoever is done with one gives it back.
+    @ivar patience: how long a source may be silent.
+    """
+
+    buffers: BufferPool
+    patience: Patience
+
+    def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
+        """
+        Ask for a page of digests; it is yet to be proven.
+        """
+
+    def checksum(self, root: bytes) -> Deferred[bytes]:
+        """
+        Ask for the MD5 of a content; the answer may take as long as computing it does.
+        """
+
+    def read(
+        self, root: bytes, size: int, first: int, count: int, run: int, sink: Sink
+    ) -> Deferred[None]:
+        """
+        Ask for pieces.
+
+        @param size: the bytes of the whole content.
+        @param first: the number of the first piece.
+        @param count: how many, 1 to L{flow512.wire.messages.MAX_READ}, all inside the content.
+        @param run: how many may come at once, 1 to L{flow512.units.PIECES_PER_BLOCK}.
+        @param sink: called with pieces in order, never across the end of a block, before the
+            result fires.
+        @return: fires with L{None} when all have come.
+        """
+
+    def leave(self) -> None:
+        """
+        End the conversation; what was asked for fails.
+        """

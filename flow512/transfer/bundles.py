@@ -1,0 +1,227 @@
+"""
+Serving many small contents: from a BUNDLE to the parcel that holds the last of them.
+
+Where the contents of a bundle are::
+
+    BUNDLE ──> waiting ──a worker reads a parcel full──> ready ──transport──> ended
+                 └───────────── in turns, a parcel each ─────────────┘
+
+Flow control. One parcel of a conversation is read or ready at a time, and it is read only while the
+transport is not full; so a conversation holds at most a block for all its bundles, and one more in
+the transport. It counts in L{flow512.transfer.read_memory} as the blocks of reads do, from the
+moment that the disk is asked until the transport has taken it, and its sending in
+L{flow512.link.throttle}.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twisted.python.failure import Failure
+
+from flow512.errors import TimedOut
+from flow512.interfaces import RunBlocking
+from flow512.link.throttle import Throttle
+from flow512.transfer.contents import Contents
+from flow512.transfer.read_memory import ReadMemory
+from flow512.transfer.reading import ServingConversation
+from flow512.units import BLOCK
+from flow512.wire.bundle import Bundle, pack
+from flow512.wire.frame import HEADER_SIZE, encode_header
+from flow512.wire.messages import Kind
+
+
+@dataclass(eq=False)
+class _Asked:
+    """
+    A BUNDLE that has not ended.
+
+    @ivar sent: contents that have been written.
+    """
+
+    request: int
+    roots: tuple[bytes, ...]
+    sent: int = 0
+
+
+class Bundles:
+    """
+    All bundles of one conversation that have not ended.
+    """
+
+    def __init__(
+        self,
+        conversation: ServingConversation,
+        contents: Contents,
+        run_blocking: RunBlocking,
+        memory: ReadMemory,
+        throttle: Throttle,
+        ended: Callable[[], None],
+    ) -> None:
+        """
+        @param conversation: whose they are.
+        @param contents: what may be read.
+        @param run_blocking: runs what waits for the disk.
+        @param memory: what is held of it meanwhile.
+        @param throttle: says how fast it may be sent.
+        @param ended: called when one has had its end.
+        """
+        self._conversation = conversation
+        self._contents = contents
+        self._run_blocking = run_blocking
+        self._memory = memory
+        self._throttle = throttle
+        self._ended = ended
+        self._pending: dict[int, _Asked] = {}
+        self._turns: deque[_Asked] = deque()
+        self._is_reading = False
+        self._ready: tuple[_Asked, int, bytes] | None = None
+        self._in_transport = 0
+
+    def __contains__(self, request: int) -> bool:
+        return request in self._pending
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    # From the conversation
+
+    def begin(self, request: int, wanted: Bundle) -> None:
+        """
+        Take a request on.
+
+        @param request: its number, which is not in use.
+        """
+        asked = self._pending[request] = _Asked(request, wanted.roots)
+        self._turns.append(asked)
+        self._read()
+
+    def cancel(self, request: int) -> None:
+        """
+        Forget a request; its end is the caller's to write.
+        """
+        self._turns.remove(self._pending.pop(request))
+
+    def write_ready(self) -> None:
+        """
+        Write what has been read, if the transport takes it, and read on.
+        """
+        if self._ready is not None and self._conversation.is_writable:
+            asked, count, parcel = self._ready
+            if self._pending.get(asked.request) is not asked:
+                self._ready = None
+                self._memory.release(BLOCK)
+            elif not self._throttle.is_limited or self._throttle.ask(
+                self, HEADER_SIZE + len(parcel)
+            ):
+                self._ready = None
+                self._write(asked, count, parcel)
+        self._read()
+
+    def transport_drained(self) -> None:
+        """
+        Go on: the transport has taken all that was written.
+        """
+        self._memory.transport_drained(self)
+        self._release_transport()
+        self.write_ready()
+
+    def transport_gone(self) -> None:
+        """
+        Count what was in the transport no longer: the connection is closed for good.
+        """
+        self._release_transport()
+
+    def end(self) -> None:
+        """
+        Forget everything; the conversation is over.
+        """
+        self._pending.clear()
+        self._turns.clear()
+        self._memory.forget(self)
+        self._throttle.forget(self)
+        if self._ready is not None:
+            self._ready = None
+            self._memory.release(BLOCK)
+
+    # From the throttle and the memory
+
+    def turn_came(self) -> None:
+        """
+        Write: see L{flow512.link.throttle.Taker}.
+        """
+        self.write_ready()
+
+    def go_on(self) -> None:
+        """
+        Ask the disk, if there is still something to ask it for.
+        """
+        self._read()
+
+    def give_up(self) -> None:
+        """
+        End the conversation: what its transport holds is needed.
+        """
+        self._conversation.end(
+            TimedOut("The other side reads too slowly, and others wait for the memory.")
+        )
+
+    # The disk
+
+    def _read(self) -> None:
+        conversation = self._conversation
+        if self._is_reading or self._ready is not None or not self._turns:
+            return
+        if not conversation.is_open or not conversation.is_writable:
+            return
+        if not self._memory.is_plentiful and not self._memory.ask(self):
+            return
+        asked = self._turns[0]
+        self._is_reading = True
+        self._memory.hold(BLOCK)
+        conversation.wait_for_worker(
+            self._run_blocking(self._contents.small, asked.roots[asked.sent :], conversation.asker),
+            lambda contents: self._came(asked, contents),
+            lambda failure: self._failed(asked, failure),
+        )
+
+    def _came(self, asked: _Asked, contents: list[bytes | None]) -> None:
+        self._is_reading = False
+        if self._pending.get(asked.request) is not asked:
+            self._memory.release(BLOCK)
+        else:
+            self._ready = (asked, len(contents), pack(contents))
+        self.write_ready()
+
+    def _failed(self, asked: _Asked, failure: Failure) -> None:
+        self._is_reading = False
+        self._memory.release(BLOCK)
+        if self._pending.get(asked.request) is asked:
+            assert failure.value is not None
+            self.cancel(asked.request)
+            self._conversation.fail(asked.request, failure.value)
+        self._read()
+
+    # The transport
+
+    def _write(self, asked: _Asked, count: int, parcel: bytes) -> None:
+        header = encode_header(Kind.PARCEL, asked.request, len(parcel), asked.sent)
+        self._conversation.connection.write(header + parcel)
+        asked.sent += count
+        self._turns.remove(asked)
+        if asked.sent < len(asked.roots):
+            self._turns.append(asked)
+        else:
+            del self._pending[asked.request]
+            self._ended()
+        if self._conversation.is_writable:
+            self._memory.release(BLOCK)
+        else:
+            self._in_transport += BLOCK
+            self._memory.transport_full(self)
+
+    def _release_transport(self) -> None:
+        size, self._in_transport = self._in_transport, 0
+        self._memory.release(size)

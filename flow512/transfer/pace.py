@@ -1,0 +1,175 @@
+"""
+How fast a source of blocks is, and how much it is asked for at once. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil, inf
+from typing import Final
+
+WINDOW: Final = 64
+"""Blocks that may be asked for and not stored (16 MiB)."""
+
+FIRST_WINDOW: Final = 8
+"""Blocks that a source has to deliver at once as long as nothing is known of it."""
+
+AHEAD: Final = 2.0
+"""Seconds of work that a source is given."""
+
+MEASURE: Final = 0.1
+"""Seconds that a rate is measured over, at least."""
+
+SMOOTH: Final = 0.3
+"""How much of a rate is what was measured last, if that was less. What is more counts at once."""
+
+GUESSED_RATE: Final = 4.0
+"""Blocks per second of a source that has not been measured (1 MiB/s)."""
+
+MIN_REST: Final = 2.0
+MAX_REST: Final = 30.0
+"""Seconds that a source from which work was taken back is left in peace, at first and at most."""
+
+
+@dataclass(eq=False)
+class Request:
+    """
+    Blocks that a source was asked for.
+
+    @ivar number: no other request has it.
+    @ivar source: the source's number.
+    @ivar left: the mask, within their page, of those that it has to deliver still.
+    @ivar asked_at: when.
+    """
+
+    number: int
+    source: int
+    first: int
+    count: int
+    left: int
+    asked_at: float
+
+
+@dataclass(eq=False)
+class Source:
+    """
+    A source, as a swarm knows it. Times and delays are in seconds.
+
+    @ivar patience: for how long it may be silent.
+    @ivar requests: what it has to deliver, by number.
+    @ivar outstanding: blocks that it was asked for and has not delivered.
+    @ivar window: how many these may be.
+    @ivar pages: pages that it was asked for and has not delivered.
+    @ivar heard: when anything came last, or it began to have something to answer.
+    @ivar delivered_at: when a block came last, or it began to have one to deliver.
+    @ivar rests_until: when it may be asked again.
+    @ivar strikes: how often it failed in a way that may pass, since the last block.
+    @ivar has_no_pages: whether it is not to be asked for pages at all.
+    @ivar lacks_pages: level and index of pages that it does not have.
+    """
+
+    number: int
+    patience: float
+    requests: dict[int, Request] = field(default_factory=dict)
+    outstanding: int = 0
+    window: int = FIRST_WINDOW
+    pages: int = 0
+    heard: float = 0.0
+    delivered_at: float = 0.0
+    rests_until: float = 0.0
+    strikes: int = 0
+    has_no_pages: bool = False
+    lacks_pages: set[tuple[int, int]] = field(default_factory=set)
+    _rate: float = 0.0  # blocks per second, smoothed; 0 as long as there is none
+    _delay: float = inf  # from a request to its first block, at best
+    _since: float = 0.0  # when the measuring began ...
+    _came: int = 0  # ... and what came since
+    _grown: int = 0  # blocks since the window was doubled last
+    _rest: float = MIN_REST
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it has something to answer."""
+        return bool(self.outstanding or self.pages)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything is known of how fast it is."""
+        return self._rate > 0
+
+    def lacks(self, page: tuple[int, int]) -> bool:
+        """
+        Say whether it is of no use to ask it for a page.
+        """
+        return self.has_no_pages or page in self.lacks_pages
+
+    def pace(self, now: float) -> float:
+        """
+        Estimate how many blocks it delivers per second. That it is slower than it was shows by
+        what does not come.
+        """
+        rate = self._rate or GUESSED_RATE
+        if self.outstanding and now > self._since:
+            return min(rate, (self._came + 1) / (now - self._since))
+        return rate
+
+    def through_in(self, now: float, more: int = 0) -> float:
+        """
+        Estimate the seconds until it will have delivered everything, and so many blocks more.
+        """
+        return (self.outstanding + more) / self.pace(now)
+
+    def begin(self, now: float) -> None:
+        """
+        It is about to be asked for something: if there is nothing else that it has to deliver,
+        its silence and the time that it takes are counted from now on.
+        """
+        if not self.is_waited_for:
+            self.heard = now
+        if not self.outstanding:
+            self.delivered_at = self._since = now
+            self._came = 0
+
+    def delivered(self, now: float, request: Request) -> None:
+        """
+        It has delivered a block.
+        """
+        self.outstanding -= 1
+        self.strikes = 0
+        self._rest = MIN_REST
+        self.delivered_at = self.heard = now
+        self._delay = min(self._delay, now - request.asked_at)
+        self._came += 1
+        passed = now - self._since
+        # Over a whole window, since what the first one waited for, the others have waited for too.
+        is_enough = self._came >= self.window or passed >= max(AHEAD, 2 * self._delay)
+        if is_enough and passed >= MEASURE:
+            measured = self._came / passed
+            if measured > self._rate:
+                self._rate = measured
+            else:
+                self._rate += (measured - self._rate) * SMOOTH
+            self._since, self._came = now, 0
+        self._grown += 1
+        if self._grown >= self.window:
+            self._grown = 0
+            self.window = min(2 * self.window, WINDOW)
+        if self._rate:
+            enough = ceil(self._rate * max(AHEAD, 2 * self._delay))
+            self.window = max(1, min(self.window, enough))
+
+    def let_rest(self, now: float, wait: float = 0.0) -> None:
+        """
+        Leave it in peace for a while; the next time for longer, if it delivers nothing.
+
+        @param wait: at least for so long, within L{MAX_REST}.
+        """
+        self.rests_until = now + min(max(wait, self._rest), MAX_REST)
+        self._rest = min(2 * self._rest, MAX_REST)
+
+    def begin_anew(self) -> None:
+        """
+        Give it no more than one block to deliver, until it has.
+        """
+        self.window = 1
+        self._grown = 0

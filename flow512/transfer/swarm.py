@@ -1,0 +1,555 @@
+"""
+What a download asks of whom. Pure: state in, actions out; the time and the chance are handed in.
+
+Each block that is wanted is in one of these states::
+
+    to check ──> checking ──> stored
+                    │ (it is not what its digest says)
+                    v
+    to do ──> asked for ──> arrived ──> stored
+      ^           │            │
+      └───────────┴────────────┘  (taken back, its source failed; its digest is another)
+
+Invariants:
+
+  - a block is asked for only when its digest is proven, so it can be judged as it comes;
+  - a request never crosses a page, and has at most eight blocks, all of which its source has;
+  - the window: requests for blocks that have not arrived, blocks that have arrived and blocks
+    that are being checked are never more than it together, whatever the sources do. It bounds
+    the memory of the download;
+  - a block is asked of one source, and at the end, when nothing is left that was not asked for,
+    of two. What arrives first counts; of the other, nothing is wanted any more;
+  - each block has one sender: the request that brought it. If it is wrong, that sender is left
+    out for good, and so is who sends a wrong page, fails, or is silent for too long. What it had
+    been asked for is to do again;
+  - blocks are taken from open pages. Pages are opened when few blocks are left to take, and
+    forgotten when the last of their blocks is stored: what is held goes with the window and not
+    with the size of the file.
+
+Who is asked. Each source has a window of its own: C{FIRST_WINDOW} blocks, doubled whenever so
+many have arrived, and never more than it delivers in C{AHEAD} seconds, or in twice its delay if
+that is longer. So a fast one has as much on its way as it takes to be always busy, and of a slow
+one little is waited for. A source that is the only one has the whole window. Of those with room,
+the one that would be through with its requests first is asked next.
+
+What is asked. With complete sources only, or if the order matters, the first block that is to do.
+With partial sources (then others are downloading, too) the one that the fewest have, chosen by
+chance among equals, so that not everyone fetches the same; it stays within a few open pages,
+which are chosen by chance as well.
+
+What is taken back. A source that has not delivered a block for C{LATE} seconds, while another
+would have brought all of it C{SLOWER} times faster, is left with nothing to do for a while; then
+it is tried again with one block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import inf
+from random import Random
+from typing import Final
+
+from flow512.content.tree import TreeVerifier
+from flow512.errors import (
+    BadDigest,
+    Busy,
+    Flow512Error,
+    Misuse,
+    NotFound,
+    SourceFailure,
+    TimedOut,
+    Unsupported,
+    Violation,
+)
+from flow512.transfer.actions import Action, AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
+from flow512.transfer.masks import first_run, last_run, mask_of
+from flow512.transfer.pace import MEASURE, WINDOW, Request, Source
+from flow512.transfer.wanted import Page, Wanted
+from flow512.units import DIGESTS_PER_PAGE
+
+BLOCKS_PER_READ: Final = 8
+"""Blocks that one request asks for, at most (2 MiB)."""
+
+LATE: Final = 2.0
+"""Seconds without a block, or a page, after which others are looked at."""
+
+UNKNOWN_FOR: Final = 0.5
+"""Seconds for which a source that was just asked for the first time may be as fast as any other."""
+
+SLOWER: Final = 4.0
+"""How much faster others have to be for work to be taken back."""
+
+STRIKES: Final = 5
+"""How often in a row a source may fail in a way that could pass."""
+
+
+def silent() -> TimedOut:
+    """
+    Make the error for a source that answers pings and nothing else.
+    """
+    return TimedOut("The source sends nothing, though it is there; try another source.")
+
+
+class Swarm:
+    """
+    Decides what a download asks of its sources.
+
+    Tell it what happens, carry out the actions that L{next_action} gives until there are none,
+    and call L{tick} now and then. A source goes by the number that L{join} gives it; what is told
+    of one that is left out is ignored.
+    """
+
+    def __init__(
+        self,
+        verifier: TreeVerifier,
+        missing: Iterable[tuple[int, int]],
+        unproven: Iterable[tuple[int, int]] = (),
+        *,
+        clock: Callable[[], float],
+        random: Random,
+        window: int = WINDOW,
+        in_order: bool = False,
+    ) -> None:
+        """
+        @param verifier: the proven pages; this adds those that come, and forgets those of level 0
+            that are no longer needed.
+        @param missing: first and count of each run of blocks that is wanted, in order.
+        @param unproven: first and count of each run of them that may be on the disk already.
+        @param clock: tells the time, in seconds.
+        @param random: chooses among what is equally good.
+        @param window: blocks that may be asked for and not stored, 1 to 512.
+        @param in_order: whether the first blocks are wanted first, whoever has them.
+        """
+        if not 1 <= window <= DIGESTS_PER_PAGE:
+            raise Misuse(f"A window has 1 to {DIGESTS_PER_PAGE} blocks, not {window}.")
+        self._verifier = verifier
+        self._clock = clock
+        self._window = window
+        self._wanted = Wanted(verifier, missing, unproven, random, in_order)
+        self._sources: dict[int, Source] = {}
+        self._last_number = 0
+        self._last_request = 0
+        self._requests: dict[int, list[Request]] = {}  # by block: one or two
+        self._asked_pages: dict[tuple[int, int], dict[int, float]] = {}  # of whom, and when
+        self._held = 0  # what the window bounds
+        self._actions: deque[Action] = deque()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every block is stored."""
+        return self._wanted.is_done
+
+    @property
+    def sources(self) -> int:
+        """How many sources there are."""
+        return len(self._sources)
+
+    @property
+    def needs_sources(self) -> bool:
+        """Whether there is anything that only a source can give."""
+        return self._wanted.needs_sources
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is on its way, or a source rests before it is asked again."""
+        now = self._clock()
+        return bool(self._held or self._asked_pages) or any(
+            source.rests_until > now for source in self._sources.values()
+        )
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether there may be something to do though nothing was stored."""
+        return bool(self._actions) or len(self._sources) > 1
+
+    # Sources
+
+    def join(self, blocks: Iterable[tuple[int, int]] | None = None, patience: float = 60.0) -> int:
+        """
+        A source is there.
+
+        @param blocks: first and count of each run of blocks that it has; L{None} for all.
+        @param patience: seconds for which it may be silent when it was asked.
+        @return: its number.
+        """
+        self._last_number = number = self._last_number + 1
+        self._sources[number] = Source(number, patience)
+        if blocks is not None:
+            self._wanted.has(number, blocks)
+        return number
+
+    def has(self, source: int, blocks: Iterable[tuple[int, int]]) -> None:
+        """
+        A partial source has these blocks, too.
+
+        @param blocks: first and count of each run; what lies beyond the content is ignored.
+        """
+        one = self._sources.get(source)
+        if one is not None and self._wanted.is_partial(source):
+            one.lacks_pages.clear()
+            self._wanted.has(source, blocks)
+
+    def has_all(self, source: int) -> None:
+        """
+        A partial source is complete now.
+        """
+        one = self._sources.get(source)
+        if one is not None:
+            one.lacks_pages.clear()
+            self._wanted.has_all(source)
+
+    def leave(self, source: int, reason: Flow512Error) -> None:
+        """
+        A source is not to be asked any more, for a reason that lies in it: it went away, failed,
+        or did what it must not. L{Drop} follows.
+        """
+        one = self._sources.pop(source, None)
+        if one is None:
+            return
+        for request in list(one.requests.values()):
+            self._put_back(one, request)
+        for page in list(self._asked_pages):
+            self._page_answered(page, source)
+        self._wanted.has_all(source)
+        self._actions.append(Drop(source, reason))
+
+    # What happens
+
+    def heard(self, source: int) -> None:
+        """
+        A source has sent something, of which no block has become whole.
+        """
+        if (one := self._sources.get(source)) is not None:
+            one.heard = self._clock()
+
+    def page_came(self, source: int, level: int, index: int, data: bytes) -> None:
+        """
+        A source has sent a page that it was asked for. If it is wrong, the source is left out.
+        """
+        one = self._sources.get(source)
+        if one is None or not self._page_answered((level, index), source):
+            return
+        one.pages -= 1
+        one.heard = self._clock()
+        if level == 0 and index not in self._wanted.pages:
+            return  # nobody would forget it
+        try:
+            self._verifier.add_page(level, index, data)
+        except Violation as error:
+            self.leave(source, error)
+            return
+        for other in self._asked_pages.pop((level, index), ()):
+            self._sources[other].pages -= 1
+
+    def page_refused(self, source: int, level: int, index: int, error: Flow512Error) -> None:
+        """
+        A source does not give a page that it was asked for.
+        """
+        one = self._sources.get(source)
+        if one is None:
+            return
+        page = level, index
+        if self._page_answered(page, source):
+            one.pages -= 1
+        if isinstance(error, Busy):
+            self._strike(one, error)
+        elif isinstance(error, Unsupported | NotFound):
+            one.has_no_pages = one.has_no_pages or isinstance(error, Unsupported)
+            one.lacks_pages.add(page)
+            everyone_lacks = all(each.lacks(page) for each in self._sources.values())
+            if everyone_lacks and not self._wanted.has_partial_sources:
+                # A partial one may have it later; these never.
+                self.leave(source, error)
+        else:
+            self.leave(source, error)
+
+    def _page_answered(self, page: tuple[int, int], source: int) -> bool:
+        askers = self._asked_pages.get(page, {})
+        was_asked = askers.pop(source, None) is not None
+        if was_asked and not askers:
+            del self._asked_pages[page]
+        return was_asked
+
+    def arrived(self, source: int, block: int) -> bool:
+        """
+        A source has delivered a block, yet to be judged.
+
+        @return: whether it is wanted. If so, L{stored} or L{wrong} has to follow.
+        """
+        one = self._sources.get(source)
+        requests = self._requests.get(block, ())
+        ours = next((each for each in requests if each.source == source), None)
+        if one is None or ours is None:
+            return False
+        one.delivered(self._clock(), ours)
+        page, bit = self._wanted.place(block)
+        for each in requests:
+            each.left &= ~bit
+            other = self._sources[each.source]
+            if other is not one:
+                other.outstanding -= 1
+            if not each.left:
+                del other.requests[each.number]
+                if other is not one:
+                    self._actions.append(TakeBack(each.source, each.number))
+        self._held += 1 - len(requests)
+        del self._requests[block]
+        page.asked &= ~bit
+        page.arrived |= bit
+        return True
+
+    def ended(self, source: int, request: int) -> None:
+        """
+        A source says that a request is answered. If blocks of it have not arrived, it is left out.
+        """
+        one = self._sources.get(source)
+        if one is not None and request in one.requests:
+            self.leave(source, SourceFailure("The source did not send all that it was asked for."))
+
+    def refused(self, source: int, request: int, error: Flow512Error) -> None:
+        """
+        A source will not answer a request. A busy one is asked again later, and a partial one
+        for other blocks; any other is left out.
+        """
+        one = self._sources.get(source)
+        if one is None:
+            return
+        lacks_it = isinstance(error, NotFound) and self._wanted.is_partial(source)
+        if not lacks_it and not isinstance(error, Busy):
+            self.leave(source, error)
+            return
+        asked = one.requests.get(request)
+        if asked is not None:
+            self._put_back(one, asked)
+            if lacks_it:
+                self._wanted.has_not(source, asked.first, asked.count)
+        self._strike(one, error)
+
+    def _strike(self, source: Source, error: Flow512Error) -> None:
+        source.strikes += 1
+        if source.strikes >= STRIKES:
+            self.leave(source.number, error)
+        else:
+            wait = error.retry_after if isinstance(error, Busy) else 0.0
+            source.let_rest(self._clock(), wait)
+
+    def stored(self, blocks: Iterable[int]) -> None:
+        """
+        Blocks that arrived, or were checked, are in place.
+        """
+        for block in blocks:
+            self._held -= 1
+            page, bit = self._wanted.place(block)
+            page.arrived &= ~bit
+            self._wanted.close_if_done(page)
+
+    def not_there(self, blocks: Iterable[int]) -> None:
+        """
+        Blocks that were checked, or have arrived, are not what their digests say.
+        """
+        for block in blocks:
+            self._held -= 1
+            page, bit = self._wanted.place(block)
+            page.arrived &= ~bit
+            page.to_do |= bit
+
+    def wrong(self, source: int, block: int) -> None:
+        """
+        A block that a source delivered is not what its digest says: it is wanted still, and its
+        sender is left out.
+        """
+        self.not_there([block])
+        self.leave(source, damaged(block))
+
+    def tick(self) -> None:
+        """
+        Time has passed: leave out the silent, and take work back from the slow.
+        """
+        now = self._clock()
+        for source in list(self._sources.values()):
+            if source.is_waited_for and now - source.heard >= source.patience:
+                self.leave(source.number, silent())
+            elif source.outstanding and now - source.delivered_at > LATE:
+                self._take_back_if_slow(source, now)
+
+    def _take_back_if_slow(self, source: Source, now: float) -> None:
+        theirs = source.through_in(now)
+        for request in list(source.requests.values()):
+            page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
+            others = (
+                other.through_in(now, source.outstanding)
+                for other in self._sources.values()
+                if other is not source
+                and other.rests_until <= now
+                and (not other.outstanding or now - other.delivered_at <= LATE)
+                and not request.left & ~self._wanted.of(other.number, page)
+            )
+            if theirs > SLOWER * min(others, default=inf):
+                self._put_back(source, request)
+                self._actions.append(TakeBack(source.number, request.number))
+        if not source.outstanding:
+            source.begin_anew()
+            if now - source.heard > LATE:
+                self._strike(source, silent())
+            else:
+                source.let_rest(now)
+
+    def _put_back(self, source: Source, request: Request) -> None:
+        page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
+        while request.left:
+            slot, _ = first_run(request.left, 1)
+            bit = 1 << slot
+            request.left &= ~bit
+            self._held -= 1
+            source.outstanding -= 1
+            requests = self._requests[page.start + slot]
+            requests.remove(request)
+            if not requests:
+                del self._requests[page.start + slot]
+                page.asked &= ~bit
+                page.to_do |= bit
+        del source.requests[request.number]
+
+    # Decisions
+
+    def next_action(self) -> Action | None:
+        """
+        Say what to do next.
+
+        @return: L{None} if there is nothing to do until something has come.
+        """
+        if self._actions:
+            return self._actions.popleft()
+        self._wanted.open_ahead()
+        # That nothing can be asked for may have opened a page.
+        return self._check() or self._ask_page() or self._ask_blocks() or self._ask_page()
+
+    def _check(self) -> CheckBlocks | None:
+        room = self._window - self._held
+        if room < 1:
+            return None
+        for page in self._wanted.pages.values():
+            if page.to_check and self._wanted.is_proven(page):
+                first, count = first_run(page.to_check, min(room, BLOCKS_PER_READ))
+                mask = mask_of(first, count)
+                page.to_check &= ~mask
+                page.arrived |= mask
+                self._held += count
+                return CheckBlocks(page.start + first, count)
+        return None
+
+    def _ask_page(self) -> AskPage | None:
+        now = self._clock()
+        for page in self._wanted.pages.values():
+            if self._wanted.is_proven(page):
+                continue
+            wanted = self._verifier.wanted(page.start)
+            assert wanted is not None
+            askers = self._asked_pages.get(wanted, {})
+            if len(askers) > 1 or any(now - at <= LATE for at in askers.values()):
+                continue
+            source = self._source_for_page(wanted, askers, now)
+            if source is not None:
+                source.begin(now)
+                source.pages += 1
+                self._asked_pages.setdefault(wanted, {})[source.number] = now
+                return AskPage(source.number, *wanted)
+        return None
+
+    def _source_for_page(
+        self, page: tuple[int, int], askers: Iterable[int], now: float
+    ) -> Source | None:
+        able = (
+            source
+            for source in self._sources.values()
+            if source.number not in askers and source.rests_until <= now and not source.lacks(page)
+        )
+        return min(able, key=lambda each: (each.pages, each.through_in(now)), default=None)
+
+    def _ask_blocks(self) -> AskBlocks | None:
+        room = self._window - self._held
+        if room < 1:
+            return None
+        now = self._clock()
+        able = [
+            (source.through_in(now), source, count)
+            for source in self._sources.values()
+            if (count := self._room_of(source, room, now))
+        ]
+        able.sort(key=lambda each: each[0])
+        for _, source, count in able:
+            chosen = self._wanted.choose(source.number, count)
+            if chosen is not None:
+                return self._ask(source, *chosen, now)
+            self._wanted.open_for(source.number)
+        for _, source, count in able:
+            again = self._choose_again(source, count, now)
+            if again is not None:
+                return self._ask(source, *again, now)
+        return None
+
+    def _room_of(self, source: Source, room: int, now: float) -> int:
+        if source.rests_until > now:
+            return 0
+        if len(self._sources) == 1:
+            return min(room, BLOCKS_PER_READ)
+        # Half of its window, so that it has something to do while a request is on its way.
+        count = min(BLOCKS_PER_READ, max(1, source.window // 2))
+        return min(count, room) if source.outstanding + count <= source.window else 0
+
+    def _choose_again(self, source: Source, most: int, now: float) -> tuple[Page, int, int] | None:
+        """Find what another was asked for, and would bring later than this one."""
+        if self._wanted.is_left_for(source.number):
+            return None
+        ours = source.through_in(now, 1)
+        best: tuple[float, Page, int] | None = None
+        for other in self._sources.values():
+            theirs = other.through_in(now)
+            # If little is won it is not worth that both bring it; nor while nothing can be said.
+            if other is source or theirs <= 2 * ours + MEASURE or (best and theirs < best[0]):
+                continue
+            if not other.is_measured and now - other.delivered_at < UNKNOWN_FOR:
+                continue
+            for request in other.requests.values():
+                page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
+                once = request.left & self._wanted.of(source.number, page)
+                once &= ~self._asked_twice(request)
+                if once:
+                    best = theirs, page, once
+        if best is None:
+            return None
+        theirs, page, blocks = best
+        # The last ones, since the other comes to them last; and only those that come sooner.
+        while most > 1 and source.through_in(now, most) > theirs:
+            most -= 1
+        return page, *last_run(blocks, most)
+
+    def _asked_twice(self, request: Request) -> int:
+        return sum(
+            1 << block % DIGESTS_PER_PAGE
+            for block in range(request.first, request.first + request.count)
+            if len(self._requests.get(block, ())) > 1
+        )
+
+    def _ask(self, source: Source, page: Page, slot: int, count: int, now: float) -> AskBlocks:
+        source.begin(now)
+        first = page.start + slot
+        mask = mask_of(slot, count)
+        self._last_request = number = self._last_request + 1
+        request = Request(number, source.number, first, count, mask, now)
+        source.requests[number] = request
+        for block in range(first, first + count):
+            self._requests.setdefault(block, []).append(request)
+        source.outstanding += count
+        self._held += count
+        page.to_do &= ~mask
+        page.asked |= mask
+        return AskBlocks(source.number, number, first, count)
+
+
+def damaged(block: int) -> BadDigest:
+    """
+    Make the error for a source that sent a wrong block.
+    """
+    return BadDigest(f"The source sent a damaged block {block}; fetch it from another source.")

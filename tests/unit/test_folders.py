@@ -1,0 +1,207 @@
+"""Tests for L{flow512.transfer.folders}, over the network in memory."""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.defer import Deferred
+
+from flow512.content.manifest import Item
+from flow512.content.unfolding import Existing, Unfolding
+from flow512.errors import DiskFull, Flow512Error, NotFound, PeerLost
+from flow512.transfer.folders import FolderFetch, Progress
+from flow512.transfer.source import SourceProtocol
+from flow512.units import PIECES_PER_BLOCK
+from flow512.wire.bundle import MAX_BUNDLED
+from flow512.wire.messages import Entry
+from tests.unit.transfer_ends import TransferTestCase, a_folder
+
+
+class FolderTests(TransferTestCase):
+    """A folder, from one node to another."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.target = a_folder(self)
+        self.alone: list[str] = []
+
+    def asked(self, path: str = "/") -> tuple[SourceProtocol, Entry]:
+        """Ask for a folder's manifest."""
+        self.shelf.scan()
+        source = self.source()
+        return source, self.network.result(source.stat(path))
+
+    def fetch(
+        self,
+        sources: list[SourceProtocol],
+        entry: Entry,
+        existing: Existing = Existing.KEEP,
+        fetch: FolderFetch | None = None,
+    ) -> Progress:
+        """Fetch it."""
+        fetch = fetch or self.fetching(sources)
+        return self.network.result(
+            Deferred.fromCoroutine(fetch.fetch(entry, str(self.target), existing))
+        )
+
+    def fetching(self, sources: list[SourceProtocol], **how: object) -> FolderFetch:
+        """Make what fetches."""
+
+        async def fetch_large(item: Item) -> int:
+            self.alone.append(item.path)
+            assert item.root is not None
+            data = bytearray()
+            await sources[0].read(
+                item.root,
+                item.size,
+                0,
+                -(-item.size // 512),
+                PIECES_PER_BLOCK,
+                lambda first, part: data.extend(part),
+            )
+            with open(self.target / item.path, "wb") as file:  # noqa: ASYNC230  # a test
+                file.write(data)
+            return len(data)
+
+        return FolderFetch(sources, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
+
+    def content(self) -> dict[str, bytes]:
+        """The files that have come."""
+        return {
+            str(path.relative_to(self.target)): path.read_bytes()
+            for path in self.target.rglob("*")
+            if path.is_file()
+        }
+
+    def test_whole(self) -> None:
+        """Many small files and some large ones arrive, exact, with empty folders and times."""
+        expected = {}
+        for number in range(1200):
+            path = f"small/{number % 7}/{number}"
+            expected[path] = self.put(path, number % 300)[1]
+        for name, size in (("edge", MAX_BUNDLED), ("large/a", MAX_BUNDLED + 1), ("b", 700_000)):
+            expected[name] = self.put(name, size)[1]
+        (self.shelf.folder / "empty/deep").mkdir(parents=True)
+        os.utime(self.shelf.folder / "empty", ns=(5, 7))
+        source, entry = self.asked()
+        progress = self.fetch([source], entry)
+        self.assertEqual(self.content(), expected)
+        self.assertEqual(self.alone, ["b", "large/a"])
+        self.assertTrue((self.target / "empty/deep").is_dir())
+        self.assertEqual((self.target / "empty").stat().st_mtime_ns, 7)
+        for path in expected:
+            here, there = (self.target / path).stat(), (self.shelf.folder / path).stat()
+            self.assertEqual(here.st_mtime_ns, there.st_mtime_ns, path)
+        size = sum(map(len, expected.values()))
+        self.assertEqual((progress.done, progress.stored), (len(expected), size))
+        self.assertEqual((progress.outcome.files, progress.outcome.size), (len(expected), size))
+        self.assertEqual(progress.outcome.left_out, [])
+        source.leave()
+
+    def test_again(self) -> None:
+        """The second time only what has changed is fetched, and what is here stays unless told."""
+        for name in ("one", "two", "three"):
+            self.put(name, 50)
+        source, entry = self.asked()
+        self.fetch([source], entry)
+        content = self.put("two", 60)[1]
+        self.put("four", 5)
+        entry = self.network.result(source.stat("/"))
+        progress = self.fetch([source], entry)
+        self.assertEqual((progress.done, progress.outcome.unchanged), (1, 2))
+        self.assertEqual([path for path, _ in progress.outcome.left_out], ["two"])
+        self.assertNotEqual(self.content()["two"], content)
+        progress = self.fetch([source], entry, Existing.REPLACE)
+        self.assertEqual((progress.done, progress.outcome.unchanged), (1, 3))
+        self.assertEqual(self.content()["two"], content)
+        source.leave()
+
+    def test_not_wanted(self) -> None:
+        """What the user does not want is neither fetched nor counted."""
+        for name in ("a/one", "a/two", "b/one"):
+            self.put(name, 50)
+        source, entry = self.asked()
+        fetch = self.fetching([source], is_wanted=lambda item: not item.path.startswith("a/"))
+        progress = self.fetch([source], entry, fetch=fetch)
+        self.assertEqual(list(self.content()), ["b/one"])
+        self.assertFalse((self.target / "a").exists())
+        self.assertEqual(progress.outcome.files, 1)
+        source.leave()
+
+    def test_gone_meanwhile(self) -> None:
+        """A file that is gone since the manifest was made is left out; the others come."""
+        for name in ("one", "two", "three"):
+            self.put(name, 50)
+        source, entry = self.asked()
+        (self.shelf.folder / "two").unlink()
+        fetch = self.fetching([source])
+
+        async def cannot(item: Item) -> int:
+            raise NotFound("It is not here.")
+
+        fetch._fetch_large = cannot
+        progress = self.fetch([source], entry, fetch=fetch)
+        self.assertEqual(sorted(self.content()), ["one", "three"])
+        self.assertEqual(progress.outcome.left_out, [("two", "It is not here.")])
+        source.leave()
+
+    def test_source_lost(self) -> None:
+        """A source that goes away is missed by nobody while there is another."""
+        for number in range(900):
+            self.put(f"{number}", 50)
+        one, entry = self.asked()
+        other, _ = self.asked()
+        told: list[int] = []
+
+        def leave(progress: Progress) -> None:
+            if progress.done and not told:
+                told.append(progress.done)
+                other.connection.abortConnection()
+
+        progress = self.fetch([one, other], entry, fetch=self.fetching([one, other], told=leave))
+        self.assertEqual(progress.done, 900)
+        self.assertEqual(len(self.content()), 900)
+        one.leave()
+
+    def test_all_lost(self) -> None:
+        """Without any source left it fails, and says so; the next time goes on."""
+        for number in range(900):
+            self.put(f"{number}", 50)
+        source, entry = self.asked()
+
+        def leave(progress: Progress) -> None:
+            if progress.done:
+                source.connection.abortConnection()
+
+        with self.assertRaises(PeerLost):
+            self.fetch([source], entry, fetch=self.fetching([source], told=leave))
+        there = len(self.content())
+        self.assertGreater(there, 0)
+        source, entry = self.asked()
+        progress = self.fetch([source], entry)
+        self.assertEqual((progress.outcome.unchanged, progress.done), (there, 900 - there))
+        source.leave()
+
+    def test_disk_full(self) -> None:
+        """A full disk ends it, with the true cause."""
+        self.put("one", 50)
+        source, entry = self.asked()
+
+        def full(*args: object) -> None:
+            raise DiskFull("The disk is full.")
+
+        self.patch(Unfolding, "put", full)
+        with self.assertRaises(DiskFull):
+            self.fetch([source], entry)
+        self.assertEqual(self.content(), {})
+        source.leave()
+
+    def test_no_manifest(self) -> None:
+        """A file is no folder, and what is said to be one and is not makes nothing."""
+        entry, _ = self.put("one", 5000)
+        source = self.source()
+        with self.assertRaises(Flow512Error) as caught:
+            self.fetch([source], entry)
+        self.assertIn("no manifest", str(caught.exception))
+        self.assertEqual(self.content(), {})
+        source.leave()
