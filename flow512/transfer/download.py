@@ -311,6 +311,7 @@ class Download:
             return self._result
         self._has_started = True
         self._look_again()
+        self._sum()
         self._advance()
         return self._result
 
@@ -399,7 +400,6 @@ class Download:
         finally:
             self._is_advancing = False
         self._ask_md5()
-        self._sum()
         self._finish_if_done()
         self._fail_if_alone()
 
@@ -540,6 +540,7 @@ class Download:
         self.stored = self._partial.stored
         if not self._has_failed:
             self._progress(self)
+        self._sum()
         self._advance()
 
     # Blocks that may be here already
@@ -576,6 +577,7 @@ class Download:
         def ended(_: None) -> None:
             self._is_summing = False
             self._summed += length
+            self._sum()
             self._advance()
 
         self._work(self._run_long(self._sum_bytes, self._summed, length), ended)

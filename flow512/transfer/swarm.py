@@ -17,8 +17,9 @@ Invariants:
   - the window: requests for blocks that have not arrived, blocks that have arrived and blocks
     that are being checked are never more than it together, whatever the sources do. It bounds
     the memory of the download;
-  - a block is asked of one source, and at the end, when nothing is left that was not asked for,
-    of two. What arrives first counts; of the other, nothing is wanted any more;
+  - a block is asked of one source; of a second one only if that one is faster, and nothing is left
+    that it could be asked for instead (so it is at the end). What arrives first counts; from the
+    other nothing of it is wanted any more;
   - each block has one sender: the request that brought it. If it is wrong, that sender is left
     out for good, and so is who sends a wrong page, fails, or is silent for too long. What it had
     been asked for is to do again;
