@@ -29,6 +29,7 @@ from zope.interface import implementer
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library
 from flow512.content.manifest import Item
+from flow512.content.outlet import Outlet
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.content.tree import SCHEME, parse_content_id
@@ -594,6 +595,35 @@ class NodeService(Service):
             )
 
         return self._fetch(get())
+
+    def stream(
+        self,
+        wanted: str,
+        open_outlet: Callable[[Entry], Outlet],
+        *,
+        peer: str = "",
+        known: Sequence[Candidate] = (),
+        also: Sequence[tuple[Candidate, BlockSource]] = (),
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+    ) -> Deferred[Outlet]:
+        """
+        Find a file among the peers, and write it on as it comes; see L{TransferClient.stream}.
+
+        @param wanted: its path in some share, or C{flow512:} and its content id.
+        @param peer: whom to ask, as L{candidate} takes it; everybody who is known if empty.
+        @param known: whom to ask first, if C{peer} is empty.
+        """
+        is_id = wanted.startswith(SCHEME)
+        return self._fetch(
+            self.client.stream(
+                self._candidates_beside(known) if not peer else self.candidates_for(peer),
+                open_outlet,
+                path="" if is_id else wanted,
+                root=parse_content_id(wanted) if is_id else None,
+                also=also,
+                blame=blame,
+            )
+        )
 
     def get_folder(
         self,

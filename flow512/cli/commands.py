@@ -224,6 +224,52 @@ def get(
 
 
 @cli.command()
+@click.argument("target")
+@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@click.option(
+    "--http-source", "urls", multiple=True, metavar="URL", help="A web server that has it too."
+)
+@click.option(
+    "--offset", type=click.IntRange(0), default=0, metavar="BYTES", help="Where to begin; 0."
+)
+@click.option(
+    "--length", type=click.IntRange(0), metavar="BYTES", help="How much; to the end if not given."
+)
+@rate_options
+@wait_option
+@reach_options
+@verbose_option
+def cat(
+    target: str,
+    peer: str,
+    urls: tuple[str, ...],
+    offset: int,
+    length: int | None,
+    up: int,
+    down: int,
+    wait: float,
+    reach: Reach,
+    verbose: bool,
+) -> int:
+    """
+    Write a file to standard output as it comes, verified and in order.
+    """
+    from flow512.cli import catting, getting
+
+    voice = PlainVoice(sys.stderr, sys.stderr)
+    wish = getting.Wish(target, getting.target_of(None, may_replace=False), 512, peer, wait)
+    wish = wish.with_link(urls)
+    settings = getting.passing(reach.settings(up=up, down=down), peer)
+    return _run(
+        lambda machine: catting.cat(
+            machine, settings, wish, sys.stdout.fileno(), offset, length, voice
+        ),
+        voice,
+        verbose=verbose,
+    )
+
+
+@cli.command()
 @click.argument("peer", default="")
 @click.option("--prefix", default="", metavar="PATH", help="Only paths that begin with this.")
 @wait_option

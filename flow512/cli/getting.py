@@ -244,7 +244,7 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
             wish.wanted,
             peer=wish.peer,
             known=[Candidate(each.address, node=each.node) for each in wish.linked],
-            also=_web_sources(machine, wish.urls),
+            also=web_sources(machine, wish.urls),
             target=wish.target,
             run=wish.run,
             checksum=wish.checksum,
@@ -258,7 +258,10 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
         raise
 
 
-def _web_sources(machine: Machine, urls: Sequence[HttpUrl]) -> list[tuple[Candidate, BlockSource]]:
+def web_sources(machine: Machine, urls: Sequence[HttpUrl]) -> list[tuple[Candidate, BlockSource]]:
+    """
+    Make the sources that web servers are.
+    """
     if not urls:
         return []
     from flow512.transfer.http_source import http_source  # which takes a while to load

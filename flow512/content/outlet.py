@@ -15,7 +15,7 @@ import os
 import select
 import stat
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from threading import Event
 from typing import Final
@@ -56,7 +56,9 @@ class Outlet:
         """
         end = size if length is None else offset + length
         if not 0 <= offset <= end <= size:
-            raise Misuse(f"The file has {size} bytes; {offset} to {end} are not all in it.")
+            raise Misuse(
+                f"The file has {size} bytes; choose an --offset and --length that are inside it."
+            )
         self.root = root
         self.size = size
         self.blocks = Shape(size).blocks
@@ -101,7 +103,7 @@ class Outlet:
         """
         Take verified blocks, and write what is next.
 
-        @raise Cancelled: L{stop} was called.
+        @raise Cancelled: L{stop} was called, or whoever read has gone.
         @raise ResourceFailure: the stream does not take it any more.
         """
         for block, data in enumerate(blocks, first):
@@ -120,6 +122,22 @@ class Outlet:
         Nothing is kept for another time.
         """
 
+    def read(self, offset: int, length: int) -> bytes:
+        """
+        Nothing can be read again.
+
+        @raise Misuse: always.
+        """
+        raise Misuse("What was passed on is not kept.")
+
+    def vouch(self, blocks: Iterable[int]) -> None:
+        """
+        Nothing was there before.
+
+        @raise Misuse: always.
+        """
+        raise Misuse("What is passed on was not there before.")
+
     def stop(self) -> None:
         """
         Give up waiting for whoever reads. Any thread may call it.
@@ -129,13 +147,16 @@ class Outlet:
     def _write(self, block: int, data: memoryview) -> None:
         begin = block * BLOCK
         rest = data[max(0, self._offset - begin) : self._end - begin]
-        self.written += len(rest)
         try:
             while rest:
                 while not select.select((), (self._fd,), (), _LOOK_EVERY)[1]:
                     if self._stop.is_set():
                         raise Cancelled("Nobody waits for the rest.")
-                rest = rest[os.write(self._fd, rest[: self._room()]) :]
+                count = os.write(self._fd, rest[: self._room()])
+                self.written += count
+                rest = rest[count:]
+        except BrokenPipeError:
+            raise Cancelled("Nobody reads the rest.") from None
         except OSError as error:
             raise from_os_error(error, "writing the content on") from error
 

@@ -55,7 +55,10 @@ class Partial:
     @ivar unproven: runs of blocks that held data when this was opened, but no journal vouches
         for them (it was lost, or is from before a power cut): worth a look at their digests
         before they are fetched again.
+    @ivar horizon: as for L{flow512.content.outlet.Outlet}: blocks may come in any order.
     """
+
+    horizon: None = None
 
     def __init__(
         self,

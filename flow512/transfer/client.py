@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 
 from flow512.content.manifest import Item
+from flow512.content.outlet import Outlet
 from flow512.content.unfolding import Existing
 from flow512.errors import Busy, Flow512Error
 from flow512.interfaces import RunBlocking
@@ -177,6 +178,38 @@ class TransferClient:
             )
             return await fetcher.fetch(
                 gathering.sources[:MOST_SOURCES], target, gathering.progress, blame
+            )
+        finally:
+            finder.stop()
+            gathering.leave()
+
+    async def stream(
+        self,
+        candidates: Sequence[Candidate],
+        open_outlet: Callable[[Entry], Outlet],
+        *,
+        path: str = "",
+        root: bytes | None = None,
+        also: Sequence[tuple[Candidate, BlockSource]] = (),
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+    ) -> Outlet:
+        """
+        Find a file among peers, and write it on as it comes, verified and in order.
+
+        @param candidates: whom to ask.
+        @param open_outlet: says where it goes, once its size is proven.
+        @param also: see L{get}.
+        @param blame: told who sent something wrong, and what.
+        @return: where it went.
+        @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.stream}.
+        """
+        gathering = _Gathering(lambda download: None, also)
+        finder = Finder(self.connect, self._clock, gathering.came_later)
+        try:
+            gathering.sources = await finder.find_all(candidates, path=path, root=root)
+            fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, self._random)
+            return await fetcher.stream(
+                gathering.sources[:MOST_SOURCES], open_outlet, gathering.progress, blame
             )
         finally:
             finder.stop()

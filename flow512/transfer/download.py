@@ -35,6 +35,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from flow512.content.outlet import Outlet
 from flow512.content.partial import Partial
 from flow512.content.tree import TreeVerifier, block_digest
 from flow512.errors import (
@@ -164,7 +165,7 @@ class Download:
 
     def __init__(
         self,
-        partial: Partial,
+        partial: Partial | Outlet,
         clock: IReactorTime,
         run_blocking: RunBlocking,
         run_long: RunBlocking,
@@ -178,7 +179,8 @@ class Download:
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> None:
         """
-        @param partial: where it goes; whoever opened it closes it afterwards.
+        @param partial: where it goes; whoever opened it closes it afterwards. With an L{Outlet}
+            there is no checksum, and L{Order.FIRST_FIRST}.
         @param clock: for deadlines, and to measure how fast sources are.
         @param run_blocking: runs what writes to the disk.
         @param run_long: runs the MD5.
@@ -383,6 +385,7 @@ class Download:
             return
         self._is_advancing = True
         try:
+            self._swarm.horizon = self._partial.horizon
             while not self._has_failed:
                 action = self._swarm.next_action()
                 if action is None:

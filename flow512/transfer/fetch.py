@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.content.journal import read_boot_id
+from flow512.content.outlet import Outlet
 from flow512.content.partial import Partial
 from flow512.content.paths import check_path, open_folder, open_folder_beneath
 from flow512.content.publish import check_target
@@ -34,7 +35,7 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.blocks import BlockSource
-from flow512.transfer.download import Checksum, DamagedPartial, Download
+from flow512.transfer.download import Checksum, DamagedPartial, Download, Order
 from flow512.transfer.finding import Candidate
 from flow512.transfer.senders import telling_most
 from flow512.transfer.source import fell_silent
@@ -159,6 +160,47 @@ class Fetcher:
         except DamagedPartial:
             # Nothing of it is trusted now: what is right is found by its digests, and kept.
             return await work.fetch_from(work.senders_left())
+
+    async def stream(
+        self,
+        sources: Sequence[Claim],
+        open_outlet: Callable[[Entry], Outlet],
+        progress: Callable[[Download], None] = lambda _: None,
+        blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+    ) -> Outlet:
+        """
+        Write one file on as it comes, verified and in order.
+
+        @param sources: as for L{fetch}.
+        @param open_outlet: says where it goes, once its size is proven.
+        @param progress: as for L{fetch}.
+        @param blame: as for L{fetch}.
+        @return: where it went, to its end.
+        @raise Flow512Error: as L{Download.start}, C{open_outlet} and L{Outlet.write}.
+        """
+        proven, verifier = await _Proof(sources, self.clock, blame).settle()
+        outlet = open_outlet(proven[0].entry)
+        download = Download(
+            outlet,
+            self.clock,
+            self.run_blocking,
+            self.run_long,
+            self.random,
+            verifier=verifier,
+            checksum=Checksum.NONE,
+            order=Order.FIRST_FIRST,
+            progress=progress,
+            blame=blame,
+        )
+        for each in proven:
+            download.add(each.candidate, each.source)
+        try:
+            progress(download)
+            await download.start()
+        finally:
+            outlet.stop()
+            await _at_its_end(download.idle())
+        return outlet
 
 
 class _Proof:

@@ -99,7 +99,11 @@ class Swarm:
     Tell it what happens, carry out the actions that L{next_action} gives until there are none,
     and call L{tick} now and then. A source goes by the number that L{join} gives it; what is told
     of one that is left out is ignored.
+
+    @ivar horizon: no block from this one on is asked for yet; L{None} if all may be.
     """
+
+    horizon: int | None = None
 
     def __init__(
         self,
@@ -481,14 +485,21 @@ class Swarm:
         able.sort(key=lambda each: each[0])
         for _, source, count in able:
             chosen = self._wanted.choose(source.number, count)
-            if chosen is not None:
-                return self._ask(source, *chosen, now)
-            self._wanted.open_for(source.number)
+            if chosen is None:
+                self._wanted.open_for(source.number)
+            elif (ahead := self._within_horizon(*chosen)) is not None:
+                return self._ask(source, *ahead, now)
         for _, source, count in able:
             again = self._choose_again(source, count, now)
             if again is not None:
                 return self._ask(source, *again, now)
         return None
+
+    def _within_horizon(self, page: Page, slot: int, count: int) -> tuple[Page, int, int] | None:
+        if self.horizon is None:
+            return page, slot, count
+        count = min(count, self.horizon - page.start - slot)
+        return (page, slot, count) if count > 0 else None
 
     def _room_of(self, source: Source, room: int, now: float) -> int:
         if source.rests_until > now:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 
 from hypothesis import given
@@ -111,21 +112,32 @@ class OutletTests(SynchronousTestCase):
         os.close(self.write_end)
 
     def test_reader_gone(self) -> None:
-        """A reader that has gone is told as such."""
+        """A reader that has gone wants nothing more; that is no failure of this machine."""
         read_end, write_end = os.pipe()
         os.close(read_end)
         outlet = Outlet(write_end, ROOT, len(CONTENT), 0, None)
-        error = self.assertRaises(ResourceFailure, outlet.write, 0, *blocks_of(0))
-        self.assertIn("writing the content on", str(error))
+        self.assertRaises(Cancelled, outlet.write, 0, *blocks_of(0))
         os.close(write_end)
         os.close(self.write_end)
 
     def test_file(self) -> None:
         """What is no pipe is written to in larger parts."""
-        name = self.mktemp()
-        fd = os.open(name, os.O_CREAT | os.O_RDWR)
+        fd, name = tempfile.mkstemp()
+        os.unlink(name)
         outlet = Outlet(fd, ROOT, len(CONTENT), 7, None)
         outlet.write(0, *blocks_of(*range(6)))
         self.assertEqual(os.pread(fd, len(CONTENT), 0), CONTENT[7:])
+        os.close(fd)
+        os.close(self.write_end)
+
+    def test_full(self) -> None:
+        """A disk that is full is told as such; nothing can be read back, or vouched for."""
+        fd = os.open("/dev/full", os.O_WRONLY)
+        outlet = Outlet(fd, ROOT, len(CONTENT), 0, None)
+        error = self.assertRaises(ResourceFailure, outlet.write, 0, *blocks_of(0))
+        self.assertIn("writing the content on", str(error))
+        self.assertRaises(Misuse, outlet.read, 0, 1)
+        self.assertRaises(Misuse, outlet.vouch, [0])
+        outlet.flush()
         os.close(fd)
         os.close(self.write_end)
