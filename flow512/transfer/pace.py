@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Final
 
-WINDOW: Final = 64
-"""Blocks that may be asked for and not stored (16 MiB)."""
+WINDOW: Final = 32
+"""
+Blocks that may be asked for and not stored (8 MiB): so much may a download that is killed fetch
+again.
+"""
 
 FIRST_WINDOW: Final = 8
 """Blocks that a source has to deliver at once as long as nothing is known of it."""

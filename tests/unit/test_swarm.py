@@ -279,12 +279,13 @@ class OneSourceTests(SynchronousTestCase):
         return model
 
     def test_in_order(self) -> None:
-        """It is asked for everything once, in order, eight blocks at a time, 64 at once."""
+        """It is asked for everything once, in order, eight blocks at a time, a window at once."""
         model = self.model(1300)
         model.ready()
-        self.assertEqual([len(asks([each])) for each in model.log[-8:]], [8] * 8)
+        first = WINDOW // 8
+        self.assertEqual([len(asks([each])) for each in model.log[-first:]], [8] * first)
         while not model.swarm.is_done:
-            self.assertEqual(model.held(), min(64, 1300 - len(model.stored)))
+            self.assertEqual(model.held(), min(WINDOW, 1300 - len(model.stored)))
             for _ in range(8):
                 model.deliver(1)
             model.store()
@@ -368,7 +369,7 @@ class OneSourceTests(SynchronousTestCase):
         for _ in range(20):
             self.assertEqual(model.wait(50.0), [])
             model.swarm.heard(1)
-        self.assertEqual(model.held(), 64)
+        self.assertEqual(model.held(), WINDOW)
 
     def test_alone_and_silent(self) -> None:
         """The only source is left out when it has been silent for as long as it may be."""
@@ -603,7 +604,7 @@ class PaceTests(SynchronousTestCase):
             if turn % 100 == 99:
                 model.work(slow)
             model.swarm.tick()
-        self.assertGreater(len(model.asked_of(fast)), 40)
+        self.assertGreater(len(model.asked_of(fast)), WINDOW // 2)
         self.assertLessEqual(len(model.asked_of(slow)), 4)
         self.assertEqual(model.dropped, {})
 
