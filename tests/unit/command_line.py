@@ -66,6 +66,19 @@ class CommandCase(SynchronousTestCase):
     A host with a node to fetch from, and one where commands are typed.
     """
 
+    def patch_terminal(self) -> None:
+        """Let rich believe in the terminal, whatever the environment of the tests is."""
+        self.patch_environment("TERM", "xterm-256color")
+        self.patch_environment("COLUMNS", "120")
+
+    def patch_environment(self, name: str, value: str) -> None:
+        before = os.environ.get(name)
+        os.environ[name] = value
+        if before is None:
+            self.addCleanup(os.environ.pop, name, None)
+        else:
+            self.addCleanup(os.environ.__setitem__, name, before)
+
     def setUp(self) -> None:
         self.network = Network(1)
         self.server = self.network.host("10.0.0.1", name="server")

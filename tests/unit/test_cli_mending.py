@@ -303,6 +303,7 @@ class RepairTests(MendingCase):
         """On a terminal there is a bar while the file is looked at."""
         self.serve()
         self.big.write_bytes(damaged(BIG, 7))
+        self.patch_terminal()
         err = TerminalText()
         said = self.repair(str(self.big), *SOMEBODY, err=err)
         self.assertEqual(said.status, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from random import Random
 
 from flow512.cli.getting import target_of
@@ -89,19 +88,6 @@ class GetTests(CommandCase):
             self.assertIn(part, said.err)
         self.assertTrue(said.err.endswith("\x1b[1A\x1b[2K"), said.err[-40:])
         self.assertNotIn("\x1b", said.out)
-
-    def patch_terminal(self) -> None:
-        """Let rich believe in the terminal, whatever the environment of the tests is."""
-        self.patch_environment("TERM", "xterm-256color")
-        self.patch_environment("COLUMNS", "120")
-
-    def patch_environment(self, name: str, value: str) -> None:
-        before = os.environ.get(name)
-        os.environ[name] = value
-        if before is None:
-            self.addCleanup(os.environ.pop, name, None)
-        else:
-            self.addCleanup(os.environ.__setitem__, name, before)
 
     def test_no_md5(self) -> None:
         """The MD5 can be left out; what was verified then is said."""
