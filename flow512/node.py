@@ -50,11 +50,13 @@ from flow512.link.address import (
     host_of,
     usual_places,
 )
+from flow512.link.faults import BANNED_FOR, STRIKES, Faults
 from flow512.link.introduction import Introduction
-from flow512.link.node_id import parse_node_id
+from flow512.link.node_id import format_node_id, parse_node_id
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims, Standing
 from flow512.link.throttle import Throttle
+from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory
@@ -170,6 +172,7 @@ class NodeService(Service):
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
         self._telling: Telling | None = None
+        self._faults = Faults()
         self._fetching: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
         self._is_prepared = False
 
@@ -591,7 +594,7 @@ class NodeService(Service):
                 checksum=checksum,
                 found=found,
                 progress=progress,
-                blame=blame,
+                blame=self._blaming(blame),
             )
 
         return self._fetch(get())
@@ -621,7 +624,7 @@ class NodeService(Service):
                 path="" if is_id else wanted,
                 root=parse_content_id(wanted) if is_id else None,
                 also=also,
-                blame=blame,
+                blame=self._blaming(blame),
             )
         )
 
@@ -658,9 +661,34 @@ class NodeService(Service):
                 found=found,
                 told=told,
                 growing=growing,
-                blame=blame,
+                blame=self._blaming(blame),
             )
         )
+
+    def _blaming(
+        self, blame: Callable[[Candidate, Flow512Error], None]
+    ) -> Callable[[Candidate, Flow512Error], None]:
+        """Ban who sends something wrong again and again, besides telling of it."""
+
+        def blamed(who: Candidate, reason: Flow512Error) -> None:
+            # Without TLS anybody could put the blame on another.
+            is_proven = self.settings.encryption is Encryption.TLS
+            if is_proven and who.node is not None and self._faults.note(who.node):
+                self._ban(who.node, f"It sent something wrong {STRIKES} times; at last: {reason}")
+            blame(who, reason)
+
+        return blamed
+
+    def _ban(self, node: bytes, reason: str) -> None:
+        if self._presence is not None:
+            banned = self._run_blocking(self._presence.standing.ban, node, reason, BANNED_FOR)
+            banned.addErrback(
+                lambda failure: self.log.warn(
+                    "{node} could not be banned: {why}",
+                    node=format_node_id(node),
+                    why=escape(failure.getErrorMessage()),
+                )
+            )
 
     def _fetch(self, coroutine: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
         fetching = Deferred.fromCoroutine(coroutine)

@@ -17,7 +17,7 @@ from flow512.errors import ResourceFailure
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.ban_watch import BanWatch
-from flow512.link.bans import BANS_FILE, Bans
+from flow512.link.bans import BANS_FILE, MAX_REASON, Bans
 from flow512.link.closed_network import membership_of
 from flow512.link.identity import SEED_SIZE, Identity, StateFolder, read_identity
 from flow512.link.introduction import MAX_NAME, Introduction
@@ -64,8 +64,10 @@ class Standing:
             folder = self._open(claims, random)
             self.network = membership_of(claims.network, claims.network_key_file, folder)
             self._bans = None
+            self._bans_file = ""
             if folder is not None:
-                self._bans = Bans(os.path.join(folder, BANS_FILE), clock.seconds)
+                self._bans_file = os.path.join(folder, BANS_FILE)
+                self._bans = Bans(self._bans_file, clock.seconds)
                 self._bans.reload()
         except BaseException:
             self.close()
@@ -127,6 +129,19 @@ class Standing:
         if self._bans is None:
             return None
         return BanWatch(self._bans, self._clock, run_blocking, banned)
+
+    def ban(self, node: bytes, reason: str, seconds: int) -> None:
+        """
+        Ban a node, as C{flow512 ban} does; L{ban_watch} notices. Without a state folder nothing
+        happens. This blocks, and any thread may call it.
+
+        @param node: its node id.
+        @param reason: why; cut off after L{MAX_REASON} characters.
+        @param seconds: for how long.
+        @raise flow512.errors.Flow512Error: as L{Bans.ban}.
+        """
+        if self._bans_file:
+            Bans(self._bans_file, self._clock.seconds).ban(node, reason[:MAX_REASON], seconds)
 
     def close(self) -> None:
         """

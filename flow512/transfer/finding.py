@@ -9,7 +9,7 @@ file, and then it is the user's to choose. If it is the same, all of them are so
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -165,6 +165,9 @@ class Finder:
         async def ask(candidate: Candidate) -> None:
             try:
                 source = await self._connect(candidate)
+                if source.channel is not None:
+                    # Whoever answered at an address has proven who he is.
+                    candidate = replace(candidate, node=source.channel.peer)
                 try:
                     answer = source.stat(path, root)
                     if len(candidates) > 1:

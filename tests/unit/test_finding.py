@@ -26,6 +26,8 @@ from flow512.wire.messages import Entry
 class FakeSource:
     """A source that answers when the test says so."""
 
+    channel = None
+
     def __init__(self) -> None:
         self.answer: Deferred[Entry] = Deferred()
         self.is_open = True

@@ -44,6 +44,7 @@ PURE: Final = (
     "flow512.discovery.datagram",
     "flow512.discovery.election",
     "flow512.discovery.engine",
+    "flow512.link.faults",
     "flow512.link.gate",
     "flow512.link.http_url",
     "flow512.link.origin",

@@ -21,10 +21,12 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flow512.content import library
+from flow512.content.opened import OpenContent
 from flow512.content.tree import format_content_id
 from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.errors import (
+    BadDigest,
     Cancelled,
     Misuse,
     NoSuchPeer,
@@ -34,6 +36,8 @@ from flow512.errors import (
 )
 from flow512.interfaces import Workers
 from flow512.link.address import HostPort
+from flow512.link.bans import Bans
+from flow512.link.faults import BANNED_FOR, STRIKES
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.client import IPeerListListener
@@ -402,6 +406,41 @@ class TogetherTests(NodeTestCase):
         self.assertEqual([str(each) for each in two.candidates()], ["one (10.0.0.1:5000)"])
         fetched = self.network.result(two.get("a.bin"))
         self.assertEqual(Path(fetched.path), self.base / "d" / "a.bin")
+
+    def test_liar_is_banned(self) -> None:
+        """Who sends something wrong again and again is banned, with the reason, for a while."""
+        one = self.start(self.host(1), NodeSettings((self.share("s", a=b"a" * 1000),), name="one"))
+        self.network.run(5.0)
+        two = self.start(
+            self.host(2),
+            NodeSettings(downloads=self.share("d"), state=self.share("state"), name="two"),
+        )
+        os.chmod(self.base / "state", 0o700)
+        read_into = OpenContent.read_into
+
+        def lie(content: OpenContent, offset: int, rooms: Sequence[bytearray]) -> None:
+            read_into(content, offset, rooms)
+            rooms[0][7] ^= 1
+
+        self.patch(OpenContent, "read_into", lie)
+        bans = self.base / "state" / "bans.json"
+        blamed: list[str] = []
+        for times in range(1, STRIKES + 1):
+            self.assertFalse(bans.exists())
+            got = two.get(
+                "a", peer="10.0.0.1", blame=lambda who, reason: blamed.append(str(reason))
+            )
+            self.network.run_until(lambda got=got: got.called)  # type: ignore[misc]  # it is
+            self.failureResultOf(got, BadDigest)
+            self.assertEqual(len(blamed), times)
+        self.network.run(3.0)
+        (ban,) = Bans(str(bans), self.network.clock.seconds).active()
+        self.assertEqual(ban.node, one.introduction.node)
+        self.assertIn("3 times", ban.reason)
+        self.assertIn("damaged block 0", ban.reason)
+        assert ban.until is not None
+        self.assertEqual(ban.until - ban.since, BANNED_FOR)
+        self.assertEqual(two.candidates(), [])
 
     def test_get(self) -> None:
         """A file is got by its path or content id, from anybody or from a peer however named."""
