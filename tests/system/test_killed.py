@@ -123,7 +123,10 @@ def test_killed_at_any_instant(folder: Path) -> None:
     most, in_the_middle = 0, 0
     with source(folder) as port:
         whole = finish(get(folder, port))
-        for number in range(KILLS or 6):
+        # Some are killed before anything is there, or when all is: they count for nothing.
+        for number in range(20 * (KILLS or 3)):
+            if in_the_middle == (KILLS or 3):
+                break
             (folder / "here" / "file").unlink()
             reads(folder)
             process = get(folder, port)
@@ -144,4 +147,4 @@ def test_killed_at_any_instant(folder: Path) -> None:
             in_the_middle += bool(kept)
         assert os.listdir(folder / "here") == ["file"]
     print(f"{in_the_middle} killed in the middle; at most {most:,} bytes were fetched twice")
-    assert in_the_middle
+    assert in_the_middle == (KILLS or 3)
