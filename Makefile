@@ -46,6 +46,7 @@ system: $(VENV)/.test
 seeds: $(VENV)/.test
 	FLOW512_SEEDS=0:100 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py & \
 	FLOW512_SEEDS=100:200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && wait $$!
+	FLOW512_SWARM_SEEDS=20:320 $(BIN)/python -m pytest tests/unit/test_swarms.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
