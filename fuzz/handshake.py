@@ -28,6 +28,7 @@ from running import run
 with atheris.instrument_imports(include=["flow512"]):
     from flow512.errors import BadMessage, NotAllowed, Unsupported, Violation
     from flow512.wire import messages
+    from flow512.wire.fields import Message
     from flow512.wire.frame import HEADER_SIZE, Frame
     from flow512.wire.handshake import STRANGER, Acceptor, Agreement, Channel, Initiator
     from flow512.wire.membership import NetworkKey
@@ -47,7 +48,7 @@ MOST: Final = 14
 
 TEXTS: Final = ("", "transfer", "registry", "net")
 
-_M = TypeVar("_M", bound=messages.Message)
+_M = TypeVar("_M", bound=Message)
 
 
 def over_the_wire(message: _M) -> _M:

@@ -19,7 +19,7 @@ from running import run, samples
 
 with atheris.instrument_imports(include=["flow512"]):
     from flow512.errors import BadMessage, Flow512Error, from_wire
-    from flow512.wire import messages
+    from flow512.wire import fields, messages
     from flow512.wire.frame import Frame, FrameReader
 
 GROWS: Final = 64
@@ -34,14 +34,14 @@ def within_limits(value: object) -> bool:
         case int():
             return -(2**63) <= value < 2**63
         case float():
-            return 0 <= value <= messages.MAX_SECONDS
+            return 0 <= value <= fields.MAX_SECONDS
         case str():
             value.encode()  # raises for half a character
-            return len(value) <= messages.MAX_PATH
+            return len(value) <= fields.MAX_PATH
         case bytes():
             return len(value) in (16, 32)
         case tuple():
-            return len(value) <= messages.MAX_LIST and all(map(within_limits, value))
+            return len(value) <= fields.MAX_LIST and all(map(within_limits, value))
         case msgspec.Struct():
             return all(map(within_limits, msgspec.structs.astuple(value)))
     return False
