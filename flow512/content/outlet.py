@@ -80,9 +80,8 @@ class Outlet:
     @property
     def stored(self) -> int:
         """Bytes that need not be fetched, those that are not wanted among them."""
-        wanted = sum(self._length_of(block) for block in range(self._next, self._last))
-        early = sum(map(len, self._early.values()))
-        return self.size - wanted + early
+        wanted = max(0, min(self._last * BLOCK, self.size) - self._next * BLOCK)
+        return self.size - wanted + sum(map(len, self._early.values()))
 
     @property
     def horizon(self) -> int:
@@ -95,9 +94,6 @@ class Outlet:
         """
         if self._next < self._last:
             yield self._next, self._last - self._next
-
-    def _length_of(self, block: int) -> int:
-        return min(BLOCK, self.size - block * BLOCK)
 
     def write(self, first: int, *blocks: bytes | bytearray | memoryview) -> None:
         """
