@@ -199,7 +199,7 @@ class Fetcher:
             await download.start()
         finally:
             outlet.stop()
-            await _at_its_end(download.idle())
+            await at_its_end(download.idle())
         return outlet
 
 
@@ -327,7 +327,7 @@ class _Work:
         """
         fetcher, entry, target = self._fetcher, self._entry, self._target
         run_blocking = fetcher.run_blocking
-        opened, is_unwanted = await _at_its_end(run_blocking(_open, target, self._name, entry))
+        opened, is_unwanted = await at_its_end(run_blocking(_open, target, self._name, entry))
         download = self._download = Download(
             opened.partial,
             fetcher.clock,
@@ -350,13 +350,13 @@ class _Work:
             try:
                 await download.start()
             except DamagedPartial:
-                await _at_its_end(download.idle())
-                await _at_its_end(run_blocking(opened.partial.distrust))
+                await at_its_end(download.idle())
+                await at_its_end(run_blocking(opened.partial.distrust))
                 raise
-            await _at_its_end(run_blocking(opened.publish, target.replace, entry.mtime))
+            await at_its_end(run_blocking(opened.publish, target.replace, entry.mtime))
         finally:
-            await _at_its_end(download.idle())
-            await _at_its_end(run_blocking(opened.close))
+            await at_its_end(download.idle())
+            await at_its_end(run_blocking(opened.close))
         path = os.path.join(target.folder, *target.beneath, self._name)
         sent = sorted(
             ((each.who, each.fetched) for each in download.senders.values() if each.fetched),
@@ -365,7 +365,7 @@ class _Work:
         return Fetched(entry, path, resumed, download.fetched, download.md5, tuple(sent))
 
 
-async def _at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
+async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
     """
     Wait for a worker, even if nobody wants its result any longer: it does not stop for that, and
     what it holds has to be closed.

@@ -44,6 +44,7 @@ from flow512.errors import (
     from_os_error,
 )
 from flow512.interfaces import RunBlocking
+from flow512.transfer.fetch import at_its_end
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLE, MAX_BUNDLED
@@ -115,6 +116,7 @@ class FolderFetch:
         self._turn = DeferredLock()
         self._large: list[Item] = []
         self._bundle: list[Item] = []
+        self._bundle_size = 0
         self._ahead = 0
         self._room: Deferred[None] | None = None
         self._under_way: set[Deferred[None]] = set()
@@ -146,13 +148,17 @@ class FolderFetch:
         finally:
             for each in list(self._under_way):
                 each.cancel()
-            await self._do(unfolding.close)
-            os.close(folder)
+            await at_its_end(self._do(_close, unfolding, folder))
         self._told(progress)
         return progress
 
     def _do(self, work: Callable[..., _T], *args: Any) -> Deferred[_T]:
-        return self._turn.run(self._run_blocking, work, *args)
+        # Whoever does not want the result any more leaves the worker at it: the next has to wait.
+        result: Deferred[_T] = Deferred()
+        self._turn.run(self._run_blocking, work, *args).addCallbacks(
+            result.callback, result.errback
+        )
+        return result
 
     # The manifest
 
@@ -168,8 +174,8 @@ class FolderFetch:
                 self._large.append(item)
                 continue
             self._bundle.append(item)
-            held = sum(each.size + FILE for each in self._bundle)
-            if len(self._bundle) == MAX_BUNDLE or held >= BUNDLE_BYTES:
+            self._bundle_size += item.size + FILE
+            if len(self._bundle) == MAX_BUNDLE or self._bundle_size >= BUNDLE_BYTES:
                 self._ask_bundle()
                 while self._ahead >= AHEAD and self._failure is None:
                     self._room = Deferred()
@@ -185,8 +191,8 @@ class FolderFetch:
 
     def _ask_bundle(self) -> None:
         items, self._bundle = self._bundle, []
+        size, self._bundle_size = self._bundle_size, 0
         if items:
-            size = sum(item.size + FILE for item in items)
             self._ahead += size
             under_way = Deferred.fromCoroutine(self._fetch_bundle(items))
             self._under_way.add(under_way)
@@ -224,7 +230,8 @@ class FolderFetch:
                 nonlocal came
                 came = first + len(contents)
                 batch = list(zip(items[first:], contents, strict=False))
-                putting.append(self._do(self._put, batch).addCallback(self._put_ended))
+                put = self._do(self._put, batch)
+                putting.append(put.addCallback(self._put_ended).addErrback(self._failed))
 
             roots = [item.root or b"" for item in items]
             lost: Flow512Error | None = None
@@ -234,6 +241,7 @@ class FolderFetch:
                 lost = error
             for each in putting:
                 await each
+            self._check()
             if lost is not None:
                 self._give_up(source, lost)
             items = items[came:]
@@ -289,6 +297,11 @@ class FolderFetch:
             self._progress.done += 1
             self._progress.stored += item.size
         self._told(self._progress)
+
+
+def _close(unfolding: Unfolding, folder: int) -> None:
+    unfolding.close()
+    os.close(folder)
 
 
 def _made(top: str) -> int:

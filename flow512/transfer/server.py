@@ -104,6 +104,11 @@ class _Listing(_Working):
     wanted: List
 
 
+def _is_of_folder(frame: Frame) -> bool:
+    """Whether a manifest is asked for, which is a listing of a whole folder."""
+    return frame.kind == Kind.STAT and decode(frame, Stat).path.endswith("/")
+
+
 def _md5s_of_pieces(contents: Contents, asker: bytes, wanted: PiecesRequest) -> bytes:
     file = contents.open(wanted.root, asker)
     try:
@@ -214,7 +219,7 @@ class TransferProtocol(Answerer):
             raise BadMessage(f"Request number {request} is in use.")
         try:
             self._service.allowance.check_request(self._counted, len(self._service.connections))
-            if frame.kind == Kind.LIST:
+            if frame.kind == Kind.LIST or _is_of_folder(frame):
                 self._service.allowance.take_listing(self._who)
         except Busy as busy:
             self.fail_request(request, busy)
