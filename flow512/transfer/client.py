@@ -267,10 +267,13 @@ class TransferClient:
 
         try:
             found(sources[0].candidate, sources[0].entry)
+            who = {each.source: each.candidate for each in sources}
             fetch = FolderFetch(
-                [each.source for each in sources],
+                list(who),
+                self._clock,
                 self._run_blocking,
                 fetch_large,
+                blame=lambda source, reason: blame(who[source], reason),
                 is_wanted=is_wanted,
                 told=told,
             )

@@ -14,6 +14,9 @@ files, which are verified and stored block by block, are fetched one after the o
 manifest has come to its end. Workers do one thing at a time with the folder, in the order in which
 it was to be done.
 
+A source that sends something wrong, or nothing at all for long, is left out; what it was asked for
+is asked of the others.
+
 What fails for one file (it is gone, has changed, may not be called so) leaves out that file, and
 the rest goes on. What fails for the folder (the disk is full, every source is gone) ends it;
 what is in its place stays, and the next fetch skips it.
@@ -26,7 +29,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.content.manifest import Item, ManifestReader
@@ -36,9 +40,10 @@ from flow512.content.unfolding import Existing, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
     Flow512Error,
-    PeerLost,
+    Misuse,
     Refusal,
     TargetExists,
+    Unreachable,
     UnsafeName,
     Violation,
     from_os_error,
@@ -46,7 +51,8 @@ from flow512.errors import (
 from flow512.interfaces import RunBlocking
 from flow512.transfer.fetch import at_its_end
 from flow512.transfer.source import SourceProtocol
-from flow512.units import BLOCK, PIECES_PER_BLOCK
+from flow512.transfer.swarm import silent
+from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLE, MAX_BUNDLED
 from flow512.wire.messages import Entry
 
@@ -58,6 +64,9 @@ BUNDLE_BYTES: Final = 1024 * 1024
 
 READ_AHEAD: Final = 8
 """Blocks of a manifest that are asked for at once."""
+
+MAX_MANIFEST: Final = 256 * 1024 * 1024
+"""Bytes of a manifest, some two million files; what it says is held in memory."""
 
 FILE: Final = 200
 """Bytes that a small file counts for besides its own."""
@@ -95,21 +104,28 @@ class FolderFetch:
     def __init__(
         self,
         sources: Sequence[SourceProtocol],
+        clock: IReactorTime,
         run_blocking: RunBlocking,
         fetch_large: FetchLarge,
         *,
+        blame: Callable[[SourceProtocol, Flow512Error], None] = lambda source, reason: None,
         is_wanted: Callable[[Item], bool] = lambda item: True,
         told: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         """
         @param sources: open ones, who have the manifest.
+        @param clock: for the silence of sources.
         @param run_blocking: runs what waits for the disk.
         @param fetch_large: fetches what no bundle brings.
+        @param blame: told who sent something wrong, and what.
         @param is_wanted: whether something of the manifest is to be taken at all.
         @param told: called as it goes on.
         """
         self._sources = list(sources)
+        self._clock = clock
         self._run_blocking = run_blocking
+        self._blame = blame
+        self._heard: dict[SourceProtocol, int] = {}  # answers, or parts of them
         self._fetch_large = fetch_large
         self._is_wanted = is_wanted
         self._told = told
@@ -163,10 +179,56 @@ class FolderFetch:
     # The manifest
 
     async def _items(self, entry: Entry) -> AsyncIterator[list[Item]]:
+        if entry.size > MAX_MANIFEST:
+            raise Misuse("The list of that folder is too long; ask for the folders in it.")
         reader = ManifestReader()
-        async for block in _blocks(self._sources[0], entry):
-            yield reader.feed(block)
+        verifier = TreeVerifier(entry.root or b"", entry.size)
+        if not entry.size:
+            verifier.add_page(0, 0, b"")
+        for first in range(0, verifier.shape.blocks, READ_AHEAD):
+            count = min(READ_AHEAD, verifier.shape.blocks - first)
+            for block in await self._blocks(entry, verifier, first, count):
+                yield reader.feed(block)
         reader.finish()
+
+    async def _blocks(
+        self, entry: Entry, verifier: TreeVerifier, first: int, count: int
+    ) -> list[bytes]:
+        """Read some blocks of the manifest, proven, from the first source that gives them."""
+        while True:
+            source = self._sources[0]
+            try:
+                return await self._read(source, entry, verifier, first, count)
+            except BadDigest as error:
+                self._blame(source, error)
+                self._give_up(source, error)
+            except (Unreachable, Refusal, Violation) as error:
+                self._give_up(source, error)
+
+    async def _read(
+        self, source: SourceProtocol, entry: Entry, verifier: TreeVerifier, first: int, count: int
+    ) -> list[bytes]:
+        assert entry.root is not None
+        for block in range(first, first + count):
+            while (wanted := verifier.wanted(block)) is not None:
+                page = await self._unless_silent(source, source.page(entry.root, *wanted))
+                verifier.add_page(*wanted, page)
+        got: list[bytes] = []
+
+        def sink(piece: int, data: bytes | bytearray) -> None:
+            self._hear(source)
+            got.append(bytes(data))
+            source.buffers.give_back(data)
+
+        begin = first * PIECES_PER_BLOCK
+        end = -(-min((first + count) * BLOCK, entry.size) // PIECE)
+        await self._unless_silent(
+            source,
+            source.read(entry.root, entry.size, begin, end - begin, PIECES_PER_BLOCK, sink),
+        )
+        for block, data in enumerate(got, first):
+            verifier.verify(block, data)
+        return got
 
     async def _take(self, items: Iterable[Item]) -> None:
         for item in await self._do(self._unfolding.take, items):
@@ -219,6 +281,7 @@ class FolderFetch:
         while items:
             source = self._choose_source()
             putting: list[Deferred[None]] = []
+            wrong: list[Item] = []
             came = 0
 
             def sink(
@@ -226,25 +289,60 @@ class FolderFetch:
                 contents: list[memoryview | None],
                 items: list[Item] = items,
                 putting: list[Deferred[None]] = putting,
+                wrong: list[Item] = wrong,
+                source: SourceProtocol = source,
             ) -> None:
                 nonlocal came
                 came = first + len(contents)
                 batch = list(zip(items[first:], contents, strict=False))
-                put = self._do(self._put, batch)
+                self._hear(source)
+                put = self._do(self._put, batch, wrong)
                 putting.append(put.addCallback(self._put_ended).addErrback(self._failed))
 
             roots = [item.root or b"" for item in items]
             lost: Flow512Error | None = None
             try:
-                await source.bundle(roots, sink)
-            except (PeerLost, Refusal, Violation) as error:
+                await self._unless_silent(source, source.bundle(roots, sink))
+            except (Unreachable, Refusal, Violation) as error:
                 lost = error
             for each in putting:
                 await each
             self._check()
+            if wrong:
+                lost = BadDigest("The source sent another file than the one asked for.")
+                self._blame(source, lost)
             if lost is not None:
                 self._give_up(source, lost)
-            items = items[came:]
+            items = wrong + items[came:]
+
+    def _hear(self, source: SourceProtocol) -> None:
+        self._heard[source] = self._heard.get(source, 0) + 1
+
+    async def _unless_silent(self, source: SourceProtocol, asked: Deferred[_T]) -> _T:
+        """Wait for an answer, as long as anything comes from the source."""
+        seconds = source.patience.silence * 2
+        is_silent = False
+        watch: IDelayedCall
+
+        def look(heard: int) -> None:
+            nonlocal watch, is_silent
+            now = self._heard.get(source, 0)
+            if now == heard:
+                is_silent = True
+                asked.cancel()
+            else:
+                watch = self._clock.callLater(seconds, look, now)
+
+        watch = self._clock.callLater(seconds, look, self._heard.get(source, 0))
+        try:
+            return await asked
+        except CancelledError:
+            if is_silent:
+                raise silent() from None
+            raise
+        finally:
+            if watch.active():
+                watch.cancel()
 
     def _choose_source(self) -> SourceProtocol:
         self._next_source += 1
@@ -257,7 +355,9 @@ class FolderFetch:
         if not self._sources:
             raise error
 
-    def _put(self, batch: list[tuple[Item, memoryview | None]]) -> tuple[int, int, list[Item]]:
+    def _put(
+        self, batch: list[tuple[Item, memoryview | None]], wrong: list[Item]
+    ) -> tuple[int, int, list[Item]]:
         # In a worker.
         done = stored = 0
         alone: list[Item] = []
@@ -267,7 +367,8 @@ class FolderFetch:
                 continue
             digest = block_digest(content) if content else b""
             if len(content) != item.size or root_digest(item.size, digest) != item.root:
-                raise BadDigest("The source sent another file than the one asked for.")
+                wrong.append(item)
+                continue
             try:
                 self._unfolding.put(item, content)
             except (TargetExists, UnsafeName) as error:
@@ -310,29 +411,3 @@ def _made(top: str) -> int:
     except OSError as error:
         raise from_os_error(error, f"making the folder '{escape(top, SHOWN)}'") from error
     return open_folder(top)
-
-
-async def _blocks(source: SourceProtocol, entry: Entry) -> AsyncIterator[bytes]:
-    """Read a small content in order, proven from the root down."""
-    assert entry.root is not None
-    root = entry.root
-    verifier = TreeVerifier(root, entry.size)
-    if not entry.size:
-        verifier.add_page(0, 0, b"")
-    blocks = verifier.shape.blocks
-    for first in range(0, blocks, READ_AHEAD):
-        for block in range(first, min(first + READ_AHEAD, blocks)):
-            while (wanted := verifier.wanted(block)) is not None:
-                verifier.add_page(*wanted, await source.page(root, *wanted))
-        got: list[bytes] = []
-
-        def sink(piece: int, data: bytes | bytearray, got: list[bytes] = got) -> None:
-            got.append(bytes(data))
-            source.buffers.give_back(data)
-
-        begin = first * PIECES_PER_BLOCK
-        end = -(-min((first + READ_AHEAD) * BLOCK, entry.size) // 512)
-        await source.read(root, entry.size, begin, end - begin, PIECES_PER_BLOCK, sink)
-        for block, data in enumerate(got, first):
-            verifier.verify(block, data)
-            yield data

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from flow512.content.manifest import Item
 from flow512.content.unfolding import Existing, Unfolding
-from flow512.errors import DiskFull, Flow512Error, NotFound, PeerLost
+from flow512.errors import BadDigest, DiskFull, Flow512Error, NotFound, PeerLost, TimedOut
 from flow512.transfer.folders import FolderFetch, Progress
-from flow512.transfer.source import SourceProtocol
+from flow512.transfer.source import ParcelSink, SourceProtocol
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLED
 from flow512.wire.messages import Entry
@@ -63,7 +64,7 @@ class FolderTests(TransferTestCase):
                 file.write(data)
             return len(data)
 
-        return FolderFetch(sources, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
+        return FolderFetch(sources, self.here.reactor, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
 
     def content(self) -> dict[str, bytes]:
         """The files that have come."""
@@ -162,6 +163,85 @@ class FolderTests(TransferTestCase):
         self.assertEqual(progress.done, 900)
         self.assertEqual(len(self.content()), 900)
         one.leave()
+
+    def test_liar(self) -> None:
+        """Of a file that is another than asked for nothing is kept; without others, it fails."""
+        for number in range(5):
+            self.put(f"{number}", 50)
+        source, entry = self.asked()
+        self.shelf.read_hook = lambda at, data: b"x" * 50 if len(data) == 50 else data
+        blamed: list[str] = []
+        fetch = self.fetching([source], blame=lambda source, reason: blamed.append(str(reason)))
+        with self.assertRaises(BadDigest):
+            self.fetch([source], entry, fetch=fetch)
+        self.assertEqual(self.content(), {})
+        self.assertEqual(blamed, ["The source sent another file than the one asked for."])
+
+    def test_one_of_two_lies(self) -> None:
+        """What one source sends wrong comes from the other."""
+        for number in range(900):
+            self.put(f"{number}", 50)
+        one, entry = self.asked()
+        other, _ = self.asked()
+        blamed: list[SourceProtocol] = []
+        honest = one.bundle
+
+        def lie(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+            return honest(roots, lambda first, got: sink(first, [memoryview(b"lie")] * len(got)))
+
+        one.bundle = lie  # type: ignore[method-assign]  # a liar
+        fetch = self.fetching([one, other], blame=lambda source, reason: blamed.append(source))
+        progress = self.fetch([one, other], entry, fetch=fetch)
+        self.assertEqual((progress.done, len(self.content())), (900, 900))
+        self.assertEqual(set(blamed), {one})
+        other.leave()
+
+    def test_silent(self) -> None:
+        """A source that answers pings and nothing else is given up."""
+        self.put("one", 50)
+        source, entry = self.asked()
+        asked: list[Deferred[None]] = []
+
+        def never(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        source.bundle = never  # type: ignore[method-assign]  # it is silent
+        fetching = Deferred.fromCoroutine(
+            self.fetching([source]).fetch(entry, str(self.target), Existing.KEEP)
+        )
+        self.network.run(2 * source.patience.silence - 1)
+        self.assertNoResult(fetching)
+        self.network.run(2)
+        self.failureResultOf(fetching, TimedOut)
+        self.assertEqual(len(asked), 1)
+
+    def test_stopped_while_a_worker_writes(self) -> None:
+        """Nothing is closed before the worker is through that may write by it."""
+        self.put("one", 50)
+        source, entry = self.asked()
+        held: list[Callable[[], None]] = []
+        run_blocking = self.here.run_blocking
+
+        def slowly(work: Callable[..., object], *args: object) -> Deferred[object]:
+            if work.__name__ != "_put":
+                return run_blocking(work, *args)
+            result: Deferred[object] = Deferred()
+            held.append(lambda: run_blocking(work, *args).chainDeferred(result))
+            return result
+
+        fetch = self.fetching([source])
+        fetch._run_blocking = slowly  # type: ignore[assignment]  # a worker that takes its time
+        fetching = Deferred.fromCoroutine(fetch.fetch(entry, str(self.target), Existing.KEEP))
+        self.network.run_until(lambda: bool(held))
+        fetching.cancel()
+        self.network.run(5.0)
+        self.assertNoResult(fetching)
+        held[0]()
+        self.network.run(5.0)
+        self.failureResultOf(fetching, CancelledError)
+        self.assertEqual(list(self.content()), ["one"])
+        source.leave()
 
     def test_all_lost(self) -> None:
         """Without any source left it fails, and says so; the next time goes on."""
