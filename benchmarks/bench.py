@@ -18,7 +18,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,22 +46,27 @@ class Missing(Exception):
 @dataclass(frozen=True)
 class Run:
     """
-    One transfer.
+    One transfer, or several at a time.
 
-    @ivar seconds: from the start of the fetching process to its end.
-    @ivar own_seconds: what the process itself says the transfer took, if it does.
-    @ivar peak_kib: its peak resident memory.
+    @ivar seconds: from the start of the fetching processes to the end of the last.
+    @ivar peak_kib: their largest peak resident memory.
+    @ivar told: what each says at its end, if it does.
     """
 
     seconds: float
-    own_seconds: float | None
     peak_kib: int
+    told: tuple[dict[str, Any], ...]
+
+    @property
+    def own_seconds(self) -> float | None:
+        """What the processes themselves say that the transfer took, the longest of all."""
+        return max((float(each["seconds"]) for each in self.told), default=None)
 
 
 @dataclass
 class Mover:
     """
-    A way to move the file.
+    A way to move what is shared.
 
     @ivar fetch: prepares one transfer into a target, and gives the command that fetches.
     @ivar server: the serving process.
@@ -86,7 +91,7 @@ class Bench:
 
     @property
     def shared(self) -> Path:
-        """The folder that is served; it holds the one file."""
+        """The folder that is served; it holds what is moved, and nothing else."""
         return self.scratch / "shared"
 
     @property
@@ -189,27 +194,49 @@ class Bench:
             before = now
             time.sleep(REST_SECONDS)
 
-    def measure(self, mover: Mover) -> Run:
+    def typed(self, command: list[str], stdin: str = "") -> str:
+        """Run a command that prepares something; what it said."""
+        done = subprocess.run(
+            command,
+            cwd=self.scratch,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise Failed(f"{' '.join(command)} failed: {done.stderr}")
+        return done.stdout
+
+    def measure(self, mover: Mover, wanted: str = NAME, fetchers: int = 1) -> Run:
         """
         Fetch once, compare what arrived, and remove it.
 
+        @param wanted: the file or folder in the shared folder.
+        @param fetchers: how many processes fetch it at a time, each for itself.
         @raise Failed: the fetch failed, hung, or brought other bytes.
         """
-        name = f"{mover.name}-client"
         folder = self.scratch / "target"
         folder.mkdir()
-        target = folder / NAME
-        with mover.fetch(target) as command:
-            self._own_memory(folder)
-            run = self._timed(name, command)
-        if not target.exists() or not filecmp.cmp(self.shared / NAME, target, shallow=False):
-            raise self.failure(name, "brought something else than the file")
+        targets = {f"{mover.name}-{n}": folder / f"{n}" / wanted for n in range(fetchers)}
+        with contextlib.ExitStack() as stack:
+            commands: dict[str, list[str]] = {}
+            for name, target in targets.items():
+                target.parent.mkdir()
+                commands[name] = stack.enter_context(mover.fetch(target))
+            self._own_memory(folder, fetchers)
+            run = self._timed(commands)
+        for name, target in targets.items():
+            if not _are_same(self.shared / wanted, target):
+                raise self.failure(name, f"brought something else than {wanted}")
         shutil.rmtree(folder)
         return run
 
-    def _own_memory(self, folder: Path) -> None:
+    def _own_memory(self, folder: Path, copies: int) -> None:
         """
-        Take as much memory as the target needs, and free it.
+        Take as much memory as the targets need, and free it.
 
         A hypervisor takes back what its guest has freed for a while, and giving it out again costs
         more than writing to it: it would be counted against whoever comes next.
@@ -217,31 +244,57 @@ class Bench:
         zeros = bytes(2**20)
         taken = folder / "taken"
         with taken.open("wb", buffering=0) as out:
-            for _ in range(self.options.size * 9 // 8 // len(zeros) + 1):
+            for _ in range(copies * self.options.size * 9 // 8 // len(zeros) + 1):
                 out.write(zeros)
         taken.unlink()
 
-    def _timed(self, name: str, command: list[str]) -> Run:
-        began = time.perf_counter()
-        with self.running(name, command) as process:
-            watchdog = threading.Timer(self.options.timeout, process.kill)
+    def _timed(self, commands: Mapping[str, list[str]]) -> Run:
+        with contextlib.ExitStack() as stack:
+            began = time.perf_counter()
+            processes = {
+                name: stack.enter_context(self.running(name, command))
+                for name, command in commands.items()
+            }
+            watchdog = threading.Timer(self.options.timeout, _kill, [processes.values()])
             watchdog.start()
-            try:
+            stack.callback(watchdog.cancel)
+            peak = 0
+            for process in processes.values():
                 # wait4 and not Popen.wait: it tells the memory of this one child.
                 _, status, usage = os.wait4(process.pid, 0)
-                seconds = time.perf_counter() - began
                 process.returncode = os.waitstatus_to_exitcode(status)
-            finally:
-                watchdog.cancel()
-        if process.returncode == -signal.SIGKILL and seconds >= self.options.timeout:
-            raise self.failure(name, f"took longer than {self.options.timeout} seconds")
-        if process.returncode != 0:
-            raise self.failure(name, f"ended with status {process.returncode}")
-        own = None
+                peak = max(peak, usage.ru_maxrss)
+            seconds = time.perf_counter() - began
+        for name, process in processes.items():
+            if process.returncode == -signal.SIGKILL and seconds >= self.options.timeout:
+                raise self.failure(name, f"took longer than {self.options.timeout} seconds")
+            if process.returncode != 0:
+                raise self.failure(name, f"ended with status {process.returncode}")
+        told = (self._told(name, "done") for name in commands)
+        return Run(seconds, peak, tuple(each for each in told if each))
+
+    def _told(self, name: str, event: str) -> dict[str, Any]:
+        told: dict[str, Any] = {}
         for line in self.log(name, "out").read_text(errors="replace").splitlines():
-            if (said := _parsed(line)).get("event") == "done":
-                own = float(said["seconds"])
-        return Run(seconds, own, usage.ru_maxrss)
+            if (said := _parsed(line)).get("event") == event:
+                told = said
+        return told
+
+
+def _kill(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    if one.is_dir() != other.is_dir():
+        return False
+    if not one.is_dir():
+        return other.exists() and filecmp.cmp(one, other, shallow=False)
+    names = os.listdir(one)
+    if sorted(names) != sorted(os.listdir(other)):
+        return False
+    return all(_are_same(one / name, other / name) for name in names)
 
 
 def _parsed(line: str) -> dict[str, Any]:
@@ -264,6 +317,13 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def make_file(path: Path, size: int) -> None:
+    """Fill a file with random bytes."""
+    with path.open("wb") as out:
+        while size > 0:
+            size -= out.write(os.urandom(min(size, 2**22)))
 
 
 def leave_the_network() -> None:

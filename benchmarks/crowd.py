@@ -11,22 +11,20 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bench import NAME, START_SECONDS, Bench, Failed, Missing, Mover
+from bench import NAME, START_SECONDS, Bench, Mover, make_file
+from command import Note, common_options, perform, positive, size_of
+from figures import peak_kib
 from movers import INDEX_SECONDS, always, find_beside_python
-from transfer import make_file, peak_kib, positive, size_of
 
 LEAST_SPEED: Final = 0.5
 """Of the usual speed; less fails."""
@@ -147,31 +145,14 @@ class Siege:
             time.sleep(0.05)
 
 
-def typed(bench: Bench, command: list[str], stdin: str = "") -> str:
-    """Run a command that prepares something; what it said."""
-    done = subprocess.run(
-        command,
-        cwd=bench.scratch,
-        env=bench.environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise Failed(f"{' '.join(command)} failed: {done.stderr}")
-    return done.stdout
-
-
 @contextlib.contextmanager
 def besieged(bench: Bench) -> Iterator[Siege]:
     """Run a node of a closed network, with a member who is somebody else."""
     options = bench.options
     program = find_beside_python("flow512", "make bench")
     node = ["--state", str(bench.scratch / "node")]
-    link = typed(bench, [program, "invite", "--name", "crowd", *node])
-    typed(bench, [program, "join", "-", "--state", str(bench.scratch / "member")], link)
+    link = bench.typed([program, "invite", "--name", "crowd", *node])
+    bench.typed([program, "join", "-", "--state", str(bench.scratch / "member")], link)
     serve = [program, "serve", str(bench.shared), "--listen", "tcp:0:interface=127.0.0.1", *node]
     serve += ["--no-beacon", "--bootstrap", "never", "--json"]
     for limit in options.limit:
@@ -182,13 +163,15 @@ def besieged(bench: Bench) -> Iterator[Siege]:
         yield Siege(bench, program, server, port)
 
 
-def run(bench: Bench, note: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench, note: Note) -> dict[str, Any]:
     """
     Measure, and sum it up.
 
-    @param note: told what goes on.
     @return: what C{--json} prints.
     """
+    make_file(bench.shared / NAME, bench.options.size)
+    for entry in range(bench.options.entries):
+        (bench.shared / f"{entry:06}.txt").touch()
     usual, crowded = Times(), Times()
     with besieged(bench) as siege:
         siege.measure(Times())  # once for nothing, so that all is in memory
@@ -251,7 +234,7 @@ def show(report: dict[str, Any]) -> None:
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser = common_options(__doc__, timeout=120)
     parser.add_argument("--size", type=size_of, default="256MiB", help="of the file (256MiB)")
     parser.add_argument("--entries", type=positive, default=5000, help="empty files (5000)")
     parser.add_argument("--crowd", type=positive, default=5000, help="silent connections (5000)")
@@ -260,13 +243,9 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--sources", type=positive, default=1, help="addresses of the crowd; 1 is the member's (1)"
     )
-    parser.add_argument("--rounds", type=positive, default=5, help="how often (5)")
     parser.add_argument(
         "--limit", action="append", default=[], metavar="NAME=VALUE", help="of the node"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--folder", default="/dev/shm", help="a tmpfs (/dev/shm)")
-    parser.add_argument("--timeout", type=positive, default=120, help="seconds a command (120)")
     return parser.parse_args(arguments)
 
 
@@ -274,39 +253,9 @@ def main(arguments: list[str]) -> int:
     """
     Run the benchmark.
 
-    @return: the exit status: 0 if the node holds, 1 if it does not or something failed, 130 after
-        Ctrl-C.
+    @return: the exit status, as of L{perform}; 1 also if the node does not hold.
     """
-    options = read_options(arguments)
-    # So that an orderly end, which removes everything, is what a request to end leads to.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-    def note(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    try:
-        if shutil.disk_usage(options.folder).free < 2 * options.size + 2**26:
-            raise Failed(f"{options.folder} has no room for two files of {options.size:,} bytes.")
-        with tempfile.TemporaryDirectory(prefix="flow512-crowd-", dir=options.folder) as scratch:
-            bench = Bench(Path(scratch), options)
-            bench.shared.mkdir()
-            (bench.scratch / "home").mkdir()
-            make_file(bench.shared / NAME, options.size)
-            for entry in range(options.entries):
-                (bench.shared / f"{entry:06}.txt").touch()
-            report = run(bench, note)
-    except (Failed, Missing, OSError) as error:
-        note(str(error))
-        return 1
-    except KeyboardInterrupt:
-        note("Interrupted; everything was removed.")
-        return 130
-    if options.json:
-        print(json.dumps(report))
-    else:
-        show(report)
-    return 0 if report["ok"] else 1
+    return perform(read_options(arguments), 2, run, show)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -62,9 +63,32 @@ def always(
     return lambda target: contextlib.nullcontext(make(target))
 
 
+@dataclass(frozen=True)
+class Node:
+    """
+    A node of flow512 that serves what is shared; all of it is indexed.
+
+    @ivar place: its address and port.
+    @ivar manner: how it is fetched from, as options of C{flow512 get}.
+    """
+
+    program: str
+    process: subprocess.Popen[bytes]
+    place: str
+    manner: list[str]
+
+    def get(self, wanted: str, *words: str) -> list[str]:
+        """Make the command that fetches."""
+        return [self.program, "get", wanted, *words, "--no-beacon", "--json", *self.manner]
+
+
 @contextlib.contextmanager
-def flow512(bench: Bench) -> Iterator[Mover]:
-    """Serve by C{flow512 serve}, fetch by C{flow512 get}."""
+def node(bench: Bench, bootstrap: str) -> Iterator[Node]:
+    """
+    Run a node, and wait until it is at rest.
+
+    @param bootstrap: whether it carries the registry, as C{flow512 serve} reads it.
+    """
     try:
         program = find_beside_python("flow512", "make bench")
     except Missing:
@@ -72,21 +96,27 @@ def flow512(bench: Bench) -> Iterator[Mover]:
             "There is no flow512 here; `make bench` installs it, or leave it out by --only."
         ) from None
     options = bench.options
-    encryption = [] if options.tls else ["--plaintext"]
+    both = [] if options.tls else ["--plaintext"]
     serve = [program, "serve", str(bench.shared), "--listen", "tcp:0:interface=127.0.0.1"]
-    serve += ["--no-beacon", "--bootstrap", "never", "--state", str(bench.scratch / "state")]
-    with bench.running("flow512", [*serve, *encryption, "--json"]) as server:
+    serve += ["--no-beacon", "--bootstrap", bootstrap, "--state", str(bench.scratch / "state")]
+    with bench.running("flow512", [*serve, *both, "--json"]) as server:
         port = bench.wait_for_event("flow512", server, "ready", START_SECONDS)["port"]
         bench.wait_for_event("flow512", server, "indexed", INDEX_SECONDS)
         # The MD5 of a large file is made later than that, and would take one of the processors.
         bench.wait_for_rest("flow512", server, INDEX_SECONDS)
-        get = [program, "get", NAME, "--from", f"127.0.0.1:{port}", "--no-beacon", "--json"]
-        get += encryption
-        if not options.md5:
-            get.append("--no-md5")
+        manner = both if options.md5 else [*both, "--no-md5"]
         if options.run:
-            get += ["--run", str(options.run)]
-        yield Mover("flow512", always(lambda target: [*get, "-o", str(target)]), server)
+            manner += ["--run", str(options.run)]
+        yield Node(program, server, f"127.0.0.1:{port}", manner)
+
+
+@contextlib.contextmanager
+def flow512(bench: Bench, wanted: str = NAME) -> Iterator[Mover]:
+    """Serve by C{flow512 serve}, fetch by C{flow512 get}."""
+    with node(bench, "never") as serving:
+        get = serving.get(wanted, "--from", serving.place)
+        fetch = always(lambda target: [*get, "-o", str(target)])
+        yield Mover("flow512", fetch, serving.process)
 
 
 @contextlib.contextmanager
@@ -130,8 +160,12 @@ http {{
 
 
 @contextlib.contextmanager
-def rsync(bench: Bench) -> Iterator[Mover]:
-    """Serve by an rsync daemon, fetch by rsync."""
+def rsync(bench: Bench, wanted: str = NAME, *flags: str) -> Iterator[Mover]:
+    """
+    Serve by an rsync daemon, fetch by rsync.
+
+    @param flags: of rsync, for more than one file.
+    """
     program = find("rsync", "apt-get install rsync")
     port = free_port()
     config = bench.scratch / "rsyncd.conf"
@@ -150,7 +184,7 @@ read only = yes
     command += ["--log-file=/dev/stderr", "--address=127.0.0.1", f"--port={port}"]
     with bench.running("rsync", command) as server:
         bench.wait_for_port("rsync", server, port)
-        get = [program, "--whole-file", f"rsync://127.0.0.1:{port}/files/{NAME}"]
+        get = [program, "--whole-file", *flags, f"rsync://127.0.0.1:{port}/files/{wanted}"]
         yield Mover("rsync", always(lambda target: [*get, str(target)]), server)
 
 
