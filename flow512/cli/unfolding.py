@@ -5,29 +5,30 @@ C{flow512 get DIR/}: fetch a whole folder with a node that lives no longer than 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from flow512.cli.formatting import rate_text, size_text
-from flow512.cli.getting import Wish
+from flow512.cli.getting import Telling, Wish
 from flow512.cli.meeting import Meeting
-from flow512.cli.outcome import Interrupted
 from flow512.cli.progress import Progress
-from flow512.cli.running import STOPPED, Machine
+from flow512.cli.running import Machine
 from flow512.cli.voice import Voice
 from flow512.content.manifest import Item
+from flow512.content.mirroring import Beyond, Surplus
 from flow512.content.paths import check_new_name, check_path, escape
-from flow512.content.tree import SCHEME, format_content_id, parse_content_id
+from flow512.content.tree import SCHEME, parse_content_id
 from flow512.content.unfolding import Existing
-from flow512.errors import Flow512Error, Misuse, Unreachable
+from flow512.errors import Flow512Error, Misuse
 from flow512.settings import NodeSettings
 from flow512.transfer.download import Download
-from flow512.transfer.finding import Candidate
 from flow512.transfer.folders import Progress as FolderProgress
 from flow512.wire.messages import Entry
 
 _SAID: int = 10
-"""Reasons that are said, of those for which something is left out."""
+"""Paths that are said of those that are left out, deleted, or too much."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,22 @@ def is_folder(wanted: str) -> bool:
     return wanted.endswith("/")
 
 
+def beyond_of(wanted: str, *, mirror: bool, delete: bool) -> Beyond:
+    """
+    Read what C{--mirror} and C{--delete} say.
+
+    @param wanted: what the user asks for.
+    @raise Misuse: it makes no sense.
+    """
+    if delete and not mirror:
+        raise Misuse("--delete is for --mirror only, which says what it would delete; give both.")
+    if mirror and not is_folder(wanted):
+        raise Misuse("--mirror is for folders only; put a slash at the end of what you ask for.")
+    if not mirror:
+        return Beyond.IGNORE
+    return Beyond.DELETE if delete else Beyond.COUNT
+
+
 def _top(wish: Wish) -> str:
     """
     Name the folder that the content goes to.
@@ -86,34 +103,19 @@ def _top(wish: Wish) -> str:
     return name
 
 
-class _Unfolding:
-    """One folder, as it is told to the user."""
+class _Unfolding(Telling):
+    """One folder."""
 
-    def __init__(self, machine: Machine, voice: Voice, progress: Progress) -> None:
-        self._clock = machine.reactor
-        self._voice = voice
-        self._bar = progress
-        self._start = 0.0
-        self._entry: Entry | None = None
-        self._has_begun = False
+    _is_shown = False
+
+    def __init__(self, machine: Machine, voice: Voice, progress: Progress, beyond: Beyond) -> None:
+        super().__init__(machine, voice, progress)
+        self._deletes = beyond is Beyond.DELETE
         self._progress: FolderProgress | None = None
-        self._before = 0  # of the large file that is under way
-
-    def found(self, candidate: Candidate, entry: Entry) -> None:
-        """It is there."""
-        assert entry.root is not None
-        self._entry = entry
-        self._start = self._clock.seconds()
-        self._voice.tell(
-            "found",
-            peer=candidate.name,
-            address=str(candidate.address),
-            path=entry.path,
-            root=format_content_id(entry.root),
-        )
 
     def told(self, progress: FolderProgress) -> None:
         """More of it is here."""
+        self.has_begun = True
         self._progress = progress
         if progress.is_listed:
             self._show(progress.stored)
@@ -126,21 +128,12 @@ class _Unfolding:
     def _show(self, stored: int) -> None:
         assert self._progress is not None
         assert self._entry is not None
-        if not self._has_begun:
-            self._has_begun = True
+        if not self._is_shown:
+            self._is_shown = True
             size = self._progress.outcome.size
             self._bar.begin(Entry(self._entry.path, size, 0), stored)
         else:
             self._bar.grown(stored)
-
-    def blamed(self, who: Candidate, reason: Flow512Error) -> None:
-        """Somebody sent something wrong, and is not asked any more."""
-        why = escape(str(reason))
-        self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
-
-    def end(self) -> None:
-        """Leave the terminal as it was."""
-        self._bar.end()
 
     def done(self, top: str, progress: FolderProgress) -> None:
         """All of it is here that comes."""
@@ -156,6 +149,8 @@ class _Unfolding:
             fetched=progress.fetched,
             unchanged=outcome.unchanged,
             left_out=outcome.left_out_count,
+            surplus=None if progress.surplus is None else progress.surplus.count,
+            deleted=0 if progress.surplus is None else progress.surplus.deleted,
             seconds=round(seconds, 6),
         )
         same = f"; {outcome.unchanged} were here already" if outcome.unchanged else ""
@@ -164,17 +159,56 @@ class _Unfolding:
             f" {size_text(progress.fetched)} in {seconds:.1f} s"
             f" ({rate_text(progress.fetched, seconds)}){same}."
         )
-        for path, reason in outcome.left_out[:_SAID]:
-            self._voice.tell("left_out", path=path, reason=escape(reason))
-            self._voice.say(f"Left out: {path}: {escape(reason)}")
-        more = outcome.left_out_count - _SAID
-        if more > 0:
-            self._voice.say(f"Left out: {more} more.")
+        self._say_paths("Left out", "left_out", outcome.left_out, outcome.left_out_count)
+        if progress.surplus is not None:
+            self._say_surplus(progress.surplus, outcome.left_out_count)
 
-    def stopped(self) -> Interrupted:
-        """The user does not want to wait."""
-        done = 0 if self._progress is None else self._progress.done
-        return Interrupted(f"Stopped after {done} files; run the same command again to go on.")
+    def _say_surplus(self, surplus: Surplus, left_out: int) -> None:
+        deletes = self._deletes and not left_out
+        for path in surplus.paths:
+            self._voice.tell("deleted" if deletes else "surplus", path=path)
+        count = surplus.deleted if deletes else surplus.count
+        if count:
+            names = ", ".join(surplus.paths[:_SAID])
+            more = f" and {count - _SAID} more" if count > _SAID else ""
+            what = "Deleted" if deletes else "Here and not there"
+            hint = "" if self._deletes else "; --mirror --delete deletes them"
+            self._voice.say(f"{what}: {names}{more}{hint}.")
+        failed = surplus.count - surplus.deleted if deletes else 0
+        self._say_paths("Not deleted", "kept", surplus.failed, failed)
+        if self._deletes and left_out:
+            self._voice.say("Nothing was deleted, since something was left out.")
+
+    def _say_paths(
+        self, what: str, event: str, paths: Sequence[tuple[str, str]], count: int
+    ) -> None:
+        for path, reason in paths[:_SAID]:
+            self._voice.tell(event, path=path, reason=escape(reason))
+            self._voice.say(f"{what}: {path}: {escape(reason)}")
+        if count > _SAID:
+            self._voice.say(f"{what}: {count - _SAID} more.")
+
+    def stopped(self) -> str:
+        """Say how many files are here."""
+        if self._progress is None:
+            return "Stopped before anything was downloaded."
+        return f"Stopped after {self._progress.done} files; run the same command again to go on."
+
+    @contextmanager
+    def until_it_is_here(self) -> Iterator[None]:
+        """
+        As for every download; and say that nothing was deleted, if something was to be.
+        """
+        try:
+            with super().until_it_is_here():
+                yield
+        except Flow512Error as error:
+            if not self._deletes:
+                raise
+            surplus = None if self._progress is None else self._progress.surplus
+            count = 0 if surplus is None else surplus.deleted
+            fate = f"{count} were deleted." if count else "Nothing was deleted."
+            raise type(error)(f"{error} {fate}") from error
 
 
 async def get_folder(
@@ -182,6 +216,7 @@ async def get_folder(
     settings: NodeSettings,
     wish: Wish,
     selection: Selection,
+    beyond: Beyond,
     voice: Voice,
     progress: Progress,
 ) -> None:
@@ -189,6 +224,7 @@ async def get_folder(
     Fetch a folder.
 
     @param settings: see L{flow512.cli.getting.passing}.
+    @param beyond: what becomes of what is here and not there.
     @raise Flow512Error: as L{flow512.node.NodeService.get_folder}; L{Interrupted} if it was
         cancelled. What is in its place until then is not fetched the next time.
     """
@@ -197,8 +233,8 @@ async def get_folder(
     elif wish.wanted != "/":
         check_path(wish.wanted[:-1])
     top = _top(wish)
-    told = _Unfolding(machine, voice, progress)
-    try:
+    told = _Unfolding(machine, voice, progress, beyond)
+    with told.until_it_is_here():
         async with machine.node(settings) as node:
             meeting = Meeting(machine.reactor, node, wish.wait)
             if wish.peer:
@@ -210,20 +246,11 @@ async def get_folder(
                 top,
                 peer=wish.peer,
                 existing=Existing.REPLACE if wish.target.replace else Existing.KEEP,
+                beyond=beyond,
                 is_wanted=selection,
                 found=told.found,
                 told=told.told,
                 growing=told.growing,
                 blame=told.blamed,
             )
-    except STOPPED:
-        told.end()
-        raise told.stopped() from None
-    except Unreachable as error:
-        told.end()
-        raise type(error)(f"{error} Run the same command again to go on.") from error
-    except BaseException:
-        told.end()
-        raise
-    told.end()
     told.done(top, outcome)

@@ -4,7 +4,8 @@ What a manifest is: a folder as a content of its own, which has a root as any fi
 It begins with L{MAGIC}; then come pages, each four bytes of length, unsigned and big-endian, and
 one MessagePack array of items. An item is an array of its fields, as messages are
 (L{flow512.wire.messages}): path, mode, mtime, size, root. A folder's path ends with a slash; it has
-no root, and stands before what is in it. Paths are relative to the folder that the manifest is of,
+no root, and stands before what is in it. What is there and cannot be had, since it is not hashed
+yet or cannot be read, is said to be so. Paths are relative to the folder that the manifest is of,
 and sorted by code point, each once. So a manifest can be made, sent, verified and worked through
 from one end to the other, however long it is.
 
@@ -46,8 +47,8 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     @ivar path: where it is; a folder's ends with a slash.
     @ivar mode: its permissions.
     @ivar mtime: of the last change, in nanoseconds since 1970 (UTC).
-    @ivar size: bytes; 0 for a folder.
-    @ivar root: a file's content id; L{None} for a folder.
+    @ivar size: bytes; 0 for a folder, or 1 if what is in it could not be listed.
+    @ivar root: a file's content id; L{None} for a folder, and for a file that cannot be had.
     """
 
     path: Annotated[str, Meta(min_length=1, max_length=_MAX_PATH)]
@@ -60,6 +61,11 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     def is_folder(self) -> bool:
         """Whether it is one."""
         return self.path[-1] == "/"
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is there and cannot be had, or not what is in it."""
+        return self.root is None and bool(self.size or not self.is_folder)
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -153,7 +159,7 @@ class ManifestReader:
             self._last = item.path
             if item.path[: item.path.rfind("/", 0, -1) + 1] not in self._folders:
                 raise BadMessage("The manifest has something in a folder that it does not have.")
-            if item.is_folder != (item.root is None) or (item.is_folder and item.size):
+            if item.size > item.is_folder if item.root is None else item.is_folder:
                 raise BadMessage("The manifest has something that is neither a file nor a folder.")
             if item.is_folder:
                 self._folders.add(item.path)

@@ -7,6 +7,8 @@ import os
 from flow512.cli.outcome import WRONG_USAGE
 from flow512.cli.unfolding import Selection
 from flow512.content.manifest import Item
+from flow512.content.mirroring import Beyond, Mirror
+from flow512.errors import DiskFailure
 from tests.unit.command_line import CommandCase, Said
 
 TREE = {
@@ -77,6 +79,124 @@ class FolderTests(CommandCase):
         said = self.get("photos/", "-o", str(self.here), "--replace")
         self.assertNotIn("Left out", said.out)
         self.assertEqual((self.here / "one.jpg").read_bytes(), TREE["photos/one.jpg"])
+
+    def mirrored(self) -> None:
+        """Have all of the folder here, some of it otherwise, and more."""
+        self.get("photos/", "-o", str(self.here))
+        (self.here / "two.png").write_bytes(b"mine")
+        for name in ("raw/old.raw", "old/a.jpg", "old/b.jpg"):
+            (self.here / name).parent.mkdir(exist_ok=True)
+            (self.here / name).write_bytes(b"old")
+
+    def test_mirror(self) -> None:
+        """--mirror takes what differs and names what is too much; --delete deletes that as well."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        said = self.get("photos/", "-o", str(self.here), "--mirror")
+        self.assertIn(
+            "\nHere and not there: old/a.jpg, old/b.jpg, old/, raw/old.raw;"
+            " --mirror --delete deletes them.\n",
+            said.out,
+        )
+        self.assertEqual(self.content()["two.png"], TREE["photos/two.png"])
+        self.assertEqual(len(self.content()), 6)
+        self.assertEqual(said.status, 0)
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertIn("\nDeleted: old/a.jpg, old/b.jpg, old/, raw/old.raw.\n", said.out)
+        expected = {path[7:]: data for path, data in TREE.items() if path.startswith("photos/")}
+        self.assertEqual(self.content(), expected)
+        self.assertFalse((self.here / "old").exists())
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertEqual(len(said.out.splitlines()), 1)
+
+    def test_mirror_of_a_part(self) -> None:
+        """What patterns leave out is not touched."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        patterns = ("--mirror", "--delete", "--include", "*.jpg", "--exclude", "b.*")
+        said = self.get("photos/", "-o", str(self.here), *patterns)
+        self.assertIn("Deleted: old/a.jpg.", said.out)
+        self.assertEqual(self.content()["two.png"], b"mine")
+        self.assertEqual((self.here / "raw/old.raw").read_bytes(), b"old")
+        self.assertTrue((self.here / "old/b.jpg").exists())
+
+    def test_many_too_much(self) -> None:
+        """Of much that is too much, the first are named and the others counted."""
+        self.start_node(TREE, beacon_port=None)
+        for number in range(15):
+            (self.here / f"{number:02}").write_bytes(b"mine")
+        (self.here / "CON").write_bytes(b"mine")
+        target = ("-o", str(self.here), "--mirror")
+        said = self.get("photos/", *target)
+        self.assertIn("00, 01, 02, 03, 04, 05, 06, 07, 08, 09 and 6 more;", said.out)
+        said = self.get("photos/", *target, "--delete", "--json")
+        deleted = [event["path"] for event in said.events if event["event"] == "deleted"]
+        self.assertEqual(deleted, [f"{number:02}" for number in range(15)])
+        self.assertEqual(said.event("kept")["path"], "CON")
+        done = said.event("done")
+        self.assertEqual((done["surplus"], done["deleted"]), (16, 15))
+        said = self.get("photos/", *target, "--delete")
+        self.assertIn("\nNot deleted: CON: 'CON' is refused as a name", said.out)
+
+    def test_mirror_that_is_not_whole(self) -> None:
+        """If something is left out, nothing is deleted, and that is said."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        (self.here / "one.jpg").unlink()
+        (self.here / "one.jpg").mkdir()
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertIn("Left out: one.jpg: A folder of that name is here.", said.out)
+        self.assertIn("\nHere and not there: old/a.jpg, old/b.jpg, old/, one.jpg/", said.out)
+        self.assertIn("\nNothing was deleted, since something was left out.\n", said.out)
+        self.assertTrue((self.here / "old/a.jpg").exists())
+
+    def test_mirror_that_is_stopped(self) -> None:
+        """Stopped or failed before the end, nothing is deleted, and that is said."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        (self.here / "raw/one.raw").unlink()
+        arguments = ("get", "photos/", "-o", str(self.here), "--mirror", "--delete", "--json")
+        said = self.flow512(*arguments, "--from", "10.0.0.1", until=lambda out: "found" in out)
+        self.assertRegex(said.event("error")["sentence"], r"\AStopped .* Nothing was deleted\.\Z")
+        said = self.flow512(*arguments, "--from", "10.0.0.9")
+        self.assertRegex(said.event("error")["sentence"], r"reached.* Nothing was deleted\.\Z")
+        self.assertTrue((self.here / "old/a.jpg").exists())
+
+    def test_mirror_that_fails_late(self) -> None:
+        """If it fails when something has been deleted, that is said instead."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        compare = Mirror.compare
+
+        def fail(mirror: Mirror, beyond: Beyond) -> None:
+            compare(mirror, beyond)
+            raise DiskFailure("The disk fails.")
+
+        self.patch(Mirror, "compare", fail)
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertEqual(said.err, "flow512: The disk fails. 4 were deleted.\n")
+
+    def test_mirror_usage(self) -> None:
+        """--delete needs --mirror, and --mirror a folder; else nobody is even asked."""
+        for arguments in (("photos/", "--delete"), ("notes.txt", "--mirror")):
+            said = self.get(*arguments)
+            self.assertEqual((said.status, said.out), (WRONG_USAGE, ""))
+            self.assertIn("--mirror is for" if len(arguments[0]) > 7 else "give both", said.err)
+
+    def test_nobody_there(self) -> None:
+        """When nothing has begun, there is nothing to go on with; when it has, that is said."""
+        self.assertNotIn("Run the same command", self.get("photos/").err)
+        self.start_node({"a": b"a", "z": bytes(9_000_000)}, beacon_port=None)
+
+        def lose(out: str) -> bool:
+            if '"stored": 1' in out:
+                self.network.cut(self.server, self.client)
+            return False
+
+        target = ("-o", str(self.here), "--json", "--from", "10.0.0.1")
+        said = self.flow512("get", "/", *target, until=lose)
+        self.assertEqual(said.status, 5)
+        self.assertIn("Run the same command again to go on.", said.event("error")["sentence"])
 
     def test_json(self) -> None:
         """A program is told what was found, what was left out, and the counts."""
