@@ -1,6 +1,6 @@
 """
-C{flow512 repair}, and C{flow512 verify} with the help of a peer: a node that lives no longer than
-that finds somebody who has the file, and tells what is wrong with the one that is here.
+C{flow512 repair}, and C{flow512 verify} with the help of peers: a node that lives no longer than
+that finds all who have the file, and tells what is wrong with the one that is here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from flow512.cli.formatting import size_text
+from flow512.cli.getting import Telling
 from flow512.cli.meeting import Meeting, is_address
-from flow512.cli.outcome import Interrupted
 from flow512.cli.progress import Progress
 from flow512.cli.running import STOPPED, Machine
 from flow512.cli.verifying import Expected, Verdicts, damage_text
@@ -43,11 +43,11 @@ class Help:
 @asynccontextmanager
 async def _found(
     machine: Machine, node: NodeService, expected: Expected, path: str, who: Help
-) -> AsyncIterator[Found]:
+) -> AsyncIterator[list[Found]]:
     """
-    Find somebody who has what a file should be, for as long as the context lasts.
+    Find those who have what a file should be, for as long as the context lasts.
 
-    @param path: what it is called in his share, if its content id is not known.
+    @param path: what it is called in their shares, if its content id is not known.
     """
     meeting = Meeting(machine.reactor, node, who.wait)
     is_host = False
@@ -59,7 +59,7 @@ async def _found(
     else:
         await meeting.anybody()
     try:
-        found = await Finder(node.client.connect, machine.reactor).find(
+        found = await Finder(node.client.connect, machine.reactor).find_all(
             [*node.candidates_for(who.peer), *linked],
             path="" if expected.root else path,
             root=expected.root,
@@ -71,7 +71,8 @@ async def _found(
     try:
         yield found
     finally:
-        found.source.leave()
+        for each in found:
+            each.source.leave()
 
 
 def _check_file(expected: Expected, path: str) -> str:
@@ -99,7 +100,7 @@ async def verify(
     verdicts: Verdicts,
 ) -> None:
     """
-    Say what is wrong with files, by the digests that a peer has; go on with the next after one
+    Say what is wrong with files, by the digests that peers have; go on with the next after one
     that fails.
 
     @param settings: see L{flow512.cli.getting.passing}.
@@ -111,14 +112,14 @@ async def verify(
             try:
                 path = _check_file(each, "")
                 async with _found(machine, node, each, path, who) as found:
-                    damage = await node.mender().look(found.source, found.entry, each.file)
+                    damage = await node.mender(verdicts.blame).look(found, each.file)
             except STOPPED:
                 raise
             except Flow512Error as error:
                 verdicts.fail(error)
             else:
-                assert found.entry.root is not None
-                verdicts.judge(each.file, found.entry.root, damage)
+                assert found[0].entry.root is not None
+                verdicts.judge(each.file, found[0].entry.root, damage)
 
 
 async def repair(
@@ -134,64 +135,50 @@ async def repair(
     Make a file what it should be.
 
     @param settings: see L{flow512.cli.getting.passing}.
-    @param path: what it is called in the share of whoever has it; its own name if empty. It does
-        not matter if the content id is given.
+    @param path: what it is called in the shares of those who have it; its own name if empty. It
+        does not matter if the content id is given.
     @param progress: of looking at the file, which takes longest.
     @raise Flow512Error: as L{flow512.transfer.mending.Mender.repair}; L{Interrupted} if it was
         cancelled. Either way the file is as it was.
     """
     path = _check_file(expected, path)
-    told = _Repair(expected.file, voice, progress)
-    try:
+    told = _Repair(expected.file, machine, voice, progress)
+    with told.until_it_is_here():
         async with (
             machine.node(settings) as node,
             _found(machine, node, expected, path, who) as found,
         ):
-            told.source(found)
-            mended = await node.mender().repair(
-                found.source, found.entry, expected.file, progress.grown, told.damage
+            told.found(found[0].candidate, found[0].entry)
+            progress.begin(found[0].entry, 0)
+            mended = await node.mender(told.blamed).repair(
+                found, expected.file, progress.grown, told.damage
             )
-    except STOPPED:
-        raise Interrupted(
-            f"Stopped; '{escape(expected.file)}' is not repaired yet. Run the same command again to"
-            " go on."
-        ) from None
-    finally:
-        progress.end()
-    told.done(mended, found)
+    told.done(mended)
 
 
-@dataclass(frozen=True)
-class _Repair:
+class _Repair(Telling):
     """
     One repair, as it is told to the user.
     """
 
-    file: str
-    voice: Voice
-    progress: Progress
+    def __init__(self, file: str, machine: Machine, voice: Voice, progress: Progress) -> None:
+        super().__init__(machine, voice, progress)
+        self._file = file
 
-    def source(self, found: Found) -> None:
-        """Somebody has it."""
-        entry = found.entry
-        assert entry.root is not None
-        self.voice.tell(
-            "found",
-            peer=found.candidate.name,
-            address=str(found.candidate.address),
-            path=entry.path,
-            bytes=entry.size,
-            root=format_content_id(entry.root),
+    def stopped(self) -> str:
+        """Say that the file is as it was."""
+        return (
+            f"Stopped; '{escape(self._file)}' is not repaired yet. Run the same command again to"
+            " go on."
         )
-        self.progress.begin(entry, 0)
 
     def damage(self, damage: Damage) -> None:
         """This is wrong with it."""
-        self.progress.end()
-        self.voice.say(f"{escape(self.file)}: {damage_text(damage)}")
-        self.voice.tell(
+        self._bar.end()
+        self._voice.say(f"{escape(self._file)}: {damage_text(damage)}")
+        self._voice.tell(
             "damage",
-            path=self.file,
+            path=self._file,
             intact=damage.is_none,
             bytes=damage.size,
             bytes_here=damage.size_here,
@@ -199,13 +186,12 @@ class _Repair:
             ranges=[f"{low}-{high}" for low, high in damage.ranges],
         )
 
-    def done(self, mended: Mended, found: Found) -> None:
+    def done(self, mended: Mended) -> None:
         """It is what it should be."""
-        assert found.entry.root is not None
-        self.voice.tell(
+        self._voice.tell(
             "repaired",
-            path=self.file,
-            root=format_content_id(found.entry.root),
+            path=self._file,
+            root=format_content_id(mended.root),
             blocks=mended.damage.blocks,
             resumed=mended.resumed,
             pieces=mended.pieces,
@@ -214,7 +200,7 @@ class _Repair:
         if mended.damage.is_none:
             return
         pieces = "1 piece" if mended.pieces == 1 else f"{mended.pieces} pieces"
-        self.voice.say(
+        self._voice.say(
             f"[+] Repaired and verified: {pieces} of 512 bytes came anew;"
             f" {size_text(mended.fetched)} were fetched in all."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flow512.cli.outcome import DAMAGED, DONE, status_of
 from flow512.cli.remembered import catalog_in, find_known
@@ -29,6 +29,9 @@ from flow512.errors import (
 )
 from flow512.link.content_link import LinkedPeer, is_content_link, parse_content_link
 from flow512.units import BLOCK, DIGESTS_PER_PAGE
+
+if TYPE_CHECKING:
+    from flow512.transfer.finding import Candidate  # which takes a while to load
 
 MOST_SHOWN: Final = 8
 """Damaged ranges of a file that a person is told; a program is told all."""
@@ -130,6 +133,12 @@ class Verdicts:
             blocks=None if damage is None else damage.blocks,
             ranges=None if damage is None else [f"{low}-{high}" for low, high in damage.ranges],
         )
+
+    def blame(self, who: Candidate, reason: Flow512Error) -> None:
+        """Somebody sent something wrong, and is not asked any more."""
+        why = escape(str(reason))
+        self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
+        self._voice.say(f"{who} was dropped: {why}")
 
     def fail(self, error: Flow512Error) -> None:
         """Nothing can be said of it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -297,6 +299,39 @@ class RepairTests(MendingCase):
         self.start_node(FILES)
         self.big.write_bytes(damaged(BIG, 7))
         self.assertEqual(self.repair(str(self.big)).status, 0)
+        self.assertEqual(self.big.read_bytes(), BIG)
+
+    def test_two_peers(self) -> None:
+        """Of two who have it, one that lies is dropped by name, and the file is repaired."""
+        liar = self.start_node(FILES)
+        other = self.network.host("10.0.0.3", name="other")
+        self.start_node(FILES, other)
+        self.network.run(5)
+        assert liar._library is not None
+        honest = liar._library.open
+
+        def lie(*how: Any) -> Any:
+            opened = honest(*how)
+            read = opened.read_into
+
+            def read_wrong(offset: int, rooms: Sequence[bytearray]) -> None:
+                read(offset, rooms)
+                for room in rooms:
+                    room[:] = bytes(len(room))
+
+            opened.read_into = read_wrong
+            return opened
+
+        self.patch(liar._library, "open", lie)
+        big = damaged(BIG, 7, BLOCK, 2 * BLOCK, 3 * BLOCK)
+        self.big.write_bytes(big)
+        said = self.repair(str(self.big))
+        self.assertEqual((said.status, said.err), (0, ""))
+        self.assertRegex(said.out, r"server \(10.0.0.1:5000\) was dropped: .* a damaged block \d")
+        self.assertEqual(self.big.read_bytes(), BIG)
+        self.big.write_bytes(big)
+        told = self.repair(str(self.big), "--json")
+        self.assertEqual(told.event("dropped")["peer"], "server")
         self.assertEqual(self.big.read_bytes(), BIG)
 
     def test_terminal(self) -> None:

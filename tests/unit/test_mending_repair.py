@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -28,6 +29,7 @@ from flow512.errors import (
 )
 from flow512.link.node_id import format_node_id
 from flow512.transfer.blocks import Sink
+from flow512.transfer.finding import Candidate
 from flow512.transfer.mending import LANES, Mended, Mender
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK, DIGEST, PIECE, PIECES_PER_BLOCK
@@ -76,6 +78,15 @@ class Odd:
         self.source.leave()
 
 
+@dataclass
+class Has:
+    """What a source says."""
+
+    source: Odd
+    entry: Entry
+    candidate: Candidate = field(default_factory=lambda: Candidate("10.0.0.1"))
+
+
 class MendingCase(TransferTestCase):
     """A file that is shared there, and a damaged one here."""
 
@@ -88,7 +99,18 @@ class MendingCase(TransferTestCase):
         self.odd = Odd(self.source())
         self.damages: list[Damage] = []
         self.checked: list[int] = []
-        self.mender = Mender(self.here.reactor, self.here.run_blocking, self.here.run_blocking)
+        self.others: list[Has] = []
+        self.blamed: list[tuple[Candidate, str]] = []
+        self.mender = self.made(self.here.run_blocking)
+
+    def made(self, run_blocking: Callable[..., Deferred[Any]]) -> Mender:
+        """Make the mender."""
+        return Mender(
+            self.here.reactor,
+            run_blocking,
+            run_blocking,
+            lambda who, reason: self.blamed.append((who, str(reason))),
+        )
 
     def damage(self, *pieces: int) -> bytes:
         """Let the file here have damaged pieces."""
@@ -102,8 +124,7 @@ class MendingCase(TransferTestCase):
         """Begin to repair it."""
         return Deferred.fromCoroutine(
             self.mender.repair(
-                self.odd,
-                entry or self.entry,
+                [Has(self.odd, entry or self.entry), *self.others],
                 str(self.path),
                 self.checked.append,
                 self.damages.append,
@@ -138,7 +159,8 @@ class LookTests(MendingCase):
 
     def look(self) -> Damage:
         """Look at the file."""
-        looking = Deferred.fromCoroutine(self.mender.look(self.odd, self.entry, str(self.path)))
+        has = [Has(self.odd, self.entry)]
+        looking = Deferred.fromCoroutine(self.mender.look(has, str(self.path)))
         damage: Damage = self.network.result(looking)
         return damage
 
@@ -360,7 +382,7 @@ class RepairTests(MendingCase):
                 return busy[0].addCallback(lambda _: function(*arguments))
             return succeed(None).addCallback(lambda _: function(*arguments))
 
-        self.mender = Mender(self.here.reactor, run_late, run_late)
+        self.mender = self.made(run_late)
         repairing = self.begin()
         self.network.run_until(lambda: busy)
         repairing.cancel()
@@ -369,6 +391,130 @@ class RepairTests(MendingCase):
         busy[0].callback(None)
         self.failureResultOf(repairing)
         self.assert_left(wrong)
+
+
+class SeveralTests(MendingCase):
+    """Several sources, of which some are of no use."""
+
+    SIZE = 40 * BLOCK
+    LIAR = Candidate("10.0.0.1")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.odds = [self.odd, Odd(self.source()), Odd(self.source())]
+        self.others = [
+            Has(odd, self.entry, Candidate(f"10.0.0.{number}"))
+            for number, odd in enumerate(self.odds[1:], 2)
+        ]
+        self.wrong = self.damage(*(block * PIECES_PER_BLOCK + 7 for block in range(40)))
+
+    def asked(self, odd: Odd, what: str) -> int:
+        """How often a source was asked for that."""
+        return sum(each == what for each, _ in odd.asked)
+
+    def all_blamed(self) -> set[Candidate]:
+        """Who was."""
+        self.assertEqual(len(self.blamed), len({who for who, _ in self.blamed}))
+        return {who for who, _ in self.blamed}
+
+    def test_in_turn(self) -> None:
+        """All take part, and no more is fetched than from one."""
+        mended = self.repair()
+        self.assertEqual(mended.pieces, 40)
+        self.assertEqual([self.asked(odd, "read") for odd in self.odds], [13, 14, 13])
+        self.assertEqual(sum(self.asked(odd, "page") for odd in self.odds), 1)
+        self.assertEqual(self.blamed, [])
+
+    def test_wrong_pieces(self) -> None:
+        """Who sends wrong pieces is blamed and left out; only those come again, of another."""
+        self.odd.read_hook = lambda first, data: bytes(len(data))
+        mended = self.repair()
+        self.assertEqual(self.all_blamed(), {self.LIAR})
+        self.assertIn("a damaged block", self.blamed[0][1])
+        lies = self.asked(self.odd, "read")
+        self.assertTrue(0 < lies < 14, lies)
+        # What the liar was asked for when it was found out may come once more, and nothing else.
+        self.assertLessEqual(mended.pieces, 40 + lies)
+        self.assertLess(mended.fetched, 40 * DIGEST + (40 + lies) * (8192 + PIECE) + 1)
+
+    def test_wrong_md5s(self) -> None:
+        """Who lies about the MD5s costs no more than the pieces that it sent in vain."""
+
+        def lie(block: int, told: Deferred[bytes]) -> Deferred[bytes]:
+            mine = piece_md5s(self.wrong[block * BLOCK : (block + 1) * BLOCK])
+            return told.addCallback(lambda _: bytes(16) + mine[16:])
+
+        self.odd.pieces_hook = lie
+        mended = self.repair()
+        self.assertEqual(self.all_blamed(), {self.LIAR})
+        self.assertLessEqual(mended.pieces, 40 + self.asked(self.odd, "read"))
+        self.assertLess(mended.pieces, 60)
+
+    def test_wrong_page(self) -> None:
+        """Who lies about digests, or the size, is blamed; the next one is asked."""
+        page = self.odd.page
+        self.odd.page = lambda *which: page(*which).addCallback(bytes.swapcase)  # type: ignore[method-assign]  # a liar
+        self.others[0].entry = Entry(self.entry.path, self.SIZE + 1, 0, self.entry.root)
+        mended = self.repair()
+        self.assertEqual(mended.pieces, 40)
+        self.assertEqual(self.all_blamed(), {self.LIAR, self.others[0].candidate})
+        self.assertEqual([self.asked(odd, "read") for odd in self.odds], [0, 0, 40])
+
+    def test_wrong_size_there(self) -> None:
+        """The one who lies about the size is found out also if the others say the truth later."""
+        lie = Entry(self.entry.path, self.SIZE - 1, 0, self.entry.root)
+        self.repair(lie)
+        self.assertEqual(self.all_blamed(), {self.LIAR})
+        self.assertEqual(self.path.stat().st_mtime_ns, self.entry.mtime)
+        self.others[1].entry = lie
+        self.damage(3)
+        self.blamed.clear()
+        self.repair()
+        self.assertEqual(
+            [why for _, why in self.blamed], ["The source told a wrong size of the content."]
+        )
+
+    def test_refusal(self) -> None:
+        """Who refuses, or goes away, is left out without blame."""
+        self.odd.pieces_hook = lambda block, told: told.addCallback(lambda _: fail(Refusal("no")))
+        read = self.odds[1].read
+
+        def gone(*how: Any) -> Deferred[None]:
+            self.odds[1].leave()
+            return read(*how)
+
+        self.odds[1].read = gone  # type: ignore[method-assign]  # it goes away
+        self.assertEqual(self.repair().pieces, 40)
+        self.assertEqual(self.blamed, [])
+
+    def test_silent(self) -> None:
+        """Who is silent is waited for once, and then left out."""
+        self.odd.pieces_hook = lambda block, told: Deferred()
+        start = self.network.clock.seconds()
+        mended: Mended = self.network.result(self.begin(), 1000.0)
+        self.assertEqual((mended.pieces, self.path.read_bytes()), (40, self.content))
+        self.assertLess(self.network.clock.seconds() - start, 4 * self.odd.patience.silence + 5)
+        self.assertLess(self.asked(self.odd, "pieces"), 20)
+        self.assertEqual(self.asked(self.odd, "read"), 0)
+        self.assertEqual(self.blamed, [])
+
+    def test_all_lie(self) -> None:
+        """If all do, each is blamed, and the file stays as it was."""
+        for odd in self.odds:
+            odd.read_hook = lambda first, data: bytes(len(data))
+        with self.assertRaisesRegex(BadDigest, "a damaged block"):
+            self.network.result(self.begin())
+        self.assertEqual(len(self.all_blamed()), 3)
+        self.assert_left(self.wrong)
+
+    def test_what_tells_most(self) -> None:
+        """If none is left, the reason is that which the user can do most about."""
+        for odd, error in zip(
+            self.odds, (NotFound("n"), ContentChanged("c"), PeerLost("p")), strict=True
+        ):
+            odd.page = lambda *_, error=error: fail(error)  # type: ignore[method-assign,misc]  # useless
+        with self.assertRaises(ContentChanged):
+            self.network.result(self.begin())
 
 
 class FewBytesTests(MendingCase):
