@@ -63,7 +63,7 @@ async def cat(
                 open_outlet,
                 peer=wish.peer,
                 known=[Candidate(each.address, node=each.node) for each in wish.linked],
-                also=web_sources(machine, wish.urls),
+                also=web_sources(machine, wish.urls, node.down),
                 blame=blamed,
             )
     except STOPPED:

@@ -5,7 +5,8 @@ C{flow512 get}: fetch one file with a node that lives no longer than that.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from flow512.cli.formatting import rate_text, size_text
@@ -20,11 +21,12 @@ from flow512.discovery.election import Mode
 from flow512.errors import Flow512Error, Unreachable
 from flow512.link.content_link import LinkedPeer, is_content_link, parse_content_link
 from flow512.link.http_url import HttpUrl, parse_http_url
+from flow512.link.throttle import Throttle
 from flow512.node import NodeService
 from flow512.settings import NodeSettings
 from flow512.transfer.blocks import BlockSource
-from flow512.transfer.download import Checksum, Download
-from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.download import Checksum
+from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.wire.messages import Entry
 
@@ -98,9 +100,9 @@ def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
 
 
-class _Download:
+class Telling:
     """
-    One download, as it is told to the user.
+    What comes, as it is told to the user.
 
     @ivar has_begun: whether a byte could have come.
     """
@@ -110,16 +112,38 @@ class _Download:
     def __init__(self, machine: Machine, voice: Voice, progress: Progress) -> None:
         self._clock = machine.reactor
         self._voice = voice
-        self._progress = progress
+        self._bar = progress
         self._entry: Entry | None = None
         self._start = 0.0
-        self._stored = 0
         # A bar has the terminal to itself, so these are said when it has gone.
         self._blamed: list[str] = []
 
+    @contextmanager
+    def until_it_is_here(self) -> Iterator[None]:
+        """
+        Leave the terminal as it was, and say how to go on if it does not come.
+        """
+        try:
+            yield
+        except STOPPED:
+            raise Interrupted(self.stopped()) from None
+        except Unreachable as error:
+            if not self.has_begun:
+                raise
+            raise type(error)(f"{error} Run the same command again to go on.") from error
+        finally:
+            self._bar.end()
+            for sentence in self._blamed:
+                self._voice.say(sentence)
+
+    def stopped(self) -> str:
+        """
+        Say how far it was when the user stopped it.
+        """
+        raise NotImplementedError
+
     def found(self, candidate: Candidate, entry: Entry) -> None:
-        """It is there."""
-        assert entry.root is not None
+        """It is there; its root is not always known yet."""
         self._entry = entry
         self._start = self._clock.seconds()
         self._voice.tell(
@@ -128,18 +152,8 @@ class _Download:
             address=str(candidate.address),
             path=entry.path,
             bytes=entry.size,
-            root=format_content_id(entry.root),
+            root=None if entry.root is None else format_content_id(entry.root),
         )
-
-    def grown(self, download: Download) -> None:
-        """More of it is here; the first time, it begins."""
-        assert self._entry is not None
-        self._stored = download.stored
-        if not self.has_begun:
-            self.has_begun = True
-            self._progress.begin(self._entry, download.stored)
-        else:
-            self._progress.grown(download.stored)
 
     def blamed(self, who: Candidate, reason: Flow512Error) -> None:
         """Somebody sent something wrong, and is not asked any more."""
@@ -147,9 +161,24 @@ class _Download:
         self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
         self._blamed.append(f"{who} was dropped: {why}")
 
+
+class _Download(Telling):
+    """One file."""
+
+    _stored = 0
+
+    def grown(self, download: Growing) -> None:
+        """More of it is here; the first time, it begins."""
+        assert self._entry is not None
+        self._stored = download.stored
+        if not self.has_begun:
+            self.has_begun = True
+            self._bar.begin(self._entry, download.stored)
+        else:
+            self._bar.grown(download.stored)
+
     def done(self, fetched: Fetched) -> None:
         """All of it is here."""
-        self._end()
         entry = fetched.entry
         assert entry.root is not None
         seconds = self._clock.seconds() - self._start
@@ -179,22 +208,12 @@ class _Download:
             shares = ", ".join(f"{who} {size_text(count)}" for who, count in fetched.sent)
             self._voice.say(f"From {len(fetched.sent)} sources: {shares}")
 
-    def _end(self) -> None:
-        self._progress.end()
-        for sentence in self._blamed:
-            self._voice.say(sentence)
-
-    def stopped(self) -> Interrupted:
-        """The user does not want to wait."""
-        self._end()
+    def stopped(self) -> str:
+        """Say how much of it is here."""
         if self._entry is None or not self.has_begun:
-            return Interrupted("Stopped before anything was downloaded.")
+            return "Stopped before anything was downloaded."
         percent = 100 * self._stored // max(1, self._entry.size)
-        return Interrupted(f"Stopped at {percent} %; run the same command again to go on.")
-
-    def failed(self) -> None:
-        """It will not come."""
-        self._end()
+        return f"Stopped at {percent} %; run the same command again to go on."
 
 
 def _sent(who: Candidate, count: int) -> dict[str, str | int]:
@@ -216,19 +235,9 @@ async def get(
     else:
         check_path(wish.wanted)
     told = _Download(machine, voice, progress)
-    try:
+    with told.until_it_is_here():
         async with machine.node(settings) as node:
             fetched = await _fetch(machine, node, wish, told)
-    except STOPPED:
-        raise told.stopped() from None
-    except Unreachable as error:
-        told.failed()
-        if not told.has_begun:
-            raise
-        raise type(error)(f"{error} Run the same command again to go on.") from error
-    except BaseException:
-        told.failed()
-        raise
     told.done(fetched)
 
 
@@ -244,7 +253,7 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
             wish.wanted,
             peer=wish.peer,
             known=[Candidate(each.address, node=each.node) for each in wish.linked],
-            also=web_sources(machine, wish.urls),
+            also=web_sources(machine, wish.urls, node.down),
             target=wish.target,
             run=wish.run,
             checksum=wish.checksum,
@@ -258,12 +267,16 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
         raise
 
 
-def web_sources(machine: Machine, urls: Sequence[HttpUrl]) -> list[tuple[Candidate, BlockSource]]:
+def web_sources(
+    machine: Machine, urls: Sequence[HttpUrl], down: Throttle
+) -> list[tuple[Candidate, BlockSource]]:
     """
     Make the sources that web servers are.
+
+    @param down: how fast the node fetches.
     """
     if not urls:
         return []
     from flow512.transfer.http_source import http_source  # which takes a while to load
 
-    return [(Candidate(each.shown), http_source(machine.reactor, each)) for each in urls]
+    return [(Candidate(each.shown), http_source(machine.reactor, each, down=down)) for each in urls]

@@ -2,14 +2,17 @@
 What a web server answers to one READ: a stream of bytes, cut into blocks as it comes.
 
 Flow control: whoever reads asks for no more than it has room for, and no byte beyond that is taken,
-however much the server sends. So nothing is ever paused here; a disk that is slow holds back the
-asking.
+however much the server sends. A disk that is slow holds back the asking; only a limit on the rate
+pauses a body. A server is not silent while it is not listened to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -102,6 +105,7 @@ class BlocksBody(Protocol):
         silence: float,
         *,
         ends_with_it: bool,
+        came: Callable[[int], None] = lambda size: None,
     ) -> None:
         """
         @param pieces: takes the bytes.
@@ -110,6 +114,7 @@ class BlocksBody(Protocol):
         @param silence: seconds for anything at all to come.
         @param ends_with_it: whether the body is known to end with the last byte that is wanted, so
             that the connection can be used again.
+        @param came: told of bytes when they have come; it may L{pause} this.
         """
         self.ended: Deferred[None] = Deferred(lambda _: self._close())
         self._pieces = pieces
@@ -117,16 +122,36 @@ class BlocksBody(Protocol):
         self._clock = clock
         self._silence = silence
         self._ends_with_it = ends_with_it
+        self._came = came
         self._timer: IDelayedCall | None = None
+        self._is_over = False
+
+    def pause(self) -> None:
+        """
+        Take nothing more; what is on its way to here comes all the same.
+        """
+        if not self._is_over:
+            self._stop_waiting()
+            self._producer().pauseProducing()
+
+    def go_on(self) -> None:
+        """
+        Take more.
+        """
+        if not self._is_over and self._timer is None:
+            self._wait()
+            self._producer().resumeProducing()
 
     def connectionMade(self) -> None:
-        self._timer = self._clock.callLater(self._silence, self._silent)
+        self._wait()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._timer is None:
+        if self._is_over:
             return
-        self._timer.reset(self._silence)
+        if self._timer is not None:
+            self._timer.reset(self._silence)
         self._pieces.take(data)
+        self._came(len(data))
         # Otherwise the end is waited for: only then the connection is free for the next request.
         if not self._pieces.left and not self._ends_with_it:
             self._close()
@@ -143,18 +168,28 @@ class BlocksBody(Protocol):
         self._close()
         self._end(TimedOut(f"The web server {self._server} sends nothing any more."))
 
+    def _producer(self) -> IPushProducer:
+        assert self.transport is not None
+        # What HTTP clients give to a body is one, and does not say so.
+        return cast(IPushProducer, self.transport)
+
     def _close(self) -> None:
+        self._is_over = True
         self._stop_waiting()
         assert self.transport is not None
         self.transport.loseConnection()
 
     def _end(self, error: Flow512Error | None) -> None:
+        self._is_over = True
         self._stop_waiting()
         if not self.ended.called:
             if error is None:
                 self.ended.callback(None)
             else:
                 self.ended.errback(error)
+
+    def _wait(self) -> None:
+        self._timer = self._clock.callLater(self._silence, self._silent)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

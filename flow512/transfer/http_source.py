@@ -6,6 +6,10 @@ and its blocks are verified like everybody's. Each READ is one request for a ran
 Redirects are followed, and where they lead is asked directly the next time; when that does not work
 any more, the way is gone from the beginning once more. All requests of a source have to find the
 same file: the first answer's ETag, or else its time, is held against every other.
+
+If the node that fetches keeps to a rate, the server takes turns with the peers: all bodies of a
+source together are one taker, and are paused while it waits. What came with the head of an answer,
+some 64 KiB at most, is paid for afterwards.
 """
 
 from __future__ import annotations
@@ -50,8 +54,10 @@ from flow512.errors import (
 from flow512.link.address import CONNECT_TIMEOUT
 from flow512.link.conversation import Patience
 from flow512.link.http_url import HttpUrl
+from flow512.link.throttle import Throttle
 from flow512.transfer.blocks import Sink
 from flow512.transfer.http_body import BlocksBody, PieceCutter, UnwantedBody
+from flow512.transfer.intake import Intake
 from flow512.units import BLOCK
 from flow512.wire.frame import BufferPool
 
@@ -101,6 +107,7 @@ class HttpSource:
         clock: IReactorTime,
         patience: Patience | None = None,
         pool: HTTPConnectionPool | None = None,
+        down: Throttle | None = None,
     ) -> None:
         """
         @param url: where the file is.
@@ -108,6 +115,7 @@ class HttpSource:
         @param clock: for the deadlines.
         @param patience: C{silence} is how long the server may send nothing.
         @param pool: the agent's, which belongs to this source and is emptied when it is left.
+        @param down: how fast bodies are taken, of all sources together; no limit unless given.
         """
         self.url = url
         self.buffers = BufferPool(BLOCK, _IDLE_BUFFERS)
@@ -120,6 +128,10 @@ class HttpSource:
         self._found = url
         self._validator: str | None = None
         self._has_left = False
+        self._down = down or Throttle(clock)
+        self._intake = Intake(self._down, self._pause, self._go_on)
+        self._bodies: list[BlocksBody] = []
+        self._is_paused = False
 
     def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
         """
@@ -201,9 +213,35 @@ class HttpSource:
             self._clock,
             self.patience.silence,
             ends_with_it=response.length == pieces.left,
+            came=self._came,
         )
-        response.deliverBody(body)  # type: ignore[no-untyped-call]  # Twisted has no types there
-        await body.ended
+        if self._down.is_limited:
+            self._intake.expect()
+        self._bodies.append(body)
+        try:
+            response.deliverBody(body)  # type: ignore[no-untyped-call]  # Twisted has no types there
+            if self._is_paused:
+                body.pause()  # to deliver is to go on
+            await body.ended
+        finally:
+            self._bodies.remove(body)
+            if not self._bodies:
+                self._intake.rest()
+
+    def _came(self, size: int) -> None:
+        if self._down.is_limited:
+            self._intake.took(size)
+            self._intake.expect()
+
+    def _pause(self) -> None:
+        self._is_paused = True
+        for body in self._bodies:
+            body.pause()
+
+    def _go_on(self) -> None:
+        self._is_paused = False
+        for body in self._bodies:
+            body.go_on()
 
     async def _follow(self, url: HttpUrl, pieces: PieceCutter) -> tuple[HttpUrl, IResponse]:
         for _ in range(MAX_REDIRECTS + 1):
@@ -323,13 +361,16 @@ class HttpSource:
         return SourceFailure(f"The web server {host} answers with status {code}.")
 
 
-def http_source(reactor: Any, url: HttpUrl, patience: Patience | None = None) -> HttpSource:
+def http_source(
+    reactor: Any, url: HttpUrl, patience: Patience | None = None, down: Throttle | None = None
+) -> HttpSource:
     """
     Make a source of a file on a web server, with connections of its own.
 
     @param reactor: the clock, and what L{Agent} needs: TCP and names.
     @param url: where the file is.
     @param patience: see L{HttpSource}.
+    @param down: see L{HttpSource}.
     @return: the source; nothing has been asked yet. Leave it when it is done.
     """
     pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]  # Twisted's
@@ -337,7 +378,7 @@ def http_source(reactor: Any, url: HttpUrl, patience: Patience | None = None) ->
     agent = Agent(  # type: ignore[no-untyped-call]  # Twisted has no types there
         reactor, connectTimeout=CONNECT_TIMEOUT, pool=pool
     )
-    return HttpSource(url, agent, reactor, patience, pool)
+    return HttpSource(url, agent, reactor, patience, pool, down)
 
 
 class _Uri(EncodedURL):

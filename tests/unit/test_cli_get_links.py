@@ -102,6 +102,16 @@ class GetLinkTests(CommandCase):
         self.assertGreater(len(server.requests), 0)
         self.assertIn("From 2 sources", said.out)
 
+    def test_rate(self) -> None:
+        """What comes from web servers counts for --down like all else."""
+        self.serve()
+        link = ContentLink(ROOT, peers=(LinkedPeer(SERVER),))
+        start = self.network.clock.seconds()
+        said = self.get(link, "--http-source", "http://10.0.0.3/file", "--down", "1MiB")
+        self.assertEqual((said.status, said.err), (0, ""))
+        # 7.5 MiB, of which half a MiB at most comes at once.
+        self.assertGreater(self.network.clock.seconds() - start, 7)
+
     def test_liar(self) -> None:
         """A web server with another file of that size is dropped by name; the file is right."""
         server = self.serve()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
+from flow512.errors import DiskFailure
 from flow512.link.address import HostPort
 from tests.unit.command_line import CommandCase, Said
 
@@ -64,3 +66,38 @@ class SeveralSourcesTests(CommandCase):
         dropped = self.get("--json").event("dropped")
         self.assertEqual((dropped["peer"], dropped["address"]), ("other", "10.0.0.3:5000"))
         self.assertIn("damaged block", dropped["reason"])
+
+
+class AtOnceTests(CommandCase):
+    """C{flow512 get}, of a file that nobody has hashed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        failing = mock.patch("flow512.content.library.hash_file", side_effect=DiskFailure("no"))
+        with failing:
+            self.start_node({"big.bin": BIG}, beacon_port=None)
+            self.network.run(5.0)
+
+    def get(self, *arguments: str) -> Said:
+        """Fetch it."""
+        with mock.patch("flow512.content.library.hash_file", side_effect=DiskFailure("no")):
+            said = self.flow512(
+                "get", "big.bin", "--from", "server", "-o", str(self.here), *arguments
+            )
+        self.assertEqual(said.status, 0)
+        self.assertEqual((self.here / "big.bin").read_bytes(), BIG)
+        return said
+
+    def test_for_people(self) -> None:
+        """They are told that it is verified, and that there was no MD5."""
+        lines = self.get().out.splitlines()
+        self.assertEqual(lines[0], "File 'big.bin' downloaded successfully.")
+        self.assertEqual(lines[1], "[+] Every block is verified; the MD5 was left out.")
+
+    def test_for_programs(self) -> None:
+        """They are told at first that there is no root, and at the end what it is."""
+        said = self.get("--json")
+        self.assertIsNone(said.event("found")["root"])
+        done = said.event("done")
+        self.assertRegex(done["root"], r"\Aflow512:[a-z2-7]{52}\Z")
+        self.assertEqual((done["fetched"], done["md5"]), (len(BIG), None))

@@ -86,6 +86,30 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(came, [(0, b"0123456789")])
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_paused(self) -> None:
+        """While it is paused nobody is silent; what comes all the same is taken."""
+        came: list[Any] = []
+        cutter = PieceCutter(BufferPool(BLOCK, 1), 10, 0, 1, 512, lambda *each: came.append(each))
+        clock = Clock()
+        body = BlocksBody(cutter, "web", clock, 5.0, ends_with_it=True)
+        transport = StringTransport()
+        body.makeConnection(transport)
+        body.pause()
+        self.assertEqual(transport.producerState, "paused")
+        clock.advance(60)
+        body.dataReceived(b"01234")
+        body.go_on()
+        body.go_on()
+        self.assertEqual(transport.producerState, "producing")
+        clock.advance(4)
+        body.dataReceived(b"56789")
+        body.connectionLost()
+        self.assertIsNone(self.successResultOf(body.ended))
+        self.assertEqual(came, [(0, b"0123456789")])
+        for late in (body.pause, body.go_on):
+            late()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
     def test_after_silence(self) -> None:
         """What comes when it has been given up is not taken."""
         came: list[Any] = []

@@ -32,6 +32,8 @@ from flow512.errors import (
     Unreachable,
 )
 from flow512.link.http_url import parse_http_url
+from flow512.link.rate import BURST, LATE, LEAST_RATE, TURN
+from flow512.link.throttle import Throttle
 from flow512.testing import Network
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.http_source import CONNECTIONS, HttpSource, http_source
@@ -127,8 +129,8 @@ class HttpCase(SynchronousTestCase):
         self.web.reactor.listenTCP(port, server, interface="::")
         return server
 
-    def source(self, url: str = "http://web/file") -> HttpSource:
-        source = http_source(self.here.reactor, parse_http_url(url))
+    def source(self, url: str = "http://web/file", down: Throttle | None = None) -> HttpSource:
+        source = http_source(self.here.reactor, parse_http_url(url), down=down)
         self.sources.append(source)
         return source
 
@@ -171,6 +173,94 @@ class HttpCase(SynchronousTestCase):
         self.assertTrue(str(caught.exception).isprintable())
         self.assertNotIn(SECRET, str(caught.exception))
         return str(caught.exception)
+
+
+class RateTests(HttpCase):
+    """A node that keeps to a rate does so towards web servers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve(part)
+
+    def measured(self, source: HttpSource, times: int) -> list[tuple[float, int]]:
+        """Read the file several times at once; tell when how many bytes had come in all."""
+        came: list[tuple[float, int]] = [(0.0, 0)]
+        begin = self.network.clock.seconds()
+
+        def sink(piece: int, data: bytes | bytearray) -> None:
+            came.append((self.network.clock.seconds() - begin, came[-1][1] + len(data)))
+            source.buffers.give_back(data)
+
+        reads = [source.read(ROOT, SIZE, 0, PIECES, 512, sink) for _ in range(times)]
+        for read in reads:
+            self.network.result(read, limit=1000)
+        return came
+
+    def test_rate(self) -> None:
+        """Whatever is read, by however many connections, it comes no faster, nor slower."""
+        for rate in (500_000, 10_000_000):
+            down = Throttle(self.here.reactor, rate)
+            came = self.measured(self.source(down=down), 8)
+            burst = max(TURN, rate * BURST)
+            for seconds, size in came:
+                # Of each answer, what came with its head is paid for when it has come.
+                most = rate * (seconds + LATE) + burst + CONNECTIONS * 64 * 1024
+                self.assertLessEqual(size, most, (rate, seconds))
+            self.assertEqual(came[-1][1], 8 * SIZE)
+            self.assertLess(came[-1][0], 8 * SIZE / rate + 1)
+
+    def test_least_rate(self) -> None:
+        """At the least rate connections wait for minutes, which is no silence of the server."""
+        source = self.source(down=Throttle(self.here.reactor, LEAST_RATE))
+        came = self.measured(source, CONNECTIONS)
+        self.assertGreater(came[-1][0], 4 * SIZE / LEAST_RATE - 30)
+        self.assertGreater(TURN / LEAST_RATE * CONNECTIONS, source.patience.silence)
+
+    def test_turns(self) -> None:
+        """Who shares the rate gets as much as the others, however many connections it has."""
+        down = Throttle(self.here.reactor, 1_000_000)
+        one, other = self.source(down=down), self.source(down=down)
+        came = {one: 0, other: 0}
+
+        def reading(source: HttpSource) -> Deferred[None]:
+            def sink(piece: int, data: bytes | bytearray) -> None:
+                came[source] += len(data)
+                source.buffers.give_back(data)
+
+            return source.read(ROOT, SIZE, 0, PIECES, 512, sink)
+
+        reads = [reading(one) for _ in range(CONNECTIONS)] + [reading(other)]
+        self.network.run(2)
+        self.assertGreater(came[one] + came[other], 1_500_000)
+        self.assertLess(abs(came[one] - came[other]), 2 * TURN)
+        for read in reads:
+            self.network.result(read, limit=100)
+
+    def test_given_up(self) -> None:
+        """Who has been given up, or left, waits for no turn and has what it paid for given back."""
+        down = Throttle(self.here.reactor, LEAST_RATE)
+        source = self.source(down=down)
+        for leave in (False, True):
+            reads = [self.start(source) for _ in range(3)]
+            self.came = {}
+            self.network.run(1)
+            if leave:
+                source.leave()
+            for read in reads:
+                read.cancel()
+                self.failureResultOf(read)
+        self.network.run(1)
+        self.assertEqual(self.here.left_over(), [])
+
+    def test_limit_is_lifted(self) -> None:
+        """When the limit goes, who was held back goes on at once."""
+        down = Throttle(self.here.reactor, LEAST_RATE)
+        read = self.start(self.source(down=down))
+        self.network.run(3)
+        self.assertNoResult(read)
+        down.limit(0)
+        self.network.run(1)
+        self.successResultOf(read)
 
 
 class ReadTests(HttpCase):
