@@ -8,7 +8,6 @@ after the other, each behind its length. When all have come, the request has end
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from struct import Struct
 from typing import Annotated, Final
 
@@ -38,29 +37,58 @@ class Bundle(Message, frozen=True):
     roots: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=MAX_BUNDLE)]
 
 
-def parcel_size(contents: Iterable[bytes | None]) -> int:
+class Parcel:
     """
-    Say how many bytes a parcel has that holds these.
+    The body of a parcel, made in a buffer that is there already.
+
+    @ivar count: contents in it, those that are missing among them.
+    @ivar size: bytes in it.
     """
-    return sum(_LENGTH.size + len(content or b"") for content in contents)
+
+    def __init__(self, buffer: bytearray) -> None:
+        """
+        @param buffer: as long as the body may be: a L{BLOCK}, on the wire.
+        """
+        self._buffer = memoryview(buffer)
+        self.count = 0
+        self.size = 0
+
+    @property
+    def body(self) -> memoryview:
+        """What has been put into it."""
+        return self._buffer[: self.size]
+
+    def room(self, size: int) -> memoryview | None:
+        """
+        Say where the next content may be written.
+
+        @param size: its bytes, at most L{MAX_BUNDLED}.
+        @return: just as long; L{None} if it does not fit.
+        """
+        start = self.size + _LENGTH.size
+        return self._buffer[start : start + size] if start + size <= len(self._buffer) else None
+
+    def add(self, size: int) -> None:
+        """
+        Put a content in.
+
+        @param size: its bytes, which are where L{room} said.
+        """
+        self._put(size, size)
+
+    def leave_out(self) -> None:
+        """
+        Say that the next content is missing; there must be L{room} for an empty one.
+        """
+        self._put(_MISSING, 0)
+
+    def _put(self, length: int, size: int) -> None:
+        _LENGTH.pack_into(self._buffer, self.size, length)
+        self.size += _LENGTH.size + size
+        self.count += 1
 
 
-def pack(contents: Iterable[bytes | None]) -> bytes:
-    """
-    Make the body of a parcel.
-
-    @param contents: each of at most L{MAX_BUNDLED} bytes, all together of at most L{BLOCK} with
-        four more each; L{None} for one that the sender does not have.
-    """
-    parts: list[bytes] = []
-    for content in contents:
-        parts.append(_LENGTH.pack(_MISSING if content is None else len(content)))
-        if content is not None:
-            parts.append(content)
-    return b"".join(parts)
-
-
-def unpack(body: bytes | bytearray) -> list[memoryview | None]:
+def unpack(body: bytes | bytearray | memoryview) -> list[memoryview | None]:
     """
     Take a parcel apart, without a copy.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from flow512.units import BLOCK, MAX_FILE_SIZE
-from flow512.wire.fields import MAX_PEERS, MAX_ROOTS, MAX_RUNS, Digest, Message, Peer
+from flow512.wire.fields import MAX_PEERS, MAX_ROOTS, MAX_RUNS, Digest, Message, Peer, Port
 
 Block = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE // BLOCK)]
 Count = Annotated[int, Meta(ge=1, le=MAX_FILE_SIZE // BLOCK)]
@@ -32,9 +32,14 @@ class Hold(Message, frozen=True):
 class Who(Message, frozen=True):
     """
     Who holds this content, or parts of it? Asked of a registry, and of any node.
+
+    @ivar root: the content.
+    @ivar port: where the sender itself gives what it holds of it, to a node; 0 if nowhere. That
+        counts until it asks anew, or the conversation ends.
     """
 
     root: Digest
+    port: Port = 0
 
 
 class Holders(Message, frozen=True):

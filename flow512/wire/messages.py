@@ -45,6 +45,7 @@ from flow512.wire.fields import (
 )
 from flow512.wire.frame import Frame, encode_frame
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
+from flow512.wire.streaming import Stream
 
 
 class Kind(IntEnum):
@@ -84,6 +85,7 @@ class Kind(IntEnum):
     PIECE_DIGESTS = 0x2D
     BUNDLE = 0x2E
     PARCEL = 0x2F
+    STREAM = 0x30
 
 
 class Hello(Message, frozen=True):
@@ -247,6 +249,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     @ivar mtime: nanoseconds since 1970 (UTC).
     @ivar root: the content id; L{None} until the file has been hashed.
     @ivar md5: of the whole file; L{None} until it has been computed.
+    @ivar is_partial: whether the sender is only downloading it, and may have parts of it.
+    @ivar is_restricted: whether not everyone in the network may have it, so that it is not to be
+        passed on.
     """
 
     path: Path
@@ -254,6 +259,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     mtime: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     root: Digest | None = None
     md5: Md5Digest | None = None
+    is_partial: bool = False
+    is_restricted: bool = False
 
 
 class List(Message, frozen=True):
@@ -286,14 +293,22 @@ class Stat(Message, frozen=True):
     Tell me of one file, by path or by root; exactly one of the two is given.
 
     The answer waits until the file's root is known.
+
+    @ivar at_once: of a large file an entry without root is wanted rather than that; see
+        L{flow512.wire.streaming}.
     """
 
     path: Path = ""
     root: Digest | None = None
+    at_once: bool = False
 
 
 class Stated(Message, frozen=True):
-    """The answer to STAT (an ENTRY frame); its entry has a root."""
+    """
+    The answer to STAT, and the end of STREAM (an ENTRY frame).
+
+    @ivar entry: has a root, unless STAT said that it may have none.
+    """
 
     entry: Entry
 
@@ -367,6 +382,7 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.BLOCKS: (Blocks, 16 * KIB),
     Kind.PIECES: (PiecesRequest, 128),
     Kind.BUNDLE: (Bundle, 16 * KIB),
+    Kind.STREAM: (Stream, 16 * KIB),
 }
 
 CAPS: Final[dict[int, int]] = {
@@ -403,7 +419,7 @@ HELLO_ANSWER: Final[dict[int, int]] = {
 REQUESTS: Final = frozenset(
     {
         *(Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM),
-        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE),
+        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE, Kind.STREAM),
     }
 )
 """What a source serves."""

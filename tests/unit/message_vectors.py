@@ -43,6 +43,7 @@ from flow512.wire.messages import (
     Stated,
     encode,
 )
+from flow512.wire.streaming import Stream
 
 FILE: Final = Path(__file__).parents[1] / "vectors" / "messages.json"
 
@@ -52,6 +53,7 @@ ROOT: Final = bytes(range(64, 96))
 MD5: Final = bytes(range(16))
 PHOTO: Final = Entry("Fotos/Übersicht.jpg", 70_000, 1_700_000_000_123_456_789, ROOT, MD5)
 FRESH: Final = Entry("neu.txt", 0, -1)
+PART: Final = Entry("disk.iso", 70_000, 0, ROOT, None, True, True)
 
 MESSAGES: Final[list[tuple[str, Message, int]]] = [
     (
@@ -95,6 +97,7 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("hold", Hold((ROOT, ANNA.node), (BEN.node,)), 0),
     ("hold nothing new", Hold(()), 0),
     ("who holds it", Who(ROOT), 9),
+    ("who holds it, beside me", Who(ROOT, 5000), 9),
     ("holders", Holders((ANNA, BEN)), 9),
     ("holders, nobody", Holders(()), 9),
     ("list everything", List(), 1),
@@ -103,7 +106,9 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("listing of nothing", Listing(()), 2),
     ("stat by path", Stat("Fotos/Übersicht.jpg"), 3),
     ("stat by root", Stat("", ROOT), 4),
+    ("stat, at once", Stat("Fotos/Übersicht.jpg", None, True), 3),
     ("entry", Stated(PHOTO), 3),
+    ("entry of what is being downloaded, for some only", Stated(PART), 3),
     ("page", PageRequest(ROOT, 1, 137_438), 5),
     ("read one block, in the longest runs", Read(ROOT, 512, 512), 6),
     ("read the seed's way, piece by piece", Read(ROOT, 0, 2, 1), 7),
@@ -114,6 +119,8 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("blocks, all of them", Blocks(((3, 4),), True), 10),
     ("bundle", Bundle((ROOT, BEN.node)), 12),
     ("pieces", PiecesRequest(ROOT, 4095), 11),
+    ("stream", Stream("disk.iso", 70_000_000_000, 1_700_000_000_123_456_789), 13),
+    ("stream from a block on, in short runs", Stream("disk.iso", 70_000, -1, 512, 16), 13),
 ]
 """Name, message, request."""
 
@@ -145,10 +152,12 @@ FROM_OTHER_VERSIONS: Final[list[tuple[str, Kind, list[object], Message]]] = [
     ),
     ("error, its time given as an integer", Kind.ERROR, [7, "Full.", 2], Error(7, "Full.", 2.0)),
     ("read without a run", Kind.READ, [ROOT, 0, 2], Read(ROOT, 0, 2, 512)),
+    ("stat of one who waits", Kind.STAT, ["neu.txt"], Stat("neu.txt")),
+    ("stream of the whole file", Kind.STREAM, ["a", 1, 2], Stream("a", 1, 2, 0, 512)),
     (
         "entry of a newer version, the longer one inside",
         Kind.ENTRY,
-        [["neu.txt", 0, -1, None, None, "new"], "new"],
+        [["neu.txt", 0, -1, None, None, False, False, "new"], "new"],
         Stated(FRESH),
     ),
 ]
