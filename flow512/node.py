@@ -16,7 +16,7 @@ from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorFromThreads,
@@ -29,6 +29,7 @@ from zope.interface import implementer
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library
 from flow512.content.manifest import Item
+from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.paths import escape
 from flow512.content.shares import Share
@@ -40,7 +41,7 @@ from flow512.discovery.addresses import (
 )
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.errors import Flow512Error, Misuse
+from flow512.errors import Cancelled, Flow512Error, Misuse
 from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
@@ -71,9 +72,11 @@ from flow512.transfer.blocks import BlockSource
 from flow512.transfer.candidates import candidates_among, choose_candidate
 from flow512.transfer.client import TransferClient
 from flow512.transfer.download import Checksum, Download
-from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.exchange import Exchange
+from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.transfer.folders import Progress as FolderProgress
+from flow512.transfer.holders import KnownHolders
 from flow512.transfer.indexing import IndexingService
 from flow512.transfer.inotify import OpenNotifier, notifiers_of
 from flow512.transfer.mending import Mender
@@ -172,6 +175,7 @@ class NodeService(Service):
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
         self._telling: Telling | None = None
+        self._holders = KnownHolders()
         self._faults = Faults()
         self._fetching: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
         self._is_prepared = False
@@ -258,7 +262,7 @@ class NodeService(Service):
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
 
-    def _listen(self, presence: Presence) -> None:
+    def _serve(self, presence: Presence) -> None:
         assert self._library is not None
         self._transfer = TransferFactory(
             self._library,
@@ -269,8 +273,12 @@ class NodeService(Service):
             limits=self.settings.limits,
             up=self.up,
             offers=self.offers,
+            holders=self._holders,
         )
         presence.shared.conversations["transfer"] = self._transfer
+
+    def _listen(self, presence: Presence) -> None:
+        self._serve(presence)
         presence.listen(self.settings.listen or usual_places(DEFAULT_PORT, 0))
         if self.settings.bootstrap is Mode.ALWAYS and not self.port:
             if presence.listening is not None:
@@ -349,6 +357,9 @@ class NodeService(Service):
                 settings.limits.holdings_per_node,
             )
             self._telling.changed()
+            if self.offers is not None:
+                self.offers.began = self._telling.hold_part
+                self.offers.ended = self._telling.drop_part
         self._follower.startService()
 
     def _may_have_downloads(self, asker: bytes) -> bool:
@@ -359,6 +370,41 @@ class NodeService(Service):
             and (not allow or asker in allow)
             and not library.seen_by(asker).withheld
         )
+
+    # What downloads give and take beside
+
+    def _exchange(self) -> Exchange:
+        return Exchange(
+            self._who_holds,
+            self._may_dial,
+            self._holders,
+            self.settings.limits,
+            self.offers,
+            self._offering_port,
+        )
+
+    def _who_holds(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
+        if self._follower is None:
+            return fail(Cancelled("The node has stopped."))
+        return self._follower.who(root)
+
+    def _may_dial(self, peer: Peer) -> bool:
+        # By its port: a node that only fetches may share its identity with one that serves.
+        is_ours = peer.node == self.introduction.node and peer.port == self.port
+        return not is_ours and self.introduction.admits(peer.node)
+
+    def _offering_port(self) -> int:
+        presence = self._presence
+        if presence is not None and self._library is None:
+            # It serves nothing else, so it listens only now that there is something to pass on.
+            try:
+                self._catalog = Catalog(IN_MEMORY, self._catalog_damaged)
+                self._library = Library(self._catalog, ())
+                self._serve(presence)
+                presence.listen(self.settings.listen or usual_places(0))
+            except Flow512Error as error:
+                self.log.info("Downloads are not passed on: {why}", why=escape(str(error)))
+        return self.port
 
     def _roots_changed(self) -> None:
         # On whichever thread has noticed.
@@ -541,11 +587,15 @@ class NodeService(Service):
         others = (each for each in self.candidates() if each.address not in addresses)
         return [*known, *others]
 
-    def mender(self) -> Mender:
+    def mender(
+        self, blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None
+    ) -> Mender:
         """
         Make what looks at local files, and repairs them, with this node's workers.
+
+        @param blame: told who sent something wrong, and what.
         """
-        return Mender(self._reactor, self._run_blocking, self._run_long)
+        return Mender(self._reactor, self._run_blocking, self._run_long, self._blaming(blame))
 
     def _addresses_of(self, chosen: Candidate) -> list[Candidate]:
         same = [each for each in self.candidates() if each.node and each.node == chosen.node]
@@ -562,14 +612,15 @@ class NodeService(Service):
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
-        progress: Callable[[Download], None] = lambda download: None,
+        progress: Callable[[Growing], None] = lambda download: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Deferred[Fetched]:
         """
         Find a file among the peers, and fetch it.
 
         @param wanted: its path in some share, or C{flow512:} and its content id.
-        @param peer: whom to ask, as L{candidate} takes it; everybody who is known if empty.
+        @param peer: whom to ask, and nobody else, as L{candidate} takes it; if empty, everybody
+            who is known, and those whom these and the registry know, and they may ask this node.
         @param known: whom to ask first, if C{peer} is empty.
         @param also: see L{TransferClient.get}.
         @param target: where it is to go; the downloads folder unless given.
@@ -595,6 +646,7 @@ class NodeService(Service):
                 found=found,
                 progress=progress,
                 blame=self._blaming(blame),
+                exchange=None if peer else self._exchange(),
             )
 
         return self._fetch(get())
@@ -625,6 +677,7 @@ class NodeService(Service):
                 root=parse_content_id(wanted) if is_id else None,
                 also=also,
                 blame=self._blaming(blame),
+                exchange=None if peer else self._exchange(),
             )
         )
 
@@ -635,6 +688,7 @@ class NodeService(Service):
         *,
         peer: str = "",
         existing: Existing = Existing.KEEP,
+        beyond: Beyond = Beyond.IGNORE,
         is_wanted: Callable[[Item], bool] = lambda item: True,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         told: Callable[[FolderProgress], None] = lambda progress: None,
@@ -657,6 +711,7 @@ class NodeService(Service):
                 path="" if is_id else wanted,
                 root=parse_content_id(wanted) if is_id else None,
                 existing=existing,
+                beyond=beyond,
                 is_wanted=is_wanted,
                 found=found,
                 told=told,

@@ -153,9 +153,14 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
 )
 @click.option("--replace", "may_replace", is_flag=True, help="Take the place of another file.")
 @click.option(
+    "--mirror", is_flag=True, help="Of a folder, replace what differs, and say what is too much."
+)
+@click.option("--delete", is_flag=True, help="With --mirror, delete what is too much.")
+@click.option(
     "--include", multiple=True, metavar="PATTERN", help="Of a folder, only files that fit."
 )
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Of a folder, nothing that fits.")
+@click.option("--no-offer", is_flag=True, help="Pass nothing on to others meanwhile.")
 @click.option("--no-md5", is_flag=True, help="Leave out the MD5; every block is verified anyway.")
 @click.option(
     "--run",
@@ -177,8 +182,11 @@ def get(
     peer: str,
     urls: tuple[str, ...],
     may_replace: bool,
+    mirror: bool,
+    delete: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    no_offer: bool,
     no_md5: bool,
     pieces: int,
     up: int,
@@ -199,9 +207,10 @@ def get(
     from flow512.transfer.download import Checksum
 
     voice = voice_for(as_json)
+    beyond = unfolding.beyond_of(target, mirror=mirror, delete=delete)
     wish = getting.Wish(
         target,
-        getting.target_of(output, may_replace=may_replace),
+        getting.target_of(output, may_replace=may_replace or mirror),
         pieces,
         peer,
         wait,
@@ -209,14 +218,15 @@ def get(
     )
     if not unfolding.is_folder(target):
         wish = wish.with_link(urls)
-    settings = getting.passing(reach.settings(up=up, down=down), peer)
+    settings = reach.settings(up=up, down=down, offer_downloads=not no_offer)
+    settings = getting.passing(settings, peer)
 
     async def command(machine: Machine) -> None:
         clock = machine.reactor
         progress = ToldProgress(voice, clock) if as_json else bar_on(sys.stderr, clock)
         if unfolding.is_folder(target):
             selection = unfolding.Selection(include, exclude)
-            await unfolding.get_folder(machine, settings, wish, selection, voice, progress)
+            await unfolding.get_folder(machine, settings, wish, selection, beyond, voice, progress)
         else:
             await getting.get(machine, settings, wish, voice, progress)
 

@@ -178,15 +178,7 @@ class PeerList:
 
         @param peer: as the registry says it.
         """
-        address = plain_address(peer.host)
-        if self._registry_host is None or address is None:
-            return peer
-        _, percent, scope = self._registry_host.partition("%")
-        if address.is_loopback:
-            return msgspec.structs.replace(peer, host=self._registry_host)
-        if percent and address.version == 6 and address.is_link_local:
-            return msgspec.structs.replace(peer, host=f"{address}%{scope}")
-        return peer
+        return peer if self._registry_host is None else as_reached(peer, self._registry_host)
 
     def _miss(self) -> None:
         self.is_current = False
@@ -195,6 +187,25 @@ class PeerList:
     def _check_size(self, size: int) -> None:
         if size > self._most:
             raise BadMessage(f"The registry lists more than {self._most} peers.")
+
+
+def as_reached(peer: Peer, told_by: str) -> Peer:
+    """
+    Say where a peer is found that somebody told of: loopback is the machine of whoever told it, and
+    an address of a link is on the link that he is reached by.
+
+    @param peer: as he says it.
+    @param told_by: the address that he is reached at.
+    """
+    address = plain_address(peer.host)
+    if address is None:
+        return peer
+    _, percent, scope = told_by.partition("%")
+    if address.is_loopback:
+        return msgspec.structs.replace(peer, host=told_by)
+    if percent and address.version == 6 and address.is_link_local:
+        return msgspec.structs.replace(peer, host=f"{address}%{scope}")
+    return peer
 
 
 def can_be_dialled(peer: Peer) -> bool:

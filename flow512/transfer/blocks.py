@@ -4,7 +4,7 @@ What a download needs of a source of blocks, whatever it speaks: a node, or a we
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -64,4 +64,22 @@ class BlockSource(Protocol):
     def leave(self) -> None:
         """
         End the conversation; what was asked for fails.
+        """
+
+
+class Onlooker(Protocol):
+    """
+    Somebody who is told what a download has, as it comes.
+    """
+
+    def page_proven(self, level: int, index: int, page: bytes) -> None:
+        """
+        A page of digests has come, and is proven.
+        """
+
+    def blocks_stored(self, blocks: Iterable[int]) -> None:
+        """
+        Blocks were verified, and are in the partial file.
+
+        @param blocks: their numbers.
         """

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 
 from flow512.content.manifest import Item
+from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.unfolding import Existing
 from flow512.errors import Busy, Flow512Error
@@ -20,12 +21,15 @@ from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
 from flow512.link.throttle import Throttle
+from flow512.transfer.at_once import AtOnce, wait_if_begun
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download
-from flow512.transfer.fetch import Fetched, Fetcher, Target
+from flow512.transfer.exchange import Exchange
+from flow512.transfer.fetch import Fetched, Fetcher, Growing, Target
 from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder, Found
 from flow512.transfer.folders import FolderFetch
 from flow512.transfer.folders import Progress as FolderProgress
+from flow512.transfer.gathering import Gathering
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.messages import Entry, Listing
@@ -35,9 +39,6 @@ MOST_WAITS: Final = 5
 
 LONGEST_WAIT: Final = 30.0
 """Seconds that a busy source is waited for before it is asked again, at most."""
-
-MOST_SOURCES: Final = 16
-"""Sources that one download uses at once, at most."""
 
 LAST_WORDS: Final = 1.0
 """Seconds that a node which stops waits for its sources to close as well."""
@@ -150,8 +151,9 @@ class TransferClient:
         run: int = PIECES_PER_BLOCK,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
-        progress: Callable[[Download], None] = lambda download: None,
+        progress: Callable[[Growing], None] = lambda download: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        exchange: Exchange | None = None,
     ) -> Fetched:
         """
         Find a file among peers, by path or by content id, and fetch it from all who have it.
@@ -165,23 +167,54 @@ class TransferClient:
         @param found: told who was the first to have it, and what it is.
         @param progress: see L{Fetcher.fetch}.
         @param blame: see L{Fetcher.fetch}.
-        @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.fetch}.
+        @param exchange: how further sources are found, and others find this download; L{None} for
+            nobody but C{candidates} and C{also}.
+        @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.fetch}. If nobody knows the root
+            yet, and the file is large, the first who has it sends it all the same: then as
+            L{AtOnce.fetch}, and what C{found} is told has no root.
         """
-        gathering = _Gathering(progress, also)
+        gathering = self._gather(exchange, progress, also)
         finder = Finder(self.connect, self._clock, gathering.came_later)
         try:
-            gathering.sources = await finder.find_all(candidates, path=path, root=root)
-            first = gathering.sources[0]
-            found(first.candidate, first.entry)
+            asked = finder.find_all(candidates, path=path, root=root, at_once=bool(path))
+            sources = gathering.begin_with(await asked)
+            if sources[0].entry.root is None:
+                sources = [await wait_if_begun(sources[0], target, self._run_blocking)]
+            found(sources[0].candidate, sources[0].entry)
+            if sources[0].entry.root is None:
+                return await AtOnce(
+                    sources[0],
+                    target,
+                    self._clock,
+                    self._run_blocking,
+                    self._run_long,
+                    run,
+                    progress,
+                    blame,
+                ).fetch()
             fetcher = Fetcher(
-                self._clock, self._run_blocking, self._run_long, self._random, run, checksum
+                self._clock,
+                self._run_blocking,
+                self._run_long,
+                self._random,
+                run,
+                checksum,
+                None if exchange is None else exchange.offers,
             )
-            return await fetcher.fetch(
-                gathering.sources[:MOST_SOURCES], target, gathering.progress, blame
-            )
+            return await fetcher.fetch(sources, target, gathering.progress, blame)
         finally:
             finder.stop()
-            gathering.leave()
+            gathering.end()
+
+    def _gather(
+        self,
+        exchange: Exchange | None,
+        progress: Callable[[Download], None],
+        also: Sequence[tuple[Candidate, BlockSource]],
+    ) -> Gathering:
+        return Gathering(
+            self.connect, self._clock, self._random, exchange=exchange, told=progress, also=also
+        )
 
     async def stream(
         self,
@@ -192,6 +225,7 @@ class TransferClient:
         root: bytes | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        exchange: Exchange | None = None,
     ) -> Outlet:
         """
         Find a file among peers, and write it on as it comes, verified and in order.
@@ -200,20 +234,19 @@ class TransferClient:
         @param open_outlet: says where it goes, once its size is proven.
         @param also: see L{get}.
         @param blame: told who sent something wrong, and what.
+        @param exchange: how further sources are found; see L{get}.
         @return: where it went.
         @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.stream}.
         """
-        gathering = _Gathering(lambda download: None, also)
+        gathering = self._gather(exchange, lambda download: None, also)
         finder = Finder(self.connect, self._clock, gathering.came_later)
         try:
-            gathering.sources = await finder.find_all(candidates, path=path, root=root)
+            sources = gathering.begin_with(await finder.find_all(candidates, path=path, root=root))
             fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, self._random)
-            return await fetcher.stream(
-                gathering.sources[:MOST_SOURCES], open_outlet, gathering.progress, blame
-            )
+            return await fetcher.stream(sources, open_outlet, gathering.progress, blame)
         finally:
             finder.stop()
-            gathering.leave()
+            gathering.end()
 
     async def get_folder(
         self,
@@ -223,6 +256,7 @@ class TransferClient:
         path: str = "",
         root: bytes | None = None,
         existing: Existing = Existing.KEEP,
+        beyond: Beyond = Beyond.IGNORE,
         is_wanted: Callable[[Item], bool] = lambda item: True,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         told: Callable[[FolderProgress], None] = lambda progress: None,
@@ -236,6 +270,7 @@ class TransferClient:
         @param top: the folder that it is to become; it is made if it is not there.
         @param path: with a slash at its end.
         @param existing: what becomes of files that are there and are others.
+        @param beyond: what becomes of what is there and not in the manifest.
         @param is_wanted: whether something of it is to be taken at all.
         @param found: told who was the first to have it, and what its manifest is.
         @param told: called as it goes on.
@@ -277,59 +312,7 @@ class TransferClient:
                 is_wanted=is_wanted,
                 told=told,
             )
-            return await fetch.fetch(sources[0].entry, top, existing)
+            return await fetch.fetch(sources[0].entry, top, existing, beyond)
         finally:
             for each in sources:
                 each.source.leave()
-
-
-class _Gathering:
-    """
-    The sources of one download, of which some are found when it has begun.
-    """
-
-    def __init__(
-        self,
-        told: Callable[[Download], None],
-        also: Sequence[tuple[Candidate, BlockSource]],
-    ) -> None:
-        self.sources: list[Found] = []
-        self._later: list[Found] = []
-        self._also = also
-        self._has_also = False
-        self._told = told
-        self._download: Download | None = None
-
-    def came_later(self, found: Found) -> None:
-        """One more has it."""
-        if len(self.sources) >= MOST_SOURCES:
-            found.source.leave()
-            return
-        self.sources.append(found)
-        self._later.append(found)
-        self._add_later()
-
-    def progress(self, download: Download) -> None:
-        """It has begun, or has grown."""
-        self._download = download
-        self._add_later()
-        self._told(download)
-
-    def _add_later(self) -> None:
-        if self._download is not None:
-            if not self._has_also:
-                self._has_also = True
-                for who, source in self._also:
-                    self._download.add(who, source)
-            later, self._later = self._later, []
-            for each in later:
-                # What it says of the size is not proven yet; one that lies is of no use.
-                if each.entry.size == self._download.size:
-                    self._download.add(each.candidate, each.source)
-
-    def leave(self) -> None:
-        """Close all of them."""
-        for each in self.sources:
-            each.source.leave()
-        for _, source in self._also:
-            source.leave()

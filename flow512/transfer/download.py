@@ -22,11 +22,9 @@ behind the first block that is missing, in a worker of its own, reading what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import md5
-from itertools import groupby
 from random import Random
 from typing import Final, TypeVar
 
@@ -42,37 +40,22 @@ from flow512.errors import (
     BadDigest,
     Busy,
     Cancelled,
-    DiskFailure,
     Flow512Error,
     NotFound,
-    TimedOut,
     Unsupported,
     Violation,
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.actions import AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
-from flow512.transfer.blocks import BlockSource
+from flow512.transfer.arrivals import Arrivals, Arrived
+from flow512.transfer.blocks import BlockSource, Onlooker
 from flow512.transfer.finding import Candidate
+from flow512.transfer.md5_check import ASKED, Md5Check, Verdict
 from flow512.transfer.senders import Sender, telling_most
 from flow512.transfer.swarm import Swarm, damaged
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 
 _T = TypeVar("_T")
-
-SUM_AT_ONCE: Final = 8 * 1024 * 1024
-"""Bytes that one visit to the worker adds to the MD5."""
-
-RECORD_EVERY: Final = 16
-"""Blocks that may be stored and not yet in the journal (4 MiB)."""
-
-CHECKSUM_WITHIN: Final = 600.0
-"""
-Seconds for which a download that has every block waits for the MD5, if its sources are silent. They
-make it while they serve, so it is late only if they do so much slower than they send.
-"""
-
-MD5_LATE: Final = 1.0
-"""Seconds after which another source is asked for the MD5; twice as many for each one more."""
 
 SILENCES: Final = 3
 """
@@ -87,15 +70,6 @@ Seconds for which a download waits for sources that are there and have nothing o
 
 TICK: Final = 0.25
 """Seconds between two looks at who is slow or silent."""
-
-GATHER: Final = 8
-"""
-Blocks that are stored together, if they come fast: to hand one to a worker costs about as much as
-to verify it.
-"""
-
-GATHER_FOR: Final = 0.02
-"""Seconds that a block waits for others."""
 
 
 @dataclass(eq=False)
@@ -112,26 +86,6 @@ class _Reading:
     first: int
     digests: list[bytes]
     whole: bytearray | None = None
-
-
-@dataclass(eq=False)
-class _Arrived:
-    """A block, and the digest that it has to have."""
-
-    block: int
-    data: bytes | bytearray
-    expected: bytes
-    sender: Sender
-
-
-def _in_a_row(blocks: Sequence[_Arrived]) -> Iterator[list[_Arrived]]:
-    """Part blocks where one does not follow the other."""
-    for _, run in groupby(enumerate(blocks), lambda each: each[1].block - each[0]):
-        yield [block for _, block in run]
-
-
-class DamagedPartial(DiskFailure):
-    """A partial file is not what its journal says."""
 
 
 class Checksum(Enum):
@@ -152,16 +106,21 @@ class Download:
     """
     Fetches what a partial file lacks.
 
+    @ivar root: the content id.
     @ivar size: bytes of the whole content.
     @ivar stored: those that are verified and in place.
     @ivar resumed: bytes that were there, by the journal, before it began.
     @ivar fetched: bytes that this download received, of whatever use they were.
-    @ivar md5: of the whole content, once it is done and if it was wanted.
+    @ivar md5: of the whole content, once all of it is here and if it was wanted.
+    @ivar is_md5_compared: whether a source has told the same.
     @ivar senders: every source that was added, with what it sent, and why it was left out.
     @ivar blamed: who sent something wrong, and what.
+    @ivar look_for_more: called when nobody is left to ask, before the download fails for that. It
+        says whether it has called L{wait_for_more}; by default nobody comes.
     """
 
     log = Logger()
+    look_for_more: Callable[[], bool]
 
     def __init__(
         self,
@@ -177,6 +136,7 @@ class Download:
         order: Order = Order.ANY,
         progress: Callable[[Download], None] = lambda _: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         """
         @param partial: where it goes; whoever opened it closes it afterwards. With an L{Outlet}
@@ -191,6 +151,7 @@ class Download:
         @param order: which blocks are wanted first.
         @param progress: called whenever L{stored} has grown.
         @param blame: called when L{blamed} has grown.
+        @param onlooker: told of what is proven, and of what is stored.
         """
         self._partial = partial
         self._clock = clock
@@ -199,6 +160,7 @@ class Download:
         self._run = run
         self._progress = progress
         self._blame = blame
+        self._onlooker = onlooker
         self._verifier = verifier or TreeVerifier(partial.root, partial.size)
         self._swarm = Swarm(
             self._verifier,
@@ -215,27 +177,22 @@ class Download:
         self._has_failed = False
         self._more_may_come = False
         self._is_advancing = False
-        self._arrived: list[_Arrived] = []
-        self._is_storing = False
-        self._gathering: IDelayedCall | None = None
-        self._is_summing = False
+        self._arrivals = Arrivals(partial, clock, run_blocking, self._work, self._were_stored)
         self._workers = 0
         self._waiting_for_idle: list[Deferred[None]] = []
-        self._hash = md5(usedforsecurity=False) if checksum is Checksum.MD5 else None
-        self._summed = 0
-        self._asked_for_md5: dict[int, float] = {}
-        self._told_md5: list[bytes] = []
-        self._no_md5: Flow512Error | None = None
+        self._md5_check = Md5Check(partial) if checksum is Checksum.MD5 else None
         self._stuck_since: float | None = None
-        self._done_since: float | None = None
         self._timer: IDelayedCall | None = None
+        self.look_for_more = lambda: False
         self.senders: dict[int, Sender] = {}
         self.blamed: list[tuple[Candidate, Flow512Error]] = []
+        self.root = partial.root
         self.size = partial.size
         self.stored = partial.stored
         self.resumed = self.stored
         self.fetched = 0
         self.md5: bytes | None = None
+        self.is_md5_compared = False
 
     # Sources
 
@@ -254,7 +211,7 @@ class Download:
         @param blocks: first and count of each run of blocks that it has; L{None} for all.
         """
         number = self._swarm.join(blocks, source.patience.silence * SILENCES)
-        sender = self.senders[number] = Sender(who, source, number)
+        sender = self.senders[number] = Sender(who, source, number, is_partial=blocks is not None)
         self._advance()
         return sender
 
@@ -412,9 +369,14 @@ class Download:
             sender,
             (page.level, page.index),
             maybeDeferred(sender.source.page, self._partial.root, page.level, page.index),
-            lambda data: self._swarm.page_came(sender.number, page.level, page.index, data),
+            lambda data: self._page_came(sender, page, data),
             lambda error: self._swarm.page_refused(sender.number, page.level, page.index, error),
         )
+
+    def _page_came(self, sender: Sender, page: AskPage, data: bytes) -> None:
+        is_proven = self._swarm.page_came(sender.number, page.level, page.index, data)
+        if is_proven and self._onlooker is not None:
+            self._onlooker.page_proven(page.level, page.index, data)
 
     def _ask_blocks(self, blocks: AskBlocks) -> None:
         sender = self.senders[blocks.source]
@@ -487,59 +449,22 @@ class Download:
             data, reading.whole = whole, None
         if self._swarm.arrived(sender.number, block):
             expected = reading.digests[block - reading.first]
-            self._arrived.append(_Arrived(block, data, expected, sender))
-            if len(self._arrived) >= GATHER:
-                self._store()
-            elif self._gathering is None:
-                self._gathering = self._clock.callLater(GATHER_FOR, self._gathered)
+            self._arrivals.add(Arrived(block, data, expected, sender))
         else:
             sender.source.buffers.give_back(data)
         if self._swarm.is_eager:
             self._advance()
 
-    def _gathered(self) -> None:
-        self._gathering = None
-        self._store()
+    def _were_stored(self, right: Sequence[Arrived], wrong: Sequence[Arrived]) -> None:
+        for each in wrong:
+            self._put_blame(each.sender, damaged(each.block))
+            self._swarm.wrong(each.sender.number, each.block)
+        self._are_stored([each.block for each in right])
 
-    def _store(self) -> None:
-        if self._is_storing or not self._arrived:
-            return
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
-        batch, self._arrived = sorted(self._arrived, key=lambda each: each.block), []
-        self._is_storing = True
-
-        def ended(wrong: list[_Arrived]) -> None:
-            self._is_storing = False
-            for each in batch:
-                each.sender.source.buffers.give_back(each.data)
-            for each in wrong:
-                self._put_blame(each.sender, damaged(each.block))
-                self._swarm.wrong(each.sender.number, each.block)
-            bad = {each.block for each in wrong}
-            self._swarm.stored(each.block for each in batch if each.block not in bad)
-            self._grown()
-            if self._has_failed or len(self._arrived) >= GATHER or self._gathering is None:
-                self._store()
-
-        self._work(self._run_blocking(self._store_blocks, batch), ended)
-
-    def _store_blocks(self, batch: list[_Arrived]) -> list[_Arrived]:
-        # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
-        # for it; so few are made. What was written before something went wrong is kept.
-        right: list[_Arrived] = []
-        wrong: list[_Arrived] = []
-        for each in batch:
-            (right if block_digest(each.data) == each.expected else wrong).append(each)
-        for at in range(0, len(right), RECORD_EVERY):
-            together = right[at : at + RECORD_EVERY]
-            for run in _in_a_row(together):
-                self._partial.write(run[0].block, *(each.data for each in run))
-            self._partial.flush()
-        return wrong
-
-    def _grown(self) -> None:
+    def _are_stored(self, blocks: Sequence[int]) -> None:
+        self._swarm.stored(blocks)
+        if self._onlooker is not None:
+            self._onlooker.blocks_stored(blocks)
         self.stored = self._partial.stored
         if not self._has_failed:
             self._progress(self)
@@ -551,8 +476,7 @@ class Download:
     def _check(self, blocks: range) -> None:
         def ended(wrong: list[int]) -> None:
             self._swarm.not_there(wrong)
-            self._swarm.stored(set(blocks).difference(wrong))
-            self._grown()
+            self._are_stored(sorted(set(blocks).difference(wrong)))
 
         self._work(self._run_blocking(self._check_blocks, blocks, self._digests(blocks)), ended)
 
@@ -568,60 +492,38 @@ class Download:
     # The checksum
 
     def _sum(self) -> None:
-        if self._hash is None or self._is_summing or self._has_failed:
+        check = self._md5_check
+        part = None if check is None or self._has_failed else check.next_part()
+        if check is None or part is None:
             return
-        first_missing, _ = next(self._partial.missing_runs(), (self._partial.blocks, 0))
-        there = min(first_missing * BLOCK, self._partial.size)
-        length = min(there - self._summed, SUM_AT_ONCE)
-        if length <= 0:
-            return
-        self._is_summing = True
+        check.is_reading = True
 
         def ended(_: None) -> None:
-            self._is_summing = False
-            self._summed += length
+            check.is_reading = False
             self._sum()
             self._advance()
 
-        self._work(self._run_long(self._sum_bytes, self._summed, length), ended)
-
-    def _sum_bytes(self, offset: int, length: int) -> None:
-        assert self._hash is not None
-        for at in range(offset, offset + length, BLOCK):
-            self._hash.update(self._partial.read(at, min(BLOCK, offset + length - at)))
+        self._work(self._run_long(check.add, *part), ended)
 
     def _ask_md5(self) -> None:
-        """Ask one source for the MD5; the next one if it fails, or if it takes long to answer."""
-        if self._hash is None or self._has_failed or self._told_md5:
+        check = self._md5_check
+        if check is None or self._has_failed:
             return
-        now = self._clock.seconds()
-        if any("md5" in sender.asked for sender in self._here()):
-            since = max(self._done_since or now, *self._asked_for_md5.values())
-            # To make it costs its source as much as to serve the file, so others are not hurried.
-            if now - since < MD5_LATE * 2 ** len(self._asked_for_md5):
-                return
-        able = [each for each in self._here() if each.number not in self._asked_for_md5]
-        if able:
-            sender = max(able, key=lambda each: each.fetched)
-            self._asked_for_md5[sender.number] = now
-            self._ask_md5_of(sender)
+        sender = check.choose(self._here(), self._clock.seconds())
+        if sender is not None:
+            self._ask_md5_of(sender, check)
 
-    def _ask_md5_of(self, sender: Sender) -> None:
-        self._ask(
-            sender,
-            "md5",
-            maybeDeferred(sender.source.checksum, self._partial.root),
-            self._told_md5.append,
-            lambda error: self._md5_refused(sender, error),
-        )
+    def _ask_md5_of(self, sender: Sender, check: Md5Check) -> None:
+        def refused(error: Flow512Error) -> None:
+            check.refused(error)
+            if not isinstance(error, NotFound | Unsupported | Busy):
+                self._swarm.leave(sender.number, error)
+
+        asked = maybeDeferred(sender.source.checksum, self.root)
+        self._ask(sender, ASKED, asked, check.told, refused)
 
     def _here(self) -> list[Sender]:
         return [sender for sender in self.senders.values() if sender.lost is None]
-
-    def _md5_refused(self, sender: Sender, error: Flow512Error) -> None:
-        self._no_md5 = error
-        if not isinstance(error, NotFound | Unsupported | Busy):
-            self._swarm.leave(sender.number, error)
 
     # Deadlines and ends
 
@@ -638,14 +540,13 @@ class Download:
             return
         now = self._clock.seconds()
         if self._swarm.is_done:
-            self._done_since = now if self._done_since is None else self._done_since
-            self._fail_without_md5(now)
-        elif self._more_may_come or self._swarm.is_waiting or self._workers:
+            return
+        if self._more_may_come or self._swarm.is_waiting or self._workers:
             self._stuck_since = None
             if not self._more_may_come and not self._swarm.sources and self._swarm.needs_sources:
-                self._fail(self._why_nobody_is_left())
+                self._fail_unless_more()
         elif not self._swarm.sources:
-            self._fail(self._why_nobody_is_left())
+            self._fail_unless_more()
         elif self._stuck_since is None:
             self._stuck_since = now
         elif now - self._stuck_since >= STUCK_FOR:
@@ -656,19 +557,9 @@ class Download:
                 )
             )
 
-    def _fail_without_md5(self, now: float) -> None:
-        if self._hash is None or self._told_md5 or self._more_may_come:
-            return
-        waiting = [sender for sender in self._here() if "md5" in sender.asked]
-        if not waiting:
-            self._fail(self._no_md5 or self._why_nobody_is_left())
-        elif now - max(self._done_since or now, *self._asked_for_md5.values()) >= CHECKSUM_WITHIN:
-            self._fail(
-                TimedOut(
-                    "Every block is here and verified, but the source does not tell the MD5;"
-                    " --no-md5 does without."
-                )
-            )
+    def _fail_unless_more(self) -> None:
+        if not self.look_for_more():
+            self._fail(self._why_nobody_is_left())
 
     def _why_nobody_is_left(self) -> Flow512Error:
         return telling_most([each.lost for each in self.senders.values() if each.lost is not None])
@@ -676,36 +567,24 @@ class Download:
     def _finish_if_done(self) -> None:
         if self._has_failed or not self._swarm.is_done or self._result.called:
             return
-        if self._hash is not None:
-            if self._summed < self._partial.size or not self._told_md5:
+        if self._md5_check is not None:
+            try:
+                verdict = self._md5_check.compare(
+                    self._here(), self._clock.seconds(), is_resumed=self.resumed > 0
+                )
+            except Flow512Error as error:
+                self._fail(error)
                 return
-            self.md5 = self._hash.digest()
-            if not self._is_right_md5(self.md5):
+            if verdict is Verdict.OPEN:
+                self._ask_md5()
                 return
+            self.md5 = self._md5_check.digest
+            self.is_md5_compared = verdict is Verdict.SAME
         self._stop_watching()
         for sender in self.senders.values():
             for key in list(sender.asked):
                 self._take_back(sender, key)
         self._result.callback(None)
-
-    def _is_right_md5(self, ours: bytes) -> bool:
-        if ours in self._told_md5:
-            return True
-        if self.resumed:
-            self._fail(
-                DamagedPartial(
-                    "What an earlier download left on this disk has been damaged since; run the"
-                    " same command again, and only that is fetched anew."
-                )
-            )
-            return False
-        self._no_md5 = BadDigest(
-            "The MD5 that the source tells is not that of the content, though every block is"
-            " right; the source's catalog is wrong. Use --no-md5 to go on."
-        )
-        self._told_md5.clear()
-        self._ask_md5()  # of another
-        return False
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
@@ -717,11 +596,8 @@ class Download:
             return
         self._has_failed = True
         self._stop_watching()
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
         # What is here is kept, if it is right, and if it is not the disk that failed.
-        self._store()
+        self._arrivals.hurry()
         for sender in self.senders.values():
             for key in list(sender.asked):
                 self._take_back(sender, key)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -22,6 +23,7 @@ from flow512.content.journal import read_boot_id
 from flow512.content.outlet import Outlet
 from flow512.content.partial import Partial
 from flow512.content.paths import check_path, open_folder, open_folder_beneath
+from flow512.content.provisional import take_over
 from flow512.content.publish import check_target
 from flow512.content.tree import TreeVerifier
 from flow512.errors import (
@@ -30,19 +32,26 @@ from flow512.errors import (
     Cancelled,
     Flow512Error,
     NotFound,
+    ResourceFailure,
+    UnsafeName,
     Unsupported,
     Violation,
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.blocks import BlockSource
-from flow512.transfer.download import Checksum, DamagedPartial, Download, Order
+from flow512.transfer.download import Checksum, Download, Order
 from flow512.transfer.finding import Candidate
+from flow512.transfer.md5_check import DamagedPartial
+from flow512.transfer.offers import Offer, Offers
 from flow512.transfer.senders import telling_most
 from flow512.transfer.source import fell_silent
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
 
 _T = TypeVar("_T")
+
+WORTH_OFFERING: Final = 4 * BLOCK
+"""Bytes that a content has to have more of for others to be offered it while it is fetched."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,20 @@ class Claim(Protocol):
         """What it says; it has a root."""
 
 
+class Growing(Protocol):
+    """
+    A download of any sort, for whoever wants to see how far it is.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+
+    @property
+    def stored(self) -> int:
+        """Bytes that are in place."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """
@@ -97,7 +120,8 @@ class Fetched:
     @ivar path: where it is now.
     @ivar resumed: bytes that an earlier download had left.
     @ivar fetched: bytes that came now.
-    @ivar md5: of the file; L{None} if it was not wanted.
+    @ivar md5: of the file, as a source told it, too; L{None} if that was not wanted, or if nobody
+        who is left can tell: those who are downloading it themselves do not know it yet.
     @ivar sent: who sent how many of those bytes, the most first.
     """
 
@@ -120,6 +144,7 @@ class Fetcher:
     @ivar random: chooses among blocks that are equally rare.
     @ivar run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
     @ivar checksum: whether the MD5 is compared at the end.
+    @ivar offers: where others find what is fetched into files; L{None} to pass nothing on.
     """
 
     clock: IReactorTime
@@ -128,6 +153,7 @@ class Fetcher:
     random: Random
     run: int = PIECES_PER_BLOCK
     checksum: Checksum = Checksum.MD5
+    offers: Offers | None = None
 
     async def fetch(
         self,
@@ -143,7 +169,7 @@ class Fetcher:
             root. Whoever opened them leaves them afterwards.
         @param target: where the file is to go.
         @param progress: called with the download, first when it begins and then as it grows. More
-            sources may be added to it.
+            sources may be added to it; those with only parts have to be, with what they have.
         @param blame: told who sent something wrong, and what, as soon as it has shown.
         @raise Flow512Error: as L{Download.start}, and L{flow512.errors.TargetExists},
             L{flow512.errors.UnsafeName}, L{flow512.errors.StateInUse}. What was verified until
@@ -151,10 +177,11 @@ class Fetcher:
         """
         for each in sources:
             target.name_for(each.entry)
-        proven, verifier = await _Proof(sources, self.clock, blame).settle()
+        proof = _Proof(sources, self.clock, blame)
+        proven = await proof.settle()
         entry = proven[0].entry
-        work = _Work(self, entry, target, target.name_for(entry), verifier, progress, blame)
-        senders = [(each.candidate, each.source) for each in proven]
+        work = _Work(self, entry, target, target.name_for(entry), proof, progress, blame)
+        senders = [(each.candidate, each.source) for each in _whole(proven)]
         try:
             return await work.fetch_from(senders)
         except DamagedPartial:
@@ -178,7 +205,8 @@ class Fetcher:
         @return: where it went, to its end.
         @raise Flow512Error: as L{Download.start}, C{open_outlet} and L{Outlet.write}.
         """
-        proven, verifier = await _Proof(sources, self.clock, blame).settle()
+        proof = _Proof(sources, self.clock, blame)
+        proven = await proof.settle()
         outlet = open_outlet(proven[0].entry)
         download = Download(
             outlet,
@@ -186,13 +214,13 @@ class Fetcher:
             self.run_blocking,
             self.run_long,
             self.random,
-            verifier=verifier,
+            verifier=proof.verifier,
             checksum=Checksum.NONE,
             order=Order.FIRST_FIRST,
             progress=progress,
             blame=blame,
         )
-        for each in proven:
+        for each in _whole(proven):
             download.add(each.candidate, each.source)
         try:
             progress(download)
@@ -209,7 +237,13 @@ class _Proof:
     proves it, is asked of all of them, and the first that is right settles it.
 
     A lie about the size must not cost what an earlier download has left.
+
+    @ivar verifier: once it is settled, knows that page.
+    @ivar page: it; empty if the content is.
     """
+
+    verifier: TreeVerifier
+    page: bytes
 
     def __init__(
         self,
@@ -224,12 +258,12 @@ class _Proof:
         self._blamed: list[Claim] = []
         self._reasons: list[Flow512Error] = []
 
-    async def settle(self) -> tuple[list[Claim], TreeVerifier]:
+    async def settle(self) -> list[Claim]:
         """
-        @return: the sources that are left, one that has proven its word first, and the proof.
+        @return: the sources that are left, one that has proven its word first.
         @raise Flow512Error: no source has.
         """
-        settled: Deferred[tuple[Claim, TreeVerifier]] = Deferred()
+        settled: Deferred[tuple[Claim, TreeVerifier, bytes]] = Deferred()
         asked = [self._ask(each, settled) for each in self._sources]
         left = len(asked)
 
@@ -244,7 +278,7 @@ class _Proof:
                 lambda failure: None if settled.called else settled.errback(failure)
             )
         try:
-            first, verifier = await settled
+            first, self.verifier, self.page = await settled
         finally:
             for deferred in asked:
                 deferred.cancel()
@@ -252,9 +286,11 @@ class _Proof:
             if each.entry.size != first.entry.size:
                 self._leave_out(each, BadDigest("The source told a wrong size of the content."))
         rest = [each for each in self._left if each is not first]
-        return [first, *rest], verifier
+        return [first, *rest]
 
-    def _ask(self, found: Claim, settled: Deferred[tuple[Claim, TreeVerifier]]) -> Deferred[None]:
+    def _ask(
+        self, found: Claim, settled: Deferred[tuple[Claim, TreeVerifier, bytes]]
+    ) -> Deferred[None]:
         root, size = found.entry.root, found.entry.size
         assert root is not None
         verifier = TreeVerifier(root, size)
@@ -267,7 +303,7 @@ class _Proof:
         def came(page: bytes) -> None:
             verifier.add_page(top, 0, page)
             if not settled.called:
-                settled.callback((found, verifier))
+                settled.callback((found, verifier, page))
 
         def failed(failure: Failure) -> None:
             failure.trap(Flow512Error, CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -299,7 +335,7 @@ class _Work:
         entry: Entry,
         target: Target,
         name: str,
-        verifier: TreeVerifier,
+        proof: _Proof,
         progress: Callable[[Download], None],
         blame: Callable[[Candidate, Flow512Error], None],
     ) -> None:
@@ -307,18 +343,21 @@ class _Work:
         self._entry = entry
         self._target = target
         self._name = name
-        self._verifier = verifier
+        self._proof = proof
         self._progress = progress
         self._blame = blame
         self._download: Download | None = None
 
     def senders_left(self) -> list[tuple[Candidate, BlockSource]]:
         """
-        Give the sources that the download had last, but for those that were left out.
+        Give the sources that the download had last, but for those that were left out, and for those
+        that had only parts.
         """
         assert self._download is not None
         return [
-            (each.who, each.source) for each in self._download.senders.values() if not each.lost
+            (each.who, each.source)
+            for each in self._download.senders.values()
+            if not each.lost and not each.is_partial
         ]
 
     async def fetch_from(self, senders: Sequence[tuple[Candidate, BlockSource]]) -> Fetched:
@@ -327,22 +366,30 @@ class _Work:
         """
         fetcher, entry, target = self._fetcher, self._entry, self._target
         run_blocking = fetcher.run_blocking
-        opened, is_unwanted = await at_its_end(run_blocking(_open, target, self._name, entry))
+        opened, is_unwanted = await at_its_end(
+            run_blocking(_open, target, self._name, entry, fetcher.offers)
+        )
+        offer = opened.offer
         download = self._download = Download(
             opened.partial,
             fetcher.clock,
             run_blocking,
             fetcher.run_long,
             fetcher.random,
-            verifier=self._verifier,
+            verifier=self._proof.verifier,
             run=fetcher.run,
             checksum=fetcher.checksum,
             progress=self._progress,
             blame=self._blame,
+            onlooker=offer,
         )
+        if offer is not None:
+            offer.begin()
+            offer.page_proven(self._proof.verifier.shape.levels - 1, 0, self._proof.page)
         for who, source in senders:
             download.add(who, source)
         resumed = download.stored
+        is_offered_on = False
         try:
             if is_unwanted:
                 raise Cancelled("The download was stopped.")
@@ -351,10 +398,18 @@ class _Work:
                 await download.start()
             except DamagedPartial:
                 await at_its_end(download.idle())
+                if offer is not None:
+                    offer.withdraw()
                 await at_its_end(run_blocking(opened.partial.distrust))
                 raise
-            await at_its_end(run_blocking(opened.publish, target.replace, entry.mtime))
+            if offer is not None:
+                offer.md5 = download.md5
+            is_offered_on, _ = await at_its_end(
+                run_blocking(opened.publish, target.replace, entry.mtime)
+            )
         finally:
+            if offer is not None:
+                (offer.linger if is_offered_on else offer.withdraw)()
             await at_its_end(download.idle())
             await at_its_end(run_blocking(opened.close))
         path = os.path.join(target.folder, *target.beneath, self._name)
@@ -362,7 +417,8 @@ class _Work:
             ((each.who, each.fetched) for each in download.senders.values() if each.fetched),
             key=lambda each: -each[1],
         )
-        return Fetched(entry, path, resumed, download.fetched, download.md5, tuple(sent))
+        md5 = download.md5 if download.is_md5_compared else None
+        return Fetched(entry, path, resumed, download.fetched, md5, tuple(sent))
 
 
 async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
@@ -394,32 +450,63 @@ async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
     return result, is_unwanted
 
 
+def _whole(claims: Sequence[Claim]) -> list[Claim]:
+    return [each for each in claims if not each.entry.is_partial]
+
+
 @dataclass(frozen=True)
 class _Opened:
-    """A partial file and the folder that it is in."""
+    """A partial file, the folder that it is in, and how others find it meanwhile."""
 
     folder: int
     partial: Partial
+    offer: Offer | None
 
-    def publish(self, replace: bool, mtime: int) -> None:
+    def publish(self, replace: bool, mtime: int) -> bool:
+        """
+        @return: whether it may be offered on.
+        """
         self.partial.publish(replace=replace, mtime_ns=mtime)
+        if self.offer is None:
+            return False
+        try:
+            self.offer.published()
+        except ResourceFailure:
+            return False
+        return True
 
     def close(self) -> None:
         self.partial.close()
         os.close(self.folder)
 
 
-def _open(target: Target, name: str, entry: Entry) -> _Opened:
-    assert entry.root is not None
+def open_target(target: Target) -> int:
+    """
+    Open the folder that a file is to go to.
+
+    @return: a descriptor, for the caller to close.
+    @raise Flow512Error: it is not there, or cannot be opened.
+    """
     top = open_folder(target.folder)
     try:
-        folder = open_folder_beneath(top, target.beneath)
+        return open_folder_beneath(top, target.beneath)
     finally:
         os.close(top)
-    try:
+
+
+def _open(target: Target, name: str, entry: Entry, offers: Offers | None) -> _Opened:
+    assert entry.root is not None
+    folder = open_target(target)
+    with ExitStack() as undo:
+        undo.callback(os.close, folder)
         check_target(folder, name, entry.root, replace=target.replace)
+        take_over(folder, name, entry, read_boot_id())
         partial = Partial.open(folder, name, entry.root, entry.size, read_boot_id())
-    except BaseException:
-        os.close(folder)
-        raise
-    return _Opened(folder, partial)
+        undo.callback(partial.close)
+        offer = None
+        if offers is not None and entry.size > WORTH_OFFERING and not entry.is_restricted:
+            # That others cannot have it is no reason not to have it oneself.
+            with suppress(UnsafeName, ResourceFailure):
+                offer = offers.prepare(partial, entry)
+        undo.pop_all()
+    return _Opened(folder, partial, offer)

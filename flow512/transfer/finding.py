@@ -137,14 +137,22 @@ class Finder:
         return first
 
     async def find_all(
-        self, candidates: Sequence[Candidate], *, path: str = "", root: bytes | None = None
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        path: str = "",
+        root: bytes | None = None,
+        at_once: bool = False,
     ) -> list[Found]:
         """
         Find the peers that have a file, by path or by content id.
 
         @param candidates: whom to ask.
+        @param at_once: do not wait until a large file is hashed: if nobody knows its root, the
+            entries have none.
         @return: those who have it and said so within a moment after the first one, who is the
-            first here; their sources are the caller's to close.
+            first here; their sources are the caller's to close. If any of them knows the root, all
+            do; the others are left.
         @raise NoSuchPeer: there is nobody to ask.
         @raise NotFound: everyone who answered says that they have no such file.
         @raise Unreachable: nobody answered.
@@ -169,7 +177,7 @@ class Finder:
                     # Whoever answered at an address has proven who he is.
                     candidate = replace(candidate, node=source.channel.peer)
                 try:
-                    answer = source.stat(path, root)
+                    answer = source.stat(path, root, at_once)
                     if len(candidates) > 1:
                         answer.addTimeout(ANSWERS_WITHIN, self._clock, fell_silent)
                     entry = await answer
@@ -220,7 +228,8 @@ class Finder:
         return chosen
 
     def _came_later(self, found: Found) -> None:
-        if self._later is not None and found.entry.root == self._root:
+        is_same = self._root is not None and found.entry.root == self._root
+        if self._later is not None and is_same:
             self._later(found)
         else:
             found.source.leave()
@@ -229,14 +238,18 @@ class Finder:
         self, found: list[Found], failed: list[tuple[Candidate, Flow512Error]], wanted: str
     ) -> list[Found]:
         if found:
-            roots = {each.entry.root for each in found}
-            if len(roots) > 1:
+            known = [each for each in found if each.entry.root is not None]
+            if len({each.entry.root or each.entry.size for each in known or found}) > 1:
                 who = ", ".join(str(each.candidate) for each in found)
                 raise Misuse(
                     f"Several peers have different files called '{wanted}': {who};"
                     " choose one with --from, or ask for flow512:ROOT."
                 )
-            return found
+            if known:
+                for each in found:
+                    if each.entry.root is None:
+                        each.source.leave()
+            return known or found
         answers = [error for _, error in failed if not isinstance(error, Unreachable)]
         if len(failed) == 1 and not isinstance(failed[0][1], NotFound):
             candidate, error = failed[0]

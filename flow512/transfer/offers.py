@@ -40,6 +40,11 @@ from flow512.wire.messages import Entry
 GATHER_FOR: Final = 0.2
 """Seconds that a block waits for others before watchers are told of it."""
 
+LINGER: Final = 60.0
+"""
+Seconds that what was downloaded is offered on. If it went to a share, that has it long before.
+"""
+
 Admits: TypeAlias = Callable[[bytes], bool]
 """Tells whether somebody may have what is downloaded, by the node id that was proven."""
 
@@ -163,6 +168,7 @@ class Offer:
         self._came = BlockSet()  # what watchers have not been told of
         self._watchers: dict[Watcher, None] = {}
         self._timer: IDelayedCall | None = None
+        self._lingering: IDelayedCall | None = None
         self._stamp: Stamp | None = None  # once it is published
         self._opening = Lock()  # so that no descriptor is closed while it is duplicated
         self._fd = partial.open_to_read()
@@ -207,12 +213,21 @@ class Offer:
             if not self.is_withdrawn:
                 self._stamp = stamp_of(self._fd, self.what)
 
+    def linger(self) -> None:
+        """
+        Withdraw it in a while: it is published, and others may be in the middle of it.
+        """
+        if not self.is_withdrawn and self._lingering is None:
+            self._lingering = self._offers.clock.callLater(LINGER, self.withdraw)
+
     def withdraw(self) -> None:
         """
         Offer it no longer; a second time does nothing. Reads that have begun are read to their end.
         """
         if self.is_withdrawn:
             return
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
         self._tell()
         self._offers.withdraw(self)
         with self._opening:
@@ -247,7 +262,9 @@ class Offer:
         """
         Tell of the file.
         """
-        return Entry(self._name, self.size, self._mtime, self.root, self.md5)
+        return Entry(
+            self._name, self.size, self._mtime, self.root, self.md5, is_partial=not self.is_whole
+        )
 
     def page(self, level: int, index: int) -> bytes:
         """
@@ -312,10 +329,15 @@ class Offers:
     """
     All that a node offers of its downloads.
 
-    @ivar clock: for what is gathered before it is told.
+    @ivar clock: for what is gathered before it is told, and for what is offered for a while longer.
     @ivar admits: who may have it.
     @ivar pages: those of all offers.
+    @ivar began: told of each content that is offered from now on; does nothing at first.
+    @ivar ended: told of each that is offered no longer.
     """
+
+    began: Callable[[bytes], None]
+    ended: Callable[[bytes], None]
 
     def __init__(
         self,
@@ -324,7 +346,7 @@ class Offers:
         pages: ProvenPages | None = None,
     ) -> None:
         """
-        @param clock: for what is gathered before it is told.
+        @param clock: see L{Offers}.
         @param admits: tells who may have it. It is asked by workers, before each visit to the
             disk, and may block.
         @param pages: where pages are kept.
@@ -332,6 +354,7 @@ class Offers:
         self.clock = clock
         self.admits = admits
         self.pages = pages or ProvenPages()
+        self.began = self.ended = lambda root: None
         self._offers: dict[bytes, Offer] = {}
 
     def prepare(self, partial: Partial, entry: Entry) -> Offer:
@@ -356,11 +379,16 @@ class Offers:
         offer = self._offers.get(root)
         return offer if offer is not None and self.admits(asker) else None
 
+    def __contains__(self, root: bytes) -> bool:
+        return root in self._offers
+
     def begin(self, offer: Offer) -> None:
         """
         Let an offer be found; for L{Offer.begin}.
         """
-        self._offers.setdefault(offer.root, offer)
+        if offer.root not in self._offers:
+            self._offers[offer.root] = offer
+            self.began(offer.root)
 
     def withdraw(self, offer: Offer) -> None:
         """
@@ -369,6 +397,7 @@ class Offers:
         if self._offers.get(offer.root) is offer:
             del self._offers[offer.root]
             self.pages.forget(offer.root)
+            self.ended(offer.root)
 
     def keep_page(self, offer: Offer, level: int, index: int, page: bytes) -> None:
         """

@@ -59,6 +59,7 @@ class Sender:
     @ivar who: whose it is.
     @ivar fetched: bytes that it sent.
     @ivar lost: why it was left out; L{None} if it was not.
+    @ivar is_partial: whether it had only parts when it was added.
     """
 
     who: Candidate
@@ -66,4 +67,5 @@ class Sender:
     number: int
     fetched: int = 0
     lost: Flow512Error | None = None
+    is_partial: bool = False
     asked: dict[Hashable, Deferred[Any]] = field(default_factory=dict, repr=False)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from threading import Event
 from typing import ClassVar, Final, TypeVar
 
@@ -28,9 +29,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.access import NOBODY
-from flow512.content.library import Library, View
+from flow512.content.library import MD5_AT_ONCE, Library, View
 from flow512.content.mending import piece_md5s
 from flow512.content.paths import SHOWN, escape
+from flow512.content.shares import LARGEST
 from flow512.content.tree import Shape
 from flow512.errors import (
     BadMessage,
@@ -46,18 +48,21 @@ from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
+from flow512.link.origin import plain_address
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.allowance import Allowance
 from flow512.transfer.bundles import Bundles
 from flow512.transfer.contents import Contents
+from flow512.transfer.holders import KnownHolders
 from flow512.transfer.offers import Offers
 from flow512.transfer.reading import Reads
 from flow512.transfer.shared_work import SharedWork
+from flow512.transfer.unhashed import Streams
 from flow512.transfer.watching import Watches
 from flow512.units import BLOCK
 from flow512.wire.bundle import Bundle
-from flow512.wire.fields import MAX_PEERS, Peer
+from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
@@ -76,6 +81,7 @@ from flow512.wire.messages import (
     Stated,
     decode,
 )
+from flow512.wire.streaming import Stream
 
 CONVERSATION: Final = "transfer"
 
@@ -134,10 +140,15 @@ class TransferProtocol(Answerer):
         """
         super().__init__(factory.introduction, factory.clock, factory.patience)
         self._service = factory
-        # All that have not ended, but for reads and watches.
+        # All that have not ended, but for those that have a place of their own.
         self._requests: dict[int, _Working] = {}
         self._reads = Reads(
-            self, factory.contents, factory.run_blocking, factory.allowance.memory, factory.up
+            self,
+            factory.contents,
+            factory.run_blocking,
+            factory.allowance.memory,
+            factory.up,
+            factory.allowance.turns,
         )
         self._watches = Watches(self, factory.contents, factory.run_blocking, self._recount)
         self._bundles = Bundles(
@@ -147,6 +158,14 @@ class TransferProtocol(Answerer):
             factory.allowance.memory,
             factory.up,
             self._recount,
+        )
+        self._streams = Streams(
+            self,
+            factory.library,
+            factory.run_blocking,
+            factory.long_work,
+            factory.allowance.memory,
+            factory.up,
         )
         self.lines = SparingLog(self.log, factory.clock)
         self._workers = 0
@@ -168,7 +187,9 @@ class TransferProtocol(Answerer):
         super().connectionLost(reason)
         self._reads.transport_gone()
         self._bundles.transport_gone()
+        self._streams.transport_gone()
         self._is_gone = True
+        self._service.holders.forget(self)
         self._tell_if_gone()
 
     def _tell_if_gone(self) -> None:
@@ -198,6 +219,7 @@ class TransferProtocol(Answerer):
         self._reads.end()
         self._watches.end()
         self._bundles.end()
+        self._streams.end()
         self._recount()
 
     def frame_received(self, frame: Frame) -> None:
@@ -235,6 +257,8 @@ class TransferProtocol(Answerer):
             self._watches.cancel(request)
         elif request in self._bundles:
             self._bundles.cancel(request)
+        elif request in self._streams:
+            self._streams.cancel(request)
         else:
             return
         self.fail_request(request, Cancelled("The request was cancelled."))
@@ -254,16 +278,15 @@ class TransferProtocol(Answerer):
 
     # How much is under way
 
+    @property
+    def _under_way(self) -> tuple[dict[int, _Working], Reads, Watches, Bundles, Streams]:
+        return self._requests, self._reads, self._watches, self._bundles, self._streams
+
     def _is_under_way(self, request: int) -> bool:
-        return any(
-            request in kind for kind in (self._requests, self._reads, self._watches, self._bundles)
-        )
+        return any(request in kind for kind in self._under_way)
 
     def _recount(self) -> None:
-        under_way = sum(
-            len(kind) for kind in (self._requests, self._reads, self._watches, self._bundles)
-        )
-        now = max(under_way, self._workers)
+        now = max(sum(len(kind) for kind in self._under_way), self._workers)
         self._service.allowance.requests += now - self._counted
         if self._counted and not now:
             self._idle_since = self.clock.seconds()
@@ -396,7 +419,9 @@ class TransferProtocol(Answerer):
 
         def look() -> tuple[View, Entry | None]:
             view = library.seen_by(asker)
-            return view, library.known(wanted.path, view)
+            # A small file is hashed before anything else could be done with it.
+            above = MD5_AT_ONCE if wanted.at_once else LARGEST
+            return view, library.known(wanted.path, view, unhashed_above=above)
 
         def hash_unless_known(looked: tuple[View, Entry | None]) -> Entry | Deferred[Entry]:
             view, known = looked
@@ -469,11 +494,21 @@ class TransferProtocol(Answerer):
         service = self._service
 
         def answer(_: Entry) -> None:
-            self.send(Holders(tuple(service.holders(wanted.root))[:MAX_PEERS]), frame.request)
+            self.send(Holders(service.holders.known(wanted.root, but=self)), frame.request)
+            place = plain_address(self.peer_host)
+            if wanted.port and place is not None:
+                service.holders.note(self, wanted.root, self._serving_at(place, wanted.port))
+            else:
+                service.holders.drop(self, wanted.root)
 
         # Who may not see a content is not told who else has it.
         found = service.run_blocking(service.contents.stat, wanted.root, self.asker)
         self._work(frame.request, _Working(), found, answer)
+
+    def _serving_at(self, place: IPv4Address | IPv6Address, port: int) -> Peer:
+        assert self.agreement is not None
+        node = self.agreement.peer.node if self.channel is None else self.channel.peer
+        return Peer(node, "", str(place), port)
 
     def _watch(self, frame: Frame) -> None:
         self._watches.begin(frame.request, decode(frame, Watch))
@@ -484,6 +519,9 @@ class TransferProtocol(Answerer):
     def _bundle(self, frame: Frame) -> None:
         self._bundles.begin(frame.request, decode(frame, Bundle))
 
+    def _stream(self, frame: Frame) -> None:
+        self._streams.begin(frame.request, decode(frame, Stream))
+
     def _unexpected(self, failure: Failure) -> None:
         self.log.failure("Serving failed.", failure=failure)
         self.end(SourceFailure("Something went wrong inside the node; its log tells more."))
@@ -493,6 +531,7 @@ class TransferProtocol(Answerer):
         self._watches.transport_drained()
         self._reads.transport_drained()
         self._bundles.transport_drained()
+        self._streams.transport_drained()
         self._recount()
 
     def turn_came(self) -> None:
@@ -509,6 +548,7 @@ class TransferProtocol(Answerer):
         Kind.WATCH: _watch,
         Kind.PIECES: _pieces,
         Kind.BUNDLE: _bundle,
+        Kind.STREAM: _stream,
     }
 
 
@@ -535,7 +575,7 @@ class TransferFactory(Factory[TransferProtocol]):
         limits: Limits | None = None,
         up: Throttle | None = None,
         offers: Offers | None = None,
-        holders: Callable[[bytes], Sequence[Peer]] = lambda root: (),
+        holders: KnownHolders | None = None,
     ) -> None:
         """
         @param library: what is served.
@@ -548,11 +588,12 @@ class TransferFactory(Factory[TransferProtocol]):
         @param limits: of requests, memory, listings, idle time, and the handshake.
         @param up: how fast it sends what is in files, to all together; no limit unless given.
         @param offers: what it is downloading, and serves meanwhile; nothing unless given.
-        @param holders: knows who else has a content that this node has, or is downloading.
+        @param holders: who else has a content that this node has, or is downloading; those who
+            ask for it, and say that they pass it on, are noted there.
         """
         self.library = library
         self.contents = Contents(library, offers)
-        self.holders = holders
+        self.holders = holders or KnownHolders()
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking

@@ -33,6 +33,7 @@ from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
 from flow512.link.throttle import Throttle
 from flow512.transfer.blocks import Sink
+from flow512.transfer.incoming import BlockSink, Incoming
 from flow512.transfer.intake import Intake
 from flow512.transfer.pace import WINDOW
 from flow512.transfer.server import CONVERSATION
@@ -59,6 +60,7 @@ from flow512.wire.messages import (
     Stated,
     decode,
 )
+from flow512.wire.streaming import Stream
 
 _T = TypeVar("_T")
 
@@ -186,7 +188,21 @@ class _Parcels:
         return True
 
 
-_BULK: Final = (_Stream, _Parcels)
+@dataclass(eq=False)
+class _Unhashed:
+    """A STREAM: blocks with their digests, and at the end the entry."""
+
+    incoming: Incoming
+    result: Deferred[Any]
+
+    def take(self, frame: Frame) -> bool:
+        entry = self.incoming.take(frame)
+        if entry is not None and not self.result.called:
+            self.result.callback(entry)
+        return entry is not None
+
+
+_BULK: Final = (_Stream, _Parcels, _Unhashed)
 """Requests whose answers are what is in files, and so are taken no faster than the limit has it."""
 
 
@@ -269,19 +285,23 @@ class SourceProtocol(Caller):
 
         return self._ask(List(prefix, after, limit), Kind.LISTING, read)
 
-    def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
+    def stat(
+        self, path: str = "", root: bytes | None = None, at_once: bool = False
+    ) -> Deferred[Entry]:
         """
         Ask for one file's entry, by path or else by root. It has a root.
+
+        @param at_once: it may have none, if that takes long to compute.
         """
 
         def read(frame: Frame) -> Entry:
             entry = decode(frame, Stated).entry
             is_it = entry.path == path if path else entry.root == root
-            if entry.root is None or not is_it:
+            if (entry.root is None and not at_once) or not is_it:
                 raise BadFrame("The entry that came is not of the file that was asked for.")
             return entry
 
-        return self._ask(Stat(path, root), Kind.ENTRY, read)
+        return self._ask(Stat(path, root, at_once), Kind.ENTRY, read)
 
     def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
         """
@@ -316,11 +336,13 @@ class SourceProtocol(Caller):
 
         return self._ask(PiecesRequest(root, block), Kind.PIECE_DIGESTS, read)
 
-    def who(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
+    def who(self, root: bytes, port: int = 0) -> Deferred[tuple[Peer, ...]]:
         """
         Ask who else has a content, or some of its blocks. Nobody vouches for them.
+
+        @param port: where this node gives to others what it has of it, from now on; 0 for nowhere.
         """
-        return self._ask(Who(root), Kind.HOLDERS, lambda frame: decode(frame, Holders).peers)
+        return self._ask(Who(root, port), Kind.HOLDERS, lambda frame: decode(frame, Holders).peers)
 
     def watch(self, root: bytes, told: Callable[[Blocks], None]) -> Deferred[None]:
         """
@@ -364,6 +386,23 @@ class SourceProtocol(Caller):
         """
         result: Deferred[None] = Deferred()
         return self._begin(Bundle(tuple(roots)), _Parcels(0, len(roots), sink, result))
+
+    def stream(self, wanted: Stream, sink: BlockSink) -> Deferred[Entry]:
+        """
+        Ask for a file whose root is not known yet.
+
+        @param wanted: which, and from which block on.
+        @param sink: called for each block, in order, with the digest that came with it; it may
+            stop reading.
+        @return: fires with the entry, which has a root, after the last block.
+        """
+
+        def pass_on(block: bytes | bytearray, digest: bytes) -> None:
+            if not pending.result.called:
+                sink(block, digest)
+
+        pending = _Unhashed(Incoming(wanted, self.buffers, pass_on), Deferred())
+        return self._begin(wanted, pending)
 
     def _ask(self, message: Message, kind: Kind, read: Callable[[Frame], _T]) -> Deferred[_T]:
         return self._begin(message, _Question(kind, read, Deferred()))

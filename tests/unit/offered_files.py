@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.content.partial import Partial
 from flow512.content.tree import Tree, TreeBuilder, block_digest
 from flow512.link.introduction import Introduction
+from flow512.transfer.holders import KnownHolders
 from flow512.transfer.offers import Admits, Offer, Offers, everybody
 from flow512.transfer.server import TransferFactory
 from flow512.units import BLOCK
-from flow512.wire.fields import Message, Peer
+from flow512.wire.fields import Message
 from flow512.wire.handshake import Channel
 from flow512.wire.messages import Entry, Error, Kind, message_in
 from tests.unit.transfer_ends import OURS, HandFired, Served, Shelf, a_folder, join
@@ -83,14 +84,14 @@ class OfferTestCase(SynchronousTestCase):
         self.random = Random(11)
         self.admits: Admits = everybody
         self.offers = Offers(self.clock, lambda asker: self.admits(asker))
-        self.holders: dict[bytes, list[Peer]] = {}
+        self.holders = KnownHolders()
         self.factory = TransferFactory(
             self.shelf,
             Introduction(OURS, "server"),
             self.clock,
             self.workers.run_blocking,
             offers=self.offers,
-            holders=lambda root: self.holders.get(root, ()),
+            holders=self.holders,
         )
         self.served: list[Served] = []
         self.descriptors = len(os.listdir("/dev/fd"))

@@ -28,12 +28,12 @@ from flow512.errors import (
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort
 from flow512.transfer.download import (
-    CHECKSUM_WITHIN,
     Checksum,
     Download,
     Order,
 )
 from flow512.transfer.finding import Candidate
+from flow512.transfer.md5_check import CHECKSUM_WITHIN
 from flow512.transfer.senders import telling_most
 from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.source import SourceProtocol

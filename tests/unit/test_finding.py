@@ -33,7 +33,9 @@ class FakeSource:
         self.is_open = True
         self.asked: tuple[str, bytes | None] | None = None
 
-    def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
+    def stat(
+        self, path: str = "", root: bytes | None = None, at_once: bool = False
+    ) -> Deferred[Entry]:
         """Wait for the answer."""
         self.asked = (path, root)
         return self.answer

@@ -320,7 +320,7 @@ class QuestionTests(OfferTestCase):
         download = self.download(2)
         root = download.offer.root
         served = self.serve()
-        entry = Entry("film.mkv", BLOCK + 700, MTIME, root)
+        entry = Entry("film.mkv", BLOCK + 700, MTIME, root, is_partial=True)
         self.assertEqual(self.ask(served, Stat(root=root)), [Stated(entry)])
         self.assertEqual(self.ask(served, Stat("film.mkv")), [NOT_FOUND])
         self.assertEqual(self.ask(served, Stat("here.mkv")), [NOT_FOUND])
@@ -430,25 +430,61 @@ class WhoTests(OfferTestCase):
     """WHO."""
 
     def test_holders(self) -> None:
-        """WHO is answered with those of whom the node knows, at most 128."""
-        peers = [Peer(bytes([n]) * 32, "", "10.0.0.1", n + 1) for n in range(130)]
-        download = self.download(1)
-        root = download.offer.root
+        """
+        WHO is answered with those of whom the node knows: at most 32 at a time, and others the
+        next time.
+        """
+        peers = [Peer(bytes([n]) * 32, "", "10.0.0.1", n + 1) for n in range(40)]
+        root = self.download(1).offer.root
         served = self.serve()
         self.assertEqual(self.ask(served, Who(root)), [Holders(())])
-        self.holders[root] = peers[:2]
-        self.assertEqual(self.ask(served, Who(root)), [Holders(tuple(peers[:2]))])
-        self.holders[root] = peers
-        self.assertEqual(self.ask(served, Who(root)), [Holders(tuple(peers[:128]))])
+        for peer in peers:
+            self.holders.note(peer.port, root, peer)
+        self.assertEqual(self.ask(served, Who(root)), [Holders(tuple(peers[:32]))])
+        self.assertEqual(self.ask(served, Who(root)), [Holders((*peers[32:], *peers[:24]))])
+        for peer in peers[1:]:
+            self.holders.forget(peer.port)
+        self.assertEqual(self.ask(served, Who(root)), [Holders((peers[0],))])
+
+    def test_who_asks_is_told_of(self) -> None:
+        """
+        Who asks and names a port is told of to the others, at the address that he comes from, until
+        he asks without, or is gone; never to himself.
+        """
+        root = self.download(1).offer.root
+        ann, eve = self.serve(ANN), self.serve(EVE)
+        self.assertEqual(self.ask(ann, Who(root, 5000)), [Holders(())])
+        self.assertEqual(self.ask(ann, Who(root, 5001)), [Holders(())])
+        (told,) = self.ask(eve, Who(root, 70))
+        assert isinstance(told, Holders)
+        (peer,) = told.peers
+        self.assertEqual((peer.node, peer.port), (ANN, 5001))
+        self.assertEqual(peer.host, ann.protocol.peer_host)
+        (told,) = self.ask(ann, Who(root))
+        assert isinstance(told, Holders)
+        self.assertEqual([each.node for each in told.peers], [EVE])
+        self.assertEqual(self.ask(eve, Who(root, 70)), [Holders(())])
+        self.ask(ann, Who(root, 5000))
+        ann.end.hang_up()
+        self.workers.do_all()
+        self.assertEqual(self.ask(eve, Who(root)), [Holders(())])
+
+    def test_too_many_contents(self) -> None:
+        """A conversation is told of for 16 contents; what it says of more is passed over."""
+        ann, eve = self.serve(ANN), self.serve(EVE)
+        roots = [self.download(1, f"{n}.bin").offer.root for n in range(17)]
+        self.assertEqual(len(set(roots)), 17)
+        for root in roots:
+            self.ask(ann, Who(root, 5000))
+        told = [self.ask(eve, Who(root)) for root in roots]
+        self.assertEqual([len(each[0].peers) for each in told], [1] * 16 + [0])
 
     def test_what_is_not_here(self) -> None:
-        """Who may not see a content is not told who has it."""
+        """Who may not see a content is not told who has it, nor told of."""
         self.admits = ANN.__eq__
-        download = self.download(1)
-        root = download.offer.root
-        self.holders[root] = [Peer(EVE, "", "10.0.0.1", 1)]
-        self.assertEqual(self.ask(self.serve(EVE), Who(root)), [NOT_FOUND])
-        self.assertEqual(len(self.ask(self.serve(ANN), Who(root))), 1)
+        root = self.download(1).offer.root
+        self.assertEqual(self.ask(self.serve(EVE), Who(root, 5000)), [NOT_FOUND])
+        self.assertEqual(self.ask(self.serve(ANN), Who(root)), [Holders(())])
 
 
 class AccessTests(OfferTestCase):

@@ -1,0 +1,140 @@
+"""
+Blocks that have arrived, on their way to the disk: gathered for a moment, verified and written by a
+worker, one batch at a time.
+
+What arrives while a batch is written makes the next one; so the slower the disk, the larger the
+batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from flow512.content.outlet import Outlet
+from flow512.content.partial import Partial
+from flow512.content.tree import block_digest
+from flow512.interfaces import RunBlocking
+from flow512.transfer.senders import Sender
+
+RECORD_EVERY: Final = 16
+"""Blocks that may be stored and not yet in the journal (4 MiB)."""
+
+GATHER: Final = 8
+"""
+Blocks that are stored together, if they come fast: to hand one to a worker costs about as much as
+to verify it.
+"""
+
+GATHER_FOR: Final = 0.02
+"""Seconds that a block waits for others."""
+
+
+@dataclass(eq=False)
+class Arrived:
+    """A block, and the digest that it has to have."""
+
+    block: int
+    data: bytes | bytearray
+    expected: bytes
+    sender: Sender
+
+
+class Arrivals:
+    """
+    The blocks of one download that have arrived.
+    """
+
+    def __init__(
+        self,
+        partial: Partial | Outlet,
+        clock: IReactorTime,
+        run_blocking: RunBlocking,
+        work: Callable[[Deferred[list[Arrived]], Callable[[list[Arrived]], None]], None],
+        stored: Callable[[Sequence[Arrived], Sequence[Arrived]], None],
+    ) -> None:
+        """
+        @param partial: where they go.
+        @param clock: for the moment that one waits for others.
+        @param run_blocking: runs what writes to the disk.
+        @param work: waits for a worker, and calls what is to follow, unless it failed.
+        @param stored: told of those that are verified and in place, in their order, and of those
+            that are wrong. Both are forgotten here.
+        """
+        self._partial = partial
+        self._clock = clock
+        self._run_blocking = run_blocking
+        self._work = work
+        self._stored = stored
+        self._arrived: list[Arrived] = []
+        self._is_storing = False
+        self._is_hurried = False
+        self._timer: IDelayedCall | None = None
+
+    def add(self, arrived: Arrived) -> None:
+        """
+        One more has arrived.
+        """
+        self._arrived.append(arrived)
+        if len(self._arrived) >= GATHER:
+            self._store()
+        elif self._timer is None:
+            self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
+
+    def hurry(self) -> None:
+        """
+        Store what is here, and wait for no more: the download is over.
+        """
+        self._is_hurried = True
+        self._stop_waiting()
+        self._store()
+
+    def _gathered(self) -> None:
+        self._timer = None
+        self._store()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _store(self) -> None:
+        if self._is_storing or not self._arrived:
+            return
+        self._stop_waiting()
+        batch, self._arrived = sorted(self._arrived, key=lambda each: each.block), []
+        self._is_storing = True
+
+        def ended(wrong: list[Arrived]) -> None:
+            self._is_storing = False
+            for each in batch:
+                each.sender.source.buffers.give_back(each.data)
+            self._stored([each for each in batch if each not in wrong] if wrong else batch, wrong)
+            if self._is_hurried or len(self._arrived) >= GATHER or self._timer is None:
+                self._store()
+
+        self._work(self._run_blocking(self._write, batch), ended)
+
+    def _write(self, batch: list[Arrived]) -> list[Arrived]:
+        # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
+        # for it; so few are made. What was written before something went wrong is kept.
+        right: list[Arrived] = []
+        wrong: list[Arrived] = []
+        for each in batch:
+            (right if block_digest(each.data) == each.expected else wrong).append(each)
+        for at in range(0, len(right), RECORD_EVERY):
+            for run in _in_a_row(right[at : at + RECORD_EVERY]):
+                self._partial.write(run[0].block, *(each.data for each in run))
+            self._partial.flush()
+        return wrong
+
+
+def _in_a_row(blocks: Sequence[Arrived]) -> Iterator[list[Arrived]]:
+    """Part blocks where one does not follow the other."""
+    for _, run in groupby(enumerate(blocks), lambda each: each[1].block - each[0]):
+        yield [block for _, block in run]

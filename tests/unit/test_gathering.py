@@ -1,0 +1,254 @@
+"""
+Tests for L{flow512.transfer.gathering}: nodes in a network in memory, of which several fetch the
+same content at the same time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512.content.tree import format_content_id
+from flow512.discovery.election import Mode
+from flow512.errors import Flow512Error
+from flow512.link.address import DEFAULT_PORT, HostPort
+from flow512.link.tls import Encryption
+from flow512.node import NodeService
+from flow512.registry.service import RegistryService, RegistrySettings
+from flow512.settings import NodeSettings
+from flow512.testing import Network
+from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.finding import Candidate
+from flow512.units import BLOCK
+from tests.unit.offered_files import tree_of
+
+REGISTRY = HostPort("10.0.1.1", 5000)
+NAME = "film.mkv"
+LINK = 2_000_000
+"""Bytes a second that every host's link carries each way."""
+
+
+class Town:
+    """
+    A network with, if wanted, a registry.
+    """
+
+    def __init__(self, test: SynchronousTestCase, blocks: int = 96) -> None:
+        self.test = test
+        self.network = Network(7)
+        self.random = Random(7)
+        self.content = self.random.randbytes(blocks * BLOCK)
+        self.root = format_content_id(tree_of(self.content).root)
+        folder = tempfile.TemporaryDirectory()
+        test.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.nodes: dict[str, NodeService] = {}
+        self.hosts: dict[str, str] = {}
+        self.number = 0
+        self.registry: RegistryService | None = None
+        test.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        """Stop all; nothing may be left open."""
+        for name in list(self.nodes):
+            self.leave(name)
+        if self.registry is not None:
+            self.network.result(self.registry.stopService(), limit=60)
+        self.network.assert_quiet()
+
+    def with_registry(self) -> Town:
+        """Start a registry."""
+        host = self.network.host(REGISTRY.host, name="registry")
+        self.registry = RegistryService(
+            host.reactor,
+            RegistrySettings(name="registry", encryption=Encryption.NONE),
+            random=Random(1),
+            local_addresses=lambda: [],
+        )
+        self.registry.startService()
+        return self
+
+    def node(
+        self, name: str, *, has_it: bool = False, serves: bool = True, **more: object
+    ) -> NodeService:
+        """Start a node."""
+        number = self.number = self.number + 1
+        self.hosts[name] = f"10.0.0.{number}"
+        host = self.network.host(self.hosts[name], name=name)
+        host.bandwidth = LINK
+        share = self.folder / name / "share"
+        share.mkdir(parents=True)
+        (self.folder / name / "downloads").mkdir()
+        if has_it:
+            (share / NAME).write_bytes(self.content)
+        settings: dict[str, object] = {
+            "shares": (str(share),) if serves else (),
+            "name": name,
+            "encryption": Encryption.NONE,
+            "serves": serves,
+            "registry": None if self.registry is None else REGISTRY,
+            "bootstrap": Mode.NEVER,
+            "beacon_port": None,
+        }
+        node = self.nodes[name] = NodeService(
+            host.reactor,
+            NodeSettings(**{**settings, **more}),  # type: ignore[arg-type]  # as the fields have it
+            random=Random(number),
+            run_blocking=host.run_blocking,
+            local_addresses=lambda: [],
+        )
+        node.startService()
+        return node
+
+    def leave(self, name: str) -> None:
+        """Stop a node."""
+        self.network.result(self.nodes.pop(name).stopService(), limit=60)
+
+    def get(self, name: str, *of: str, **more: object) -> Deferred[Fetched]:
+        """Let a node fetch the content, told of the addresses of some others."""
+        known = [Candidate(HostPort(self.hosts[each], DEFAULT_PORT)) for each in of]
+        return self.nodes[name].get(
+            self.root,
+            known=known,
+            target=Target(str(self.folder / name / "downloads")),
+            **more,  # type: ignore[arg-type]  # as get has it
+        )
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Let everybody hash, register, and tell what there is."""
+        self.network.run(seconds)
+
+    def check(self, name: str) -> None:
+        """The content must have come whole."""
+        path = self.folder / name / "downloads" / NAME
+        self.test.assertEqual(path.read_bytes(), self.content)
+
+
+def by_the_seed(fetched: Iterable[Fetched]) -> int:
+    """How many bytes the first node has sent."""
+    return sum(
+        count
+        for each in fetched
+        for who, count in each.sent
+        if who.address == HostPort("10.0.0.1", DEFAULT_PORT)
+    )
+
+
+class SwarmTests(SynchronousTestCase):
+    """Those who fetch the same at the same time fetch it from each other as well."""
+
+    def fetch_at_once(self, town: Town, names: Sequence[str], *of: str, **more: object) -> int:
+        """Let some fetch it at the same time; tell how much the seed has sent."""
+        fetching = [town.get(name, *of, **more) for name in names]
+        fetched = town.network.result(gatherResults(fetching), limit=600)
+        for name in names:
+            town.check(name)
+        return by_the_seed(fetched)
+
+    def test_by_the_registry(self) -> None:
+        """Nodes that download are found through the registry, and serve what they have."""
+        town = Town(self).with_registry()
+        town.node("seed", has_it=True)
+        names = [f"leecher{n}" for n in range(4)]
+        for name in names:
+            town.node(name)
+        town.settle()
+        self.assertLess(self.fetch_at_once(town, names), 3 * len(town.content))
+
+    def test_by_the_source(self) -> None:
+        """
+        Without any registry, and without serving anything else, downloads that only know the same
+        source find each other: it tells them of each other.
+        """
+        town = Town(self)
+        town.node("seed", has_it=True)
+        names = ["ann", "ben", "eve"]
+        for name in names:
+            town.node(name, serves=False)
+        town.settle()
+        self.assertLess(self.fetch_at_once(town, names, "seed"), 2.5 * len(town.content))
+
+    def test_encrypted(self) -> None:
+        """The same with TLS, where each proves to be whom the source has told of."""
+        town = Town(self, 48)
+        town.node("seed", has_it=True, encryption=Encryption.TLS)
+        names = ["ann", "ben", "eve"]
+        for name in names:
+            town.node(name, serves=False, encryption=Encryption.TLS)
+        town.settle()
+        self.assertLess(self.fetch_at_once(town, names, "seed"), 2.9 * len(town.content))
+
+    def test_not_offered(self) -> None:
+        """Whoever does not want to pass anything on neither listens nor is told of."""
+        town = Town(self, 24)
+        town.node("seed", has_it=True)
+        names = ["ann", "ben"]
+        for name in names:
+            town.node(name, serves=False, offer_downloads=False)
+        town.settle()
+        self.assertEqual(self.fetch_at_once(town, names, "seed"), 2 * len(town.content))
+        self.assertEqual([town.nodes[name].port for name in names], [0, 0])
+
+    def test_from_one(self) -> None:
+        """Whoever names one peer to ask gets all of it from that one, and passes nothing on."""
+        town = Town(self, 24)
+        town.node("seed", has_it=True)
+        names = ["ann", "ben"]
+        for name in names:
+            town.node(name, serves=False)
+        town.settle()
+        sent = self.fetch_at_once(town, names, peer=f"10.0.0.1:{DEFAULT_PORT}")
+        self.assertEqual(sent, 2 * len(town.content))
+        self.assertEqual([town.nodes[name].port for name in names], [0, 0])
+
+    def test_restricted(self) -> None:
+        """What not everyone may see is not passed on."""
+        town = Town(self, 24)
+        names = ["ann", "ben"]
+        for name in names:
+            town.node(name, serves=False, encryption=Encryption.TLS)
+        allowed = tuple(town.nodes[name].introduction.node for name in names)
+        town.node("seed", has_it=True, encryption=Encryption.TLS, allow=allowed)
+        town.settle()
+        self.fetch_at_once(town, names, "seed")
+        self.assertEqual([town.nodes[name].port for name in names], [0, 0])
+
+    def test_source_leaves(self) -> None:
+        """
+        When the only source that was known leaves, the others of whom it had told go on; and when
+        nobody is left, the download ends with why, and goes on from there with another.
+        """
+        town = Town(self, 48)
+        town.node("seed", has_it=True)
+        town.node("ann", serves=False)
+        town.node("ben", serves=False)
+        town.settle()
+        first = town.get("ann", "seed")
+        town.network.run(2)
+        fetching = town.get("ben", "seed")
+        town.network.result(first, limit=600)
+        self.assertFalse(fetching.called)
+        town.leave("seed")
+        fetched = town.network.result(fetching, limit=600)
+        town.check("ben")
+        self.assertLess(by_the_seed([fetched]), 47 * BLOCK)
+        self.assertIsNotNone(fetched.md5)
+
+    def test_nobody_left(self) -> None:
+        """When nobody is left, and nobody else is found, the download ends, and says why."""
+        town = Town(self, 48)
+        town.node("seed", has_it=True)
+        town.node("ben", serves=False)
+        town.settle()
+        stored: list[int] = []
+        fetching = town.get("ben", "seed", progress=lambda download: stored.append(download.stored))
+        town.network.run_until(lambda: bool(stored) and stored[-1] > 20 * BLOCK, limit=600)
+        town.leave("seed")
+        failed = fetching.addErrback(lambda failure: failure.trap(Flow512Error) and failure.value)
+        error = town.network.result(failed, limit=60)
+        self.assertIsInstance(error, Flow512Error)
