@@ -18,12 +18,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 help:
 	@echo "make demo     a registry and two nodes move and verify a file, as you watch"
 	@echo "make test     unit tests under trial and pytest, branch coverage, system tests"
-	@echo "make seeds    a registry and 50 nodes in memory, with 200 seeds"
+	@echo "make seeds    networks in memory: 50 nodes, swarms, nodes in bad weather; 800 seeds"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
 	@echo "make package  build sdist and wheel, and try them in clean environments"
-	@echo "make bench    compare with curl and rsync, with scp under TLS, and in a crowd"
+	@echo "make bench    compare with curl, rsync, libtorrent, with scp under TLS, and in a crowd"
 	@echo "make fuzz     coverage-guided fuzzing, each target for a minute"
 	@echo "make clean    remove what the others made, but for .venv"
 
@@ -47,6 +47,9 @@ seeds: $(VENV)/.test
 	FLOW512_SEEDS=0:100 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py & \
 	FLOW512_SEEDS=100:200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && wait $$!
 	FLOW512_SWARM_SEEDS=20:320 $(BIN)/python -m pytest tests/unit/test_swarms.py
+	FLOW512_SWARM_OF_NODES_SEEDS=0:150 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py & \
+	FLOW512_SWARM_OF_NODES_SEEDS=150:300 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py \
+	&& wait $$!
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -67,6 +70,8 @@ package: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/transfer.py --tls
+	$(BIN)/python benchmarks/swarm.py
+	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/crowd.py
 
 fuzz: $(VENV)/.fuzz

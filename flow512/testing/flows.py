@@ -47,6 +47,7 @@ class Flow:
         self.pipe = Pipe(network.random, network.capacity)
         self._is_scheduled = False
         self._is_held = False
+        self._is_on_downlink = False
         self._waiting_since: float | None = None
         self._unacknowledged = False
         self._room_held = 0
@@ -105,7 +106,7 @@ class Flow:
         return passes(self.source, self.destination) and passes(self.destination, self.source)
 
     def _due(self, size: int) -> float:
-        return self.network.arrival(self.source, self.destination, size + _HEADER)
+        return self.network.departure(self.source, self.destination, size + _HEADER)
 
     def _go_on(self) -> None:
         due = self.pipe.next_due
@@ -124,13 +125,27 @@ class Flow:
                 self._is_held = True
                 self._wait_if_owed()
                 return
-            while due is not None and due <= now:
+            while due is not None and due <= now and not self._waits_for_downlink(now):
                 self._deliver(self.pipe.arrive())
                 due = self.pipe.next_due
             if not self.network.passes(self.destination, self.source):
                 self._unacknowledged = True
                 self._wait_if_owed()
         self._go_on()
+
+    def _waits_for_downlink(self, now: float) -> bool:
+        # What comes first is received first, whoever has sent it earlier: so the place in the
+        # receiver's queue is taken when it comes, and not when it is sent.
+        if self._is_on_downlink or self.source is self.destination:
+            self._is_on_downlink = False
+            return False
+        assert self.destination is not None, "passes() lets nothing through to nowhere"
+        received = self.destination.received_at(now, self.pipe.next_size + _HEADER)
+        if received <= now:
+            return False
+        self._is_on_downlink = True
+        self.pipe.hold_first(received)
+        return True
 
     def _deliver(self, item: Item) -> None:
         assert self.destination is not None, "passes() lets nothing through to nowhere"
@@ -176,7 +191,9 @@ class Flow:
             self.sender.fail(errno.ETIMEDOUT)
 
     def _return_room(self, size: int) -> None:
-        due = self.network.arrival(self.destination, self.source, _HEADER)
+        # An acknowledgement does not wait behind data of other connections, as in the fair queues
+        # of today; so it is not counted.
+        due = self.network.departure(self.destination, self.source, 0)
         self.network.clock.at(due, self._room_returned, size)
 
     def _room_returned(self, size: int) -> None:

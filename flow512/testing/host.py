@@ -122,6 +122,18 @@ class Host:
 
     # For the network and the sockets.
 
+    def received_at(self, comes: float, size: int) -> float:
+        """
+        Say when something has been received, behind all that came before it.
+
+        @param comes: when it comes.
+        @param size: its bytes.
+        """
+        if self.bandwidth is None:
+            return comes
+        self.busy_receiving_until = max(comes, self.busy_receiving_until) + size / self.bandwidth
+        return self.busy_receiving_until
+
     def owns(self, address: str) -> bool:
         """Tell whether an address is one of this host's, the loopback's included."""
         parsed = parse(address)

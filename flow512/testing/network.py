@@ -259,17 +259,26 @@ class Network:
 
         @param size: bytes, which take their time where a host's bandwidth is limited.
         """
+        arrival = self.departure(source, destination, size)
+        if source is not destination and destination is not None:
+            arrival = destination.received_at(arrival, size)
+        return arrival
+
+    def departure(self, source: Host | None, destination: Host | None, size: int) -> float:
+        """
+        Draw when something that is sent now comes to a host, which may have to receive other things
+        first.
+
+        @param size: bytes, which take their time where the sender's bandwidth is limited; what has
+            none waits behind nothing.
+        """
         start = self.clock.rightNow
         if source is destination:
             return start + self.random.uniform(*self.local_latency)
-        if source is not None and source.bandwidth is not None:
+        if size and source is not None and source.bandwidth is not None:
             start = max(start, source.busy_sending_until) + size / source.bandwidth
             source.busy_sending_until = start
-        arrival = start + self.delay()
-        if destination is not None and destination.bandwidth is not None:
-            arrival = max(arrival, destination.busy_receiving_until) + size / destination.bandwidth
-            destination.busy_receiving_until = arrival
-        return arrival
+        return start + self.delay()
 
     def answer(self, source: Host, destination: Host, function: Callable[[], object]) -> None:
         """Have a kernel's word travel from one host to another, if it can."""

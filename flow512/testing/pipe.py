@@ -92,6 +92,12 @@ class Pipe:
         return bool(self._in_flight)
 
     @property
+    def next_size(self) -> int:
+        """How many bytes the next arrival has; a mark has none."""
+        item = self._in_flight[0][1]
+        return len(item) if isinstance(item, bytes) else 0
+
+    @property
     def next_due(self) -> float | None:
         """When the next arrival is due; C{None} if nothing is in flight."""
         return self._in_flight[0][0] if self._in_flight else None
@@ -133,6 +139,11 @@ class Pipe:
         elif item is Mark.END:
             self.ended = True
         return item
+
+    def hold_first(self, until: float) -> None:
+        """Make the first thing in flight, and so all of it, due no earlier than C{until}."""
+        self._in_flight[0] = (until, self._in_flight[0][1])
+        self._last_due = max(self._last_due, until)
 
     def postpone(self, earliest: float) -> None:
         """Make nothing that is in flight due before C{earliest}, as after a cut was mended."""

@@ -47,6 +47,10 @@ class Pollable(Protocol):
     def gave_up(self) -> bool:
         """Whether it failed because nothing was acknowledged for too long."""
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether the process has it, and not only the kernel."""
+
     def close(self) -> None:
         """Be closed in an orderly way."""
 

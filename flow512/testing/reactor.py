@@ -352,8 +352,8 @@ class HostReactor:
         return done
 
     def open_sockets(self) -> list[Pollable]:
-        """List what has been opened and not closed."""
-        return self._poller.sockets()
+        """List what the process has opened or accepted, and not closed."""
+        return [socket for socket in self._poller.sockets() if socket.is_owned]
 
     def vanish(self) -> None:
         """End the process with its host: nothing is closed, and no one is told."""

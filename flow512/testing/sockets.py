@@ -57,6 +57,11 @@ class Socket(ABC):
         """Whether it failed because nothing was acknowledged for too long."""
         return False
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether the process has it, and not only the kernel."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything."""

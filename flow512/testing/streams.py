@@ -63,6 +63,7 @@ class StreamSocket(Socket):
         self._incoming: Flow | None = None
         self._listener: StreamSocket | None = None
         self._accepted: deque[StreamSocket] = deque()
+        self._is_accepted = False
         self._end_is_sent = False
         self._reset_is_sent = False
         self.vanished = False
@@ -102,6 +103,11 @@ class StreamSocket(Socket):
         return self._error == errno.ETIMEDOUT
 
     @property
+    def is_owned(self) -> bool:
+        """Whether the process has it: what it has not accepted is only the kernel's."""
+        return self._listener is None or self._is_accepted
+
+    @property
     def is_listening(self) -> bool:
         """Whether it listens."""
         return self._state is _State.LISTENING
@@ -137,6 +143,7 @@ class StreamSocket(Socket):
         if not self._accepted:
             raise os_error(errno.EWOULDBLOCK)
         accepted = self._accepted.popleft()
+        accepted._is_accepted = True
         return accepted, accepted.getpeername()
 
     def connect_ex(self, address: SocketAddress) -> int:

@@ -181,6 +181,21 @@ class ConnectingTests(NetworkTestCase):
                 client.lost.trap(ConnectionLost)
                 self.network.assert_quiet()
 
+    def test_half_open_when_the_listener_stops(self) -> None:
+        """A connection that was never accepted is not left over in a process that has stopped."""
+        port = self.listen(self.a, Server())
+        self.network.run(0)
+        connecting = TCP4ClientEndpoint(self.b.reactor, "10.0.0.1", 5000)
+        failed = connectProtocol(connecting, Recorder())
+        self.network.cut_one_way(self.a, self.b)
+        self.network.run(1.0)
+        self.network.result(port.stopListening())
+        self.assertEqual(self.a.left_over(), [])
+        self.network.heal()
+        self.network.run(100.0)
+        self.network.result(failed).transport.loseConnection()
+        self.network.assert_quiet()
+
     def test_bind_to_the_other_family(self) -> None:
         """A client of IPv6 cannot be bound to an address of IPv4."""
         endpoint = TCP6ClientEndpoint(self.b.reactor, "fd00::1", 5000, bindAddress=("10.0.0.2", 0))
