@@ -26,7 +26,7 @@ the download is told. A source that has all of it says so, and is watched no lon
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 from typing import Any, Final, TypeAlias
@@ -354,6 +354,8 @@ class Gathering:
         except BaseException:
             source.leave()
             raise
+        if not candidate.name and source.agreement is not None:
+            candidate = replace(candidate, name=source.agreement.peer.name)
         return Found(candidate, source, entry)
 
     def _ask(self, question: Coroutine[Deferred[Any], Any, None]) -> None:

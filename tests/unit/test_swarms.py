@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -28,7 +28,7 @@ from flow512.transfer.fetch import Claim, Fetched, Fetcher, Target
 from flow512.transfer.finding import Candidate, Found
 from flow512.transfer.server import TransferFactory
 from flow512.transfer.source import SourceFactory, connect_source
-from flow512.units import BLOCK
+from flow512.units import BLOCK, PIECE
 from flow512.wire.frame import BufferPool
 from flow512.wire.messages import Entry
 from tests.unit.transfer_ends import OURS, THEIRS, Shelf
@@ -82,14 +82,22 @@ class Simulation:
     @ivar liars: those who are to blame if anybody is.
     """
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(
+        self, seed: int, folder: Path, kinds: Sequence[str] = (), size: int | None = None
+    ) -> None:
+        """
+        @param kinds: what the sources are like; the seed decides unless given.
+        @param size: bytes of the content; likewise.
+        """
         self.random = Random(seed)
         self.network = Network(seed)
         self.here = self.network.host("10.0.0.200", name="here")
         self.folder = folder
         (folder / "downloads").mkdir()
-        self.content = self.random.randbytes(self.random.choice(SIZES))
-        self.kinds = [self.random.choice(KINDS) for _ in range(self.random.randrange(1, 7))]
+        self.content = self.random.randbytes(self.random.choice(SIZES) if size is None else size)
+        self.kinds = list(kinds) or [
+            self.random.choice(KINDS) for _ in range(self.random.randrange(1, 7))
+        ]
         self.shelves: list[Shelf] = []
         self.factories: list[TransferFactory] = []
         self.ports: list[IListeningPort] = []
@@ -130,6 +138,9 @@ class Simulation:
         elif kind == "liar":
             self.liars.add(candidate)
             shelf.read_hook = self.lie(self.random.randrange(1, 6))
+        elif kind == "rare liar":
+            self.liars.add(candidate)
+            shelf.read_hook = self.lie_rarely
         elif kind == "wrong page":
             self.liars.add(candidate)
             page = shelf.page
@@ -149,6 +160,14 @@ class Simulation:
             return data[:-1] + bytes([data[-1] ^ 1])
 
         return hook
+
+    def lie_rarely(self, offset: int, data: bytes) -> bytes:
+        """Corrupt one piece in a thousand."""
+        corrupted = bytearray(data)
+        for start in range(0, len(data), PIECE):
+            if Random((offset + start) // PIECE).random() < 0.001:
+                corrupted[start] ^= 1
+        return bytes(corrupted)
 
     def run(self) -> Fetched | Flow512Error:
         """Fetch, and stop everything."""
@@ -212,3 +231,19 @@ class SwarmsTests(SynchronousTestCase):
             if isinstance(outcome, Fetched):
                 sent = sum(count for _, count in outcome.sent)
                 self.assertEqual(sent, outcome.fetched)
+
+    def test_one_piece_in_a_thousand(self) -> None:
+        """
+        Of four sources one corrupts one piece in a thousand: the file is exact, it is named, and at
+        most 2 % of the bytes are fetched twice.
+        """
+        kinds = ("honest", "honest", "rare liar", "honest")
+        for seed in range(5):
+            with self.subTest(seed=seed), tempfile.TemporaryDirectory() as folder:
+                simulation = Simulation(seed, Path(folder), kinds, 200 * BLOCK + 77)
+                outcome = simulation.run()
+                assert isinstance(outcome, Fetched)
+                target = Path(folder) / "downloads" / "file"
+                self.assertEqual(target.read_bytes(), simulation.content)
+                self.assertEqual(set(simulation.blamed), simulation.liars)
+                self.assertLessEqual(outcome.fetched, 1.02 * len(simulation.content))
