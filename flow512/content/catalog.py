@@ -12,7 +12,7 @@ database is damaged, an empty one takes its place.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -67,6 +67,15 @@ _KNOWN: Final = """
 """
 
 
+# Content by content, whatever SQLite reckons: all files of a share may have one of them.
+_FIRST_HOLDERS: Final = """
+    SELECT files.path, files.size, files.mtime, files.inode, contents.root, contents.md5
+    FROM contents CROSS JOIN files ON files.share = ?1 AND files.path =
+        (SELECT path FROM files WHERE content = contents.id AND share = ?1 ORDER BY path LIMIT 1)
+    WHERE contents.root IN
+"""
+
+
 class Stamp(NamedTuple):
     """
     What the system says of a file, by which a change is noticed.
@@ -86,15 +95,10 @@ class Stamp(NamedTuple):
         """
         Take the stamp of a file.
         """
-        return cls(
-            status.st_size,
-            max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)),
-            _signed(status.st_ino),
-        )
-
-
-def _signed(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
+        mtime, inode = status.st_mtime_ns, status.st_ino
+        if not -(2**63) <= mtime < 2**63:
+            mtime = -(2**63) if mtime < 0 else 2**63 - 1
+        return cls(status.st_size, mtime, inode if inode < 2**63 else inode - 2**64)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,19 @@ class Catalog:
                 (root, share, limit),
             ).fetchall()
         return [_known(row) for row in rows]
+
+    def first_holders(self, share: bytes, roots: Sequence[bytes]) -> dict[bytes, Known]:
+        """
+        Find one file of a share for each of some contents, the first in the order of paths.
+
+        @param roots: the contents, at most a hundred.
+        @return: by root; what no file had when it was last looked at is not in it.
+        """
+        with self._database.reading() as database:
+            rows = database.execute(
+                f"{_FIRST_HOLDERS} ({','.join('?' * len(roots))})", (share, *roots)
+            ).fetchall()
+        return {row[4]: _known(row) for row in rows}
 
     def stamps(self, share: bytes, after: str, last: str | None) -> dict[str, Stamp]:
         """

@@ -64,6 +64,12 @@ class Disk:
         @param parts: what to write, one after the other.
         @raise OSError: a call failed; what came before it is written.
         """
+        if len(parts) == 1 and parts[0]:
+            # What a small file takes: it has to be cheap.
+            written = self.pwritev(fd, parts, offset)
+            if written == len(parts[0]):
+                return
+            parts, offset = [memoryview(parts[0])[written:]], offset + written
         rest = deque(memoryview(part) for part in parts if part)
         while rest:
             written = self.pwritev(fd, list(islice(rest, _PARTS)), offset)

@@ -25,21 +25,23 @@ from typing import Final
 import msgspec
 
 from flow512.content.access import NOBODY
-from flow512.content.catalog import Catalog, Known
+from flow512.content.backlog import MD5_AT_ONCE, Backlog
+from flow512.content.catalog import Catalog, Known, Stamp
 from flow512.content.following import EVERYTHING, WALK, Look
-from flow512.content.hashing import Stop, hash_file, md5_of_file, never
+from flow512.content.hashing import Stop, md5_of_file, never
 from flow512.content.manifests import Manifests, items_in
-from flow512.content.opened import OpenContent, changed, check_unchanged, stamp_of
+from flow512.content.opened import OpenContent, changed, check_unchanged, name_of
 from flow512.content.paths import check_path, escape, is_own_name, open_folder_beneath
 from flow512.content.scan import Scan, ScanReport
 from flow512.content.shares import LARGEST, LeftOut, Share
+from flow512.content.small import read_small
 from flow512.content.tree import TreeVerifier, format_content_id
 from flow512.content.turns import Turns
+from flow512.content.unhashed import UnhashedContent
 from flow512.content.view import AccessNotes, NoNotes, View
 from flow512.errors import (
     BadDigest,
     BadMessage,
-    Cancelled,
     DiskFailure,
     Flow512Error,
     Misuse,
@@ -49,10 +51,12 @@ from flow512.errors import (
     UnsafeName,
 )
 from flow512.units import DIGESTS_PER_PAGE
+from flow512.wire.bundle import Parcel
 from flow512.wire.fields import MAX_LIST
 from flow512.wire.messages import CAPS, Entry, Kind
 
 __all__ = [
+    "MD5_AT_ONCE",
     "AccessNotes",
     "LeftOut",
     "Library",
@@ -63,12 +67,6 @@ __all__ = [
     "View",
     "never",
 ]
-
-MD5_AT_ONCE: Final = 8 * 1024 * 1024
-"""
-Bytes up to which a file's MD5 is made together with its tree. A larger file can be fetched as soon
-as its tree is there, and MD5 takes several times as long.
-"""
 
 _MAX_HOLDERS: Final = 100
 """Files of one share that are tried for one content."""
@@ -105,21 +103,15 @@ class Library:
         self._catalog = catalog
         self._shares = tuple(shares)
         self._notes = notes or NoNotes()
-        self._roots_changed = roots_changed
+        self._tell_of_roots = roots_changed
+        self._manifests = Manifests()
         self._public: frozenset[bytes] = frozenset()  # keys of the shares whose roots were given
         # Their rules are known from the beginning: what is gone later was there.
         for share in self._shares:
             self._judge(share, None)
         self._scanning = threading.Lock()
         self._turns = Turns()
-        self._choosing = threading.Lock()
-        # How far hash_next has come in each share: what failed lies behind, until the next scan.
-        self._hashed_up_to: dict[bytes, str] = {}
-        # Likewise for sum_next, over all shares.
-        self._summed_up_to = b""
-        # What somebody waits for, in the order in which it was asked for.
-        self._asked_for: dict[tuple[Share, str], None] = {}
-        self._manifests = Manifests()
+        self._backlog = Backlog(catalog, self._shares, self._roots_changed)
 
     def close(self) -> None:
         """
@@ -158,9 +150,7 @@ class Library:
                     self._judge(share, None)
                     scan.look_through(share)
                 self._catalog.prune()
-            with self._choosing:
-                self._hashed_up_to.clear()
-                self._summed_up_to = b""
+            self._backlog.try_all_again()
             return self._reported(scan.report())
         try:
             with self._scanning:
@@ -169,7 +159,7 @@ class Library:
                         share, [place.path for place in look.places if place.share == share.key]
                     )
         finally:
-            self._prefer(scan)
+            self._backlog.prefer(scan)
         found = sum(self._catalog.count(share.key) for share in self._present())
         return self._reported(replace(scan.report(), found=found))
 
@@ -180,19 +170,24 @@ class Library:
                 share.look_again()
                 share.walked()
 
-    def _prefer(self, scan: Scan) -> None:
-        with self._choosing:
-            for share in self._shares:
-                self._asked_for |= {(share, path): None for path in scan.fresh(share.key)}
-                if scan.has_more_fresh(share.key):
-                    # Too much to be asked for one by one.
-                    self._hashed_up_to.pop(share.key, None)
-            self._summed_up_to = b""
-
     def _reported(self, report: ScanReport) -> ScanReport:
         if report.changed or report.gone or self._public != self._keys_seen_by_all():
             self._roots_changed()
         return report
+
+    def follow(self, is_followed: bool) -> None:
+        """
+        Say whether L{happened} is called from now on whenever something happens in the shares; only
+        then, and until it does, the manifest of a folder is given again without a look at the disk.
+        At first it is not. Any thread may call this and L{happened}, and neither blocks.
+        """
+        self._manifests.follow(is_followed)
+
+    def happened(self) -> None:
+        """
+        Take note that something has happened in the shares.
+        """
+        self._manifests.happened()
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -223,6 +218,10 @@ class Library:
                 left -= len(some)
         return frozenset(found if len(found) <= most else nsmallest(most, found))
 
+    def _roots_changed(self) -> None:
+        self._manifests.happened()
+        self._tell_of_roots()
+
     def _keys_seen_by_all(self) -> frozenset[bytes]:
         # Whoever has proven nothing sees what is shown to everybody, and no more.
         return frozenset(share.key for share in self.seen_by(NOBODY).shares)
@@ -239,17 +238,8 @@ class Library:
         @raise NotFound: it has become too large.
         @raise ResourceFailure: it cannot be read, or the catalog cannot be written.
         """
-        while (chosen := self._choose()) is not None:
-            share, path = chosen
-            try:
-                fd, _ = share.open(path.split("/"))
-            except (NotFound, UnsafeName):
-                continue  # gone since the last scan; the next one will take note
-            try:
-                return self._hash(share, path, fd, stop, md5_up_to=MD5_AT_ONCE).entry()
-            finally:
-                os.close(fd)
-        return None
+        known = self._backlog.hash_next(stop)
+        return None if known is None else known.entry()
 
     def sum_next(self, stop: Stop = never) -> bytes | None:
         """
@@ -259,17 +249,13 @@ class Library:
         @raise Flow512Error: as L{checksum}. As after every error, it is left alone until the next
             scan; call again for the next one.
         """
-        while True:
-            with self._choosing:
-                root = self._catalog.without_md5(self._summed_up_to)
-                if root is None:
-                    return None
-                self._summed_up_to = root
+        while (root := self._backlog.next_without_md5()) is not None:
             try:
                 self.checksum(root, stop)
             except NotFound:
                 continue  # of a folder that is not shared now
             return root
+        return None
 
     def seen_by(self, asker: bytes) -> View:
         """
@@ -356,48 +342,97 @@ class Library:
             shares = list(self._present(view))
             if (size := self._manifests.size(root, shares)) is not None:
                 return Entry("/", size, 0, root)
-            _, known, fd = self._open_holder(root, view)
+            share, known, fd = self._open_holder(root, view)
             os.close(fd)
-            return known.entry()
-        parts = check_path(path)
-        if not any(map(is_own_name, parts)):
-            for share in self._seen(view):
-                try:
-                    fd, _ = share.open(parts)
-                except (NotFound, UnsafeName):
-                    continue
-                try:
-                    return self._hash(share, path, fd, stop, md5_up_to=-1).entry()
-                finally:
-                    os.close(fd)
-        self._note(view)
-        raise NotFound(f"No file '{escape(path)}' is shared here; `flow512 ls` shows what is.")
+            return self._entry(share, known)
+        opened = self._open_path(path, view)
+        if opened is None:
+            raise self._no_file(path, view)
+        share, fd, _ = opened
+        try:
+            return self._entry(share, self._backlog.hash(share, path, fd, stop))
+        finally:
+            os.close(fd)
 
-    def known(self, path: str, view: View | None = None) -> Entry | None:
+    def known(
+        self, path: str, view: View | None = None, *, unhashed_above: int = LARGEST
+    ) -> Entry | None:
         """
         Tell of one file by its path, as L{stat} does, if that takes no hashing.
 
         @param view: of whoever asks; L{None} for the owner.
-        @return: its entry, with a root; L{None} if only L{stat} can tell.
+        @param unhashed_above: the size in bytes above which a file without a root is told of as
+            well.
+        @return: its entry, with a root unless it is so large; L{None} if only L{stat} can tell.
         @raise UnsafeName: no file can have such a path.
         @raise ResourceFailure: it cannot be looked at.
         """
         if path.endswith("/"):
             return None
-        parts = check_path(path)
-        if any(map(is_own_name, parts)):
+        opened = self._open_path(path, view)
+        if opened is None:
             return None
-        for share in self._seen(view):
-            try:
-                fd, stamp = share.open(parts)
-            except (NotFound, UnsafeName):
-                continue
-            os.close(fd)
-            known = self._catalog.find(share.key, path)
-            if known is None or known.stamp != stamp or known.root is None:
-                return None
-            return known.entry()
+        share, fd, stamp = opened
+        os.close(fd)
+        known = self._catalog.find(share.key, path)
+        if known is not None and known.stamp == stamp and known.root is not None:
+            return self._entry(share, known)
+        if unhashed_above < stamp.size <= LARGEST:
+            return self._entry(share, Known(path, stamp, None, None))
         return None
+
+    def open_unhashed(
+        self, path: str, size: int, mtime: int, first: int = 0, view: View | None = None
+    ) -> UnhashedContent:
+        """
+        Open a file to read it, whether its root is known or not.
+
+        @param size: what it was when its entry was told.
+        @param mtime: likewise.
+        @param first: the block to begin with; only if that is 0 its tree is made and kept.
+        @param view: of whoever asks; L{None} for the owner.
+        @return: the caller has to close it.
+        @raise NotFound: there is no such file.
+        @raise UnsafeName: no file can have such a path.
+        @raise ContentChanged: it has another size or mtime now.
+        @raise Misuse: it has not so many blocks.
+        @raise ResourceFailure: it cannot be opened.
+        """
+        opened = self._open_path(path, view)
+        if opened is None:
+            raise self._no_file(path, view)
+        share, fd, stamp = opened
+        try:
+            if (stamp.size, stamp.mtime) != (size, mtime):
+                raise changed(name_of(path))
+            self._backlog.take_note(share, path, stamp)
+            return UnhashedContent(
+                fd,
+                stamp,
+                name_of(path),
+                first,
+                self._guard((share,), view, lambda: _no_file(path)),
+                lambda tree: self._entry(share, self._backlog.keep(share, path, stamp, tree)),
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _open_path(self, path: str, view: View | None) -> tuple[Share, int, Stamp] | None:
+        parts = check_path(path)
+        if not any(map(is_own_name, parts)):
+            for share in self._seen(view):
+                with suppress(NotFound, UnsafeName):
+                    return share, *share.open(parts)
+        return None
+
+    def _no_file(self, path: str, view: View | None) -> NotFound:
+        self._note(view)
+        return _no_file(path)
+
+    def _entry(self, share: Share, known: Known) -> Entry:
+        is_restricted = self._judge(share, NOBODY) is not None
+        return msgspec.structs.replace(known.entry(), is_restricted=is_restricted)
 
     def _manifest(self, path: str, stop: Stop, view: View | None) -> Entry:
         prefix = "" if path == "/" else path
@@ -414,6 +449,9 @@ class Library:
             raise NotFound(
                 f"No folder '{escape(path)}' is shared here; `flow512 ls` shows what is."
             )
+        if (made := self._manifests.again(path, shares)) is not None:
+            return Entry(path, made[1], 0, made[0])
+        state = self._manifests.state
         items = merge(
             *(items_in(share, prefix, self._catalog, stop) for share in shares),
             key=attrgetter("path"),
@@ -421,6 +459,7 @@ class Library:
         # The same path comes from the first share that has it first.
         once = (next(same) for _, same in groupby(items, key=attrgetter("path")))
         root, size = self._manifests.keep(once, shares, stop)
+        self._manifests.remember(path, shares, root, state)
         return Entry(path, size, 0, root)
 
     def page(self, root: bytes, level: int, index: int, view: View | None = None) -> bytes:
@@ -470,21 +509,41 @@ class Library:
         """
 
         shares = tuple(self._present(view))
-        manifest = self._manifests.open(root, shares, self._guard(root, shares, view))
+        guard = self._guard(shares, view, lambda: _unknown(root))
+        manifest = self._manifests.open(root, shares, guard)
         if manifest is not None:
             return manifest
         share, known, fd = self._open_holder(root, view)
-        guard = self._guard(root, (share,), view)
-        return OpenContent(fd, root, known.stamp, _name(known.path), guard)
+        guard = self._guard((share,), view, lambda: _unknown(root))
+        return OpenContent(fd, root, known.stamp, name_of(known.path), guard)
 
-    def _guard(self, root: bytes, shares: Sequence[Share], view: View | None) -> Callable[[], None]:
+    def read_small(self, roots: Sequence[bytes], parcel: Parcel, view: View | None = None) -> None:
+        """
+        Read small contents whole, one after the other, until no more fit.
+
+        @param roots: which.
+        @param parcel: where they go. What is not shared, has changed, cannot be read, or is larger
+            than L{MAX_BUNDLED<flow512.wire.bundle.MAX_BUNDLED>}, is missing in it.
+        @param view: of whoever asks; L{None} for the owner.
+        """
+        read_small(
+            roots,
+            parcel,
+            self._catalog,
+            tuple(self._present(view)),
+            lambda root: self.open(root, view),
+        )
+
+    def _guard(
+        self, shares: Sequence[Share], view: View | None, missing: Callable[[], NotFound]
+    ) -> Callable[[], None]:
         def check_access() -> None:
             if view is None:
                 return
             for share in shares:
                 if (rule := self._judge(share, view.asker)) is not None:
                     self._notes.withheld(view.asker, share.name, rule)
-                    raise _unknown(root)
+                    raise missing()
 
         return check_access
 
@@ -505,7 +564,7 @@ class Library:
                 return content.md5
             _, known, fd = self._open_holder(root, view)
             try:
-                what = _name(known.path)
+                what = name_of(known.path)
                 md5 = md5_of_file(fd, known.stamp.size, stop=stop, what=what)
                 check_unchanged(fd, known.stamp, what)
             finally:
@@ -539,53 +598,8 @@ class Library:
             self._note(view)
             raise _unknown(root)
 
-    # What is hashed next
-
-    def _choose(self) -> tuple[Share, str] | None:
-        with self._choosing:
-            while self._asked_for:
-                share, path = next(iter(self._asked_for))
-                del self._asked_for[share, path]
-                known = self._catalog.find(share.key, path)
-                if known is None or known.root is None:
-                    return share, path
-            for share in self._present():
-                after = self._hashed_up_to.get(share.key, "")
-                for path in self._catalog.unhashed(share.key, after, 1):
-                    self._hashed_up_to[share.key] = path
-                    return share, path
-        return None
-
-    def _ask_for(self, share: Share, path: str) -> None:
-        with self._choosing:
-            self._asked_for[share, path] = None
-
-    def _hash(self, share: Share, path: str, fd: int, stop: Stop, *, md5_up_to: int) -> Known:
-        what = _name(path)
-        try:
-            with self._turns.take((share.key, path), stop):
-                stamp = stamp_of(fd, what)
-                known = self._catalog.find(share.key, path)
-                if known is None or known.stamp != stamp:
-                    if stamp.size > LARGEST:
-                        raise NotFound(f"{what} is larger than what is shared here.")
-                    self._catalog.update(share.key, {path: stamp}, ())
-                    self._roots_changed()
-                elif known.root is not None:
-                    return known
-                tree, checksum = hash_file(
-                    fd, stamp.size, stop=stop, md5=stamp.size <= md5_up_to, what=what
-                )
-                check_unchanged(fd, stamp, what)
-                self._catalog.record(share.key, path, stamp, tree, checksum)
-                self._roots_changed()
-                return Known(path, stamp, tree.root, checksum)
-        except Cancelled:
-            self._ask_for(share, path)
-            raise
-
     def _open_holder(self, root: bytes, view: View | None) -> tuple[Share, Known, int]:
-        failure: Flow512Error = _unknown(root)
+        failure: Flow512Error | None = None
         for share in self._present(view):
             for known in self._catalog.holders(share.key, root, _MAX_HOLDERS):
                 try:
@@ -598,17 +612,16 @@ class Library:
                 if stamp == known.stamp:
                     return share, known, fd
                 os.close(fd)
-                failure = changed(_name(known.path))
-                self._catalog.update(share.key, {known.path: stamp}, ())
-                self._roots_changed()
-                self._ask_for(share, known.path)
-        if isinstance(failure, NotFound):
+                failure = changed(name_of(known.path))
+                self._backlog.note_change(share, known.path, stamp)
+        if failure is None:
             self._note(view)
+            failure = _unknown(root)
         raise failure
 
 
-def _name(path: str) -> str:
-    return f"'{escape(path)}'"
+def _no_file(path: str) -> NotFound:
+    return NotFound(f"No file '{escape(path)}' is shared here; `flow512 ls` shows what is.")
 
 
 def _unknown(root: bytes) -> NotFound:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from flow512.content.catalog import Stamp
+from flow512.content.paths import escape
 from flow512.errors import ContentChanged, Misuse, from_os_error
 
 
@@ -54,7 +55,7 @@ class OpenContent:
         """
         self._check_access()
 
-    def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
+    def read_into(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> None:
         """
         Read some of the content to where it is wanted.
 
@@ -80,7 +81,7 @@ class OpenContent:
             self.fd = -1
 
 
-def fill(fd: int, offset: int, rooms: Sequence[bytearray], what: str) -> None:
+def fill(fd: int, offset: int, rooms: Sequence[bytearray | memoryview], what: str) -> None:
     """
     Read from a file that is open to where it is wanted.
 
@@ -130,6 +131,15 @@ def check_unchanged(fd: int, stamp: Stamp, what: str) -> None:
     """
     if stamp_of(fd, what) != stamp:
         raise changed(what)
+
+
+def name_of(path: str) -> str:
+    """
+    Say what to call a file in sentences.
+
+    @param path: inside its share.
+    """
+    return f"'{escape(path)}'"
 
 
 def changed(what: str) -> ContentChanged:

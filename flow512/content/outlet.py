@@ -47,11 +47,21 @@ class Outlet:
 
     unproven: tuple[tuple[int, int], ...] = ()
 
-    def __init__(self, fd: int, root: bytes, size: int, offset: int, length: int | None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        root: bytes,
+        size: int,
+        offset: int,
+        length: int | None,
+        *,
+        name: str = "the stream",
+    ) -> None:
         """
         @param fd: where the bytes go; it stays the caller's.
         @param offset: of the first byte that is wanted.
         @param length: how many are wanted; L{None} for all from there on.
+        @param name: what sentences are to call it.
         @raise Misuse: the content has no such range.
         """
         end = size if length is None else offset + length
@@ -64,6 +74,7 @@ class Outlet:
         self.blocks = Shape(size).blocks
         self.written = 0
         self._fd = fd
+        self._name = name
         # How much it holds; 0 if it is none.
         self._pipe = 0
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -154,7 +165,7 @@ class Outlet:
         except BrokenPipeError:
             raise Cancelled("Nobody reads the rest.") from None
         except OSError as error:
-            raise from_os_error(error, "writing the content on") from error
+            raise from_os_error(error, f"writing to {self._name}") from error
 
     def _room(self) -> int:
         """Say how much the descriptor, which can be written to, takes without a wait."""

@@ -394,6 +394,31 @@ class Partial:
                 self.seal()
             self._close_files()
 
+    def hand_over(self, root: bytes) -> None:
+        """
+        Leave what is in place to the download of another content id, now that this is known: of
+        the same name, in the same folder. Nothing of it is vouched for: whoever opens that looks
+        at the digest of every block. If there is such a download already, this one is given up.
+        This is closed.
+
+        @raise StateInUse: another process is at that download; this is as it was.
+        @raise flow512.errors.ResourceFailure: it could not be done, and may be tried again.
+        """
+        own, disk, folder = OwnNames.of(root, self._name), self._disk, self._folder_fd
+        with ExitStack() as undo, blaming(f"going on with '{self._shown}'"):
+            there = disk.stat_in(folder, own.part)
+            # Locked first, so that nobody begins it meanwhile.
+            undo.callback(disk.close, _open_locked(folder, own.part, self._shown, disk))
+            if there is None or not there.st_size:
+                journal = _open_journal(folder, own.journal, disk)
+                undo.callback(disk.close, journal)
+                # For good: it never speaks for a file that came after it.
+                disk.ftruncate(journal, 0)
+                disk.fdatasync(journal)
+                disk.remove(folder, self._own.journal)
+                disk.rename(self._own.part, own.part, src_dir_fd=folder, dst_dir_fd=folder)
+            self.discard()
+
     def discard(self) -> None:
         """
         Give the download up, and remove what there is of it.

@@ -40,12 +40,14 @@ _REFUSED: Final = re.compile(
     r"(?P<control>[\x00-\x1f\x7f-\x9f\u2028\u2029])"
     r"|(?P<slash>[\\/])"
     r"|(?P<bidi>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
+    r"|(?P<byte>[\udc80-\udcff])"
     r"|(?P<surrogate>[\ud800-\udfff])"
 )
 _REASONS: Final = {
     "control": "it contains the control character {}",
     "slash": "it contains {}, which parts folders",
     "bidi": "it contains {}, which changes the direction of writing",
+    "byte": "it contains {}, a byte that is not UTF-8",
     "surrogate": "it contains {}, which is half a character",
 }
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
@@ -116,7 +118,10 @@ def _fault(name: str) -> str | None:
         return f"it is longer than {MAX_NAME} bytes"
     if refused := _REFUSED.search(name):
         assert refused.lastgroup is not None
-        return _REASONS[refused.lastgroup].format(_code(refused.group()))
+        shown = refused.group()
+        # Python has a byte that is not UTF-8 as half a character (PEP 383).
+        code = f"\\x{ord(shown) - 0xDC00:02x}" if refused.lastgroup == "byte" else _code(shown)
+        return _REASONS[refused.lastgroup].format(code)
     if len(name.encode()) > MAX_NAME:
         return f"it is longer than {MAX_NAME} bytes"
     if name[0] == "~":
@@ -263,21 +268,39 @@ def open_beneath(dir_fd: int, parts: Sequence[str], flags: int = os.O_RDONLY) ->
     """
     folder = open_folder_beneath(dir_fd, parts[:-1])
     try:
-        fd = _open_part(folder, parts[-1], flags | _FILE_FLAGS)
+        return open_file_in(folder, parts[-1], flags)[0]
     finally:
         os.close(folder)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+
+
+def open_file_in(folder: int, name: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+    """
+    Open a regular file that is directly in a folder, as L{open_beneath} does.
+
+    @param folder: its descriptor, which stays the caller's.
+    @return: a descriptor, for the caller to close, and what the system says of the file.
+    @raise UnsafeName: as L{open_beneath}; so are the others.
+    """
+    fd = _open_part(folder, name, flags | _FILE_FLAGS)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeName(f"'{escape(name, SHOWN)}' is not a regular file.")
+    except OSError as error:
         os.close(fd)
-        raise UnsafeName(f"'{escape(parts[-1], SHOWN)}' is not a regular file.")
-    return fd
+        raise from_os_error(error, f"looking at '{escape(name, SHOWN)}'") from error
+    except UnsafeName:
+        os.close(fd)
+        raise
+    return fd, status
 
 
 def _open_part(folder: int, part: str, flags: int) -> int:
     check_name(part)
-    shown = escape(part, SHOWN)
     try:
         return os.open(part, flags, dir_fd=folder)
     except OSError as error:
+        shown = escape(part, SHOWN)
         if error.errno == errno.ENOENT:
             raise NotFound(f"There is no '{shown}'.") from error
         # A link is ELOOP, but ENOTDIR to Linux where a folder is asked for.

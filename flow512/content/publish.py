@@ -24,6 +24,7 @@ import os
 import stat
 import threading
 from base64 import b32encode
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,8 @@ _NO_LINKS: Final = frozenset(
     {errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 )
 """How C{link} says that this file system or file cannot have another name."""
+
+_STATUS: Final = "/proc/self/status"  # Linux tells it there
 
 _umask_lock: Final = threading.Lock()
 
@@ -206,9 +209,14 @@ def current_umask() -> int:
     """
     Find out which mode bits the user does not want new files to have.
 
-    There is no way to look without setting it. The lock keeps two of us from each taking the
-    other's value for the user's; a file that somebody else makes in between is only too private.
+    Where the system does not tell it, there is no way to look without setting it. The lock keeps
+    two of us from each taking the other's value for the user's; a file that somebody else makes in
+    between is only too private.
     """
+    with suppress(OSError), open(_STATUS, "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line[6:], 8)
     with _umask_lock:
         umask = os.umask(0o077)
         os.umask(umask)

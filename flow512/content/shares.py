@@ -26,7 +26,7 @@ from flow512.content.paths import (
     check_path,
     escape,
     is_own_name,
-    open_beneath,
+    open_file_in,
     open_folder,
     open_folder_beneath,
 )
@@ -148,13 +148,23 @@ class Share:
         @raise UnsafeName: it is no regular file, or reached through a link.
         @raise ResourceFailure: it cannot be opened.
         """
-        with self.folder() as folder:
-            fd = open_beneath(folder, parts)
-        try:
-            return fd, Stamp.of(os.fstat(fd))
-        except OSError as error:
-            os.close(fd)
-            raise from_os_error(error, f"looking at '{escape(parts[-1])}'") from error
+        with self.visit() as visit:
+            return visit.open(parts)
+
+    @contextmanager
+    def visit(self) -> Iterator[Visit]:
+        """
+        Begin to open files, one after the other; the visit is over with the block.
+
+        @raise NotFound: the share has nothing.
+        @raise ResourceFailure: its folder cannot be opened once more.
+        """
+        with self.folder() as top:
+            visit = Visit(top)
+            try:
+                yield visit
+            finally:
+                visit.close()
 
     def real_path(self) -> str:
         """
@@ -194,6 +204,42 @@ class Share:
             if self._folder is not None:
                 os.close(self._folder)
             self._folder = folder
+
+
+class Visit:
+    """
+    Opens files of one share, one after the other. The folder of the last one stays open, so that
+    many in one folder take no way down each: what is moved elsewhere meanwhile is still read, as if
+    it had been read just before. One thread at a time may use it, and not for long.
+    """
+
+    def __init__(self, top: int) -> None:
+        """
+        @param top: the share's descriptor, which stays the caller's.
+        """
+        self._top = self._folder = top
+        self._way: Sequence[str] = ()
+
+    def open(self, parts: Sequence[str]) -> tuple[int, Stamp]:
+        """
+        Open a file; see L{Share.open}.
+        """
+        way = parts[:-1]
+        if way != self._way:
+            self.close()
+            if way:
+                self._folder = open_folder_beneath(self._top, way)
+                self._way = way
+        fd, status = open_file_in(self._folder, parts[-1])
+        return fd, Stamp.of(status)
+
+    def close(self) -> None:
+        """
+        Close the folder; a second time does nothing.
+        """
+        if self._folder != self._top:
+            os.close(self._folder)
+        self._folder, self._way = self._top, ()
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 A folder that is being received: what a manifest says, done to a folder of this machine.
 
 First each page of the manifest is L{taken<Unfolding.take>}: its folders are made, and its files
-sorted into those that are here already, those that must not be touched, and those that are to be
-fetched. What is fetched is L{put<Unfolding.put>} in its place whole, small files by this, large
-ones by a download. L{Unfolding.finish} gives the folders their permissions and times at last, as
-no more files come into them.
+sorted into those that are here already, those that must not be touched, those that cannot be had,
+and those that are to be fetched. What is fetched is L{put<Unfolding.put>} in its place whole, small
+files by this, large ones by a download. L{Unfolding.finish} gives the folders their permissions and
+times at last, as no more files come into them.
+
+A folder may have thousands of files, so what is done for each is kept to the fewest system calls.
+A new file has no name at all until it is whole (C{O_TMPFILE}), where the file system can do that;
+elsewhere, and where it may replace another, it is made under a hidden name. What is known of a
+folder, because it has been listed or is new, is not asked for again.
 
 Nothing is ever written through a link: every step down is one into a real folder, by descriptor. A
-file that is here and is another is kept, unless the user lets it be replaced; nothing is deleted. A
-name that may not be, or that some systems cannot tell from one that is here, is left out, with the
-reason, and everything else goes on.
+file that is here and is another is kept, unless the user lets it be replaced; nothing is deleted
+(L{flow512.content.mirroring} does that). A name that may not be, or that some systems cannot tell
+from one that is here, is left out, with the reason, and everything else goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from typing import Final
 from flow512.content.disk import DISK, Disk, blaming
 from flow512.content.manifest import MODES, Item
 from flow512.content.paths import (
+    MAX_DEPTH,
     SHOWN,
     check_new_name,
     check_path,
@@ -34,12 +40,19 @@ from flow512.content.paths import (
     twin_key,
 )
 from flow512.content.publish import OwnNames, current_umask, place
-from flow512.errors import Flow512Error, TargetExists
+from flow512.errors import Flow512Error, TargetExists, from_os_error
+from flow512.wire.fields import MAX_PATH
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONG: Final = MAX_PATH // 4  # fewer characters than this are never too many bytes
+_NAMELESS: Final = getattr(os, "O_TMPFILE", 0)  # only Linux has it
+_NAMELESS_FILE: Final = os.O_WRONLY | os.O_CLOEXEC | _NAMELESS
 
 MAX_REASONS: Final = 1000
 """Reasons that are kept for what is left out; a folder full of bad names must not fill memory."""
+
+_NOT_HASHED: Final = "The peer has not hashed it yet, or cannot read it."
+_NOT_READ: Final = "The peer cannot read that folder."
 
 
 class Existing(Enum):
@@ -108,10 +121,10 @@ class Unfolding:
         self._top = top
         self._existing = existing
         self._disk = disk
-        self._umask = current_umask()
         self._within: list[_Folder] = []
         self._finishing: list[Item] = []
         self._last = ("", -1)  # the folder that was put into last
+        self._can_be_nameless = bool(_NAMELESS) and existing is Existing.KEEP
         self.outcome = Unfolded()
 
     def close(self) -> None:
@@ -145,7 +158,9 @@ class Unfolding:
             else:
                 self.outcome.files += 1
                 self.outcome.size += item.size
-                if self._is_wanted(item):
+                if item.is_missing:
+                    self.outcome.leave_out(item.path, _NOT_HASHED)
+                elif self._is_wanted(item):
                     wanted.append(item)
         return wanted
 
@@ -166,46 +181,69 @@ class Unfolding:
 
     def _enter(self, item: Item) -> None:
         parent = self._within[-1]
-        fd = -1
-        if parent.fd >= 0:
+        fd, is_new = -1, False
+        if item.is_missing:
+            self.outcome.leave_out(item.path, _NOT_READ)
+        elif parent.fd >= 0:
             try:
-                fd = self._make(parent, item.path)
+                fd, is_new = self._make(parent, item.path)
             except Flow512Error as error:
                 self.outcome.leave_out(item.path, str(error))
         if fd < 0:
             self._within.append(_Folder(item.path, -1, {}))
             return
-        self._within.append(self._entered(item.path, fd))
+        self._within.append(_Folder(item.path, fd, {}) if is_new else self._entered(item.path, fd))
         self._finishing.append(item)
 
-    def _make(self, parent: _Folder, path: str) -> int:
-        name = self._check(parent, path)
-        with blaming(f"making the folder '{escape(path, SHOWN)}'"), suppress(FileExistsError):
-            # Nobody but its owner, until all is in it.
-            os.mkdir(name, 0o700, dir_fd=parent.fd)
-        return open_folder_beneath(parent.fd, (name,))
+    def _make(self, parent: _Folder, path: str) -> tuple[int, bool]:
+        """Open a folder, and say whether it is new."""
+        name = path[len(parent.path) : -1]
+        self._claim(parent, path, name)
+        is_new = True
+        with blaming(f"making the folder '{escape(path, SHOWN)}'"):
+            try:
+                # Nobody but its owner, until all is in it.
+                os.mkdir(name, 0o700, dir_fd=parent.fd)
+            except FileExistsError:
+                is_new = False
+        return open_folder_beneath(parent.fd, (name,)), is_new
 
-    def _check(self, parent: _Folder, path: str) -> str:
-        """Give the last part of a path, if something may be made by it."""
-        name = check_path(path.rstrip("/"))[-1]
+    def _claim(self, parent: _Folder, path: str, name: str) -> bool:
+        """
+        See to it that something may be made by a name.
+
+        @return: whether something of that name is known already.
+        """
+        # What is above was checked when it was entered, and no name that passes has a slash.
         check_new_name(name)
-        twin = parent.names.setdefault(twin_key(name), name)
+        if len(self._within) > MAX_DEPTH or len(path) > _LONG:
+            check_path(path.rstrip("/"))
+        key = twin_key(name)
+        twin = parent.names.get(key)
+        if twin is None:
+            parent.names[key] = name
+            return False
         if twin != name:
             raise TargetExists(
                 f"Some systems cannot tell it from '{escape(twin, SHOWN)}', which is there already."
             )
-        return name
+        return True
 
     def _is_wanted(self, item: Item) -> bool:
         parent = self._within[-1]
         if parent.fd < 0:
             return False
+        name = item.path[len(parent.path) :]
         try:
-            name = self._check(parent, item.path)
-            with blaming(f"looking at '{escape(item.path, SHOWN)}'"):
-                here = self._disk.stat_in(parent.fd, name)
+            if not self._claim(parent, item.path, name):
+                return True
+            here = self._disk.stat_in(parent.fd, name)
         except Flow512Error as error:
             self.outcome.leave_out(item.path, str(error))
+            return False
+        except OSError as error:
+            doing = f"looking at '{escape(item.path, SHOWN)}'"
+            self.outcome.leave_out(item.path, str(from_os_error(error, doing)))
             return False
         if here is None:
             return True
@@ -245,28 +283,68 @@ class Unfolding:
         @raise TargetExists: another file came there meanwhile.
         @raise ResourceFailure: it could not be written; nothing of it is left.
         """
-        folder = self._put_folder(item.path.rpartition("/")[0])
-        name = item.path.rpartition("/")[2]
-        assert item.root is not None
-        own = OwnNames.of(item.root, name)
-        replace = self._existing is Existing.REPLACE
-        with blaming(f"writing '{escape(item.path, SHOWN)}'"):
-            self._disk.remove(folder, own.part)
-            fd = self._disk.open(own.part, _NEW_FILE, 0o600, dir_fd=folder)
+        above, _, name = item.path.rpartition("/")
+        folder = self._put_folder(above)
+        try:
+            if not (self._can_be_nameless and self._put_nameless(folder, name, item, data)):
+                self._put_hidden(folder, name, item, data)
+        except OSError as error:
+            raise from_os_error(error, f"writing '{escape(item.path, SHOWN)}'") from error
+
+    def _put_nameless(
+        self, folder: int, name: str, item: Item, data: bytes | bytearray | memoryview
+    ) -> bool:
+        """Say whether it could be done; if not, nothing was."""
+        disk = self._disk
+        try:
+            # The system takes from the mode what the user does not want.
+            fd = disk.open(".", _NAMELESS_FILE, item.mode & MODES, dir_fd=folder)
+        except OSError:
+            # The file system cannot do it; or it is something worse, which will be met again.
+            self._can_be_nameless = False
+            return False
+        try:
+            disk.write_all(fd, (data,), 0)
+            disk.utime(fd, ns=(item.mtime, item.mtime))
             try:
-                try:
-                    self._disk.write_all(fd, [data], 0)
-                    self._finish_file(fd, item)
-                    if replace:
-                        self._disk.rename(own.part, name, src_dir_fd=folder, dst_dir_fd=folder)
-                    else:
-                        self._give_name(folder, fd, own, name)
-                finally:
-                    self._disk.close(fd)
-            except BaseException:
-                with suppress(OSError):
-                    self._disk.remove(folder, own.part)
-                raise
+                # The link is one to the file itself, and no other can come there.
+                disk.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=folder)
+            except FileExistsError:
+                raise _came_meanwhile(name) from None
+            except OSError:
+                # There is no /proc here, or no hard links.
+                self._can_be_nameless = False
+                return False
+        finally:
+            disk.close(fd)
+        return True
+
+    def _put_hidden(
+        self, folder: int, name: str, item: Item, data: bytes | bytearray | memoryview
+    ) -> None:
+        assert item.root is not None
+        disk = self._disk
+        own = OwnNames.of(item.root, name)
+        try:
+            fd = disk.open(own.part, _NEW_FILE, item.mode & MODES, dir_fd=folder)
+        except FileExistsError:
+            # An earlier process died when it had just made it.
+            disk.remove(folder, own.part)
+            fd = disk.open(own.part, _NEW_FILE, item.mode & MODES, dir_fd=folder)
+        try:
+            try:
+                disk.write_all(fd, (data,), 0)
+                disk.utime(fd, ns=(item.mtime, item.mtime))
+                if self._existing is Existing.REPLACE:
+                    disk.rename(own.part, name, src_dir_fd=folder, dst_dir_fd=folder)
+                else:
+                    self._give_name(folder, fd, own, name)
+            finally:
+                disk.close(fd)
+        except BaseException:
+            with suppress(OSError):
+                disk.remove(folder, own.part)
+            raise
 
     def _give_name(self, folder: int, fd: int, own: OwnNames, name: str) -> None:
         # As flow512.content.publish does it, but without its look at the whole folder, which was
@@ -276,7 +354,7 @@ class Unfolding:
                 own.part, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False
             )
         except FileExistsError:
-            raise TargetExists(f"'{escape(name, SHOWN)}' came to be there meanwhile.") from None
+            raise _came_meanwhile(name) from None
         except OSError:
             place(folder, fd, own, name, replace=False, disk=self._disk)
         self._disk.remove(folder, own.part)
@@ -293,13 +371,10 @@ class Unfolding:
                 item.path.rpartition("/")[2], os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder
             )
             try:
-                self._finish_file(fd, item)
+                self._disk.fchmod(fd, item.mode & MODES & ~current_umask())
+                self._disk.utime(fd, ns=(item.mtime, item.mtime))
             finally:
                 self._disk.close(fd)
-
-    def _finish_file(self, fd: int, item: Item) -> None:
-        self._disk.fchmod(fd, item.mode & MODES & ~self._umask)
-        self._disk.utime(fd, ns=(item.mtime, item.mtime))
 
     def _put_folder(self, path: str) -> int:
         # Files come much in the order of their folders.
@@ -322,14 +397,19 @@ class Unfolding:
         @raise ResourceFailure: one could not be given them.
         """
         self.close()
+        umask = current_umask()
         # What is deepest first: a folder without the right to be searched hides what is in it.
         for item in reversed(self._finishing):
             with blaming(f"setting the permissions of '{escape(item.path, SHOWN)}'"):
                 fd = open_folder_beneath(self._top, tuple(item.path[:-1].split("/")))
                 try:
                     # Its owner can always go on with it.
-                    self._disk.fchmod(fd, item.mode & MODES & ~self._umask | stat.S_IRWXU)
+                    self._disk.fchmod(fd, item.mode & MODES & ~umask | stat.S_IRWXU)
                     self._disk.utime(fd, ns=(item.mtime, item.mtime))
                 finally:
                     self._disk.close(fd)
         self._finishing = []
+
+
+def _came_meanwhile(name: str) -> TargetExists:
+    return TargetExists(f"'{escape(name, SHOWN)}' came to be there meanwhile.")

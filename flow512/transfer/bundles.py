@@ -4,13 +4,14 @@ Serving many small contents: from a BUNDLE to the parcel that holds the last of 
 Where the contents of a bundle are::
 
     BUNDLE ──> waiting ──a worker reads a parcel full──> ready ──transport──> ended
-                 └───────────── in turns, a parcel each ─────────────┘
+                 └──── in turns, a parcel each ────┘
 
-Flow control. One parcel of a conversation is read or ready at a time, and it is read only while the
-transport is not full; so a conversation holds at most a block for all its bundles, and one more in
-the transport. It counts in L{flow512.transfer.read_memory} as the blocks of reads do, from the
-moment that the disk is asked until the transport has taken it, and its sending in
-L{flow512.link.throttle}.
+Flow control. One parcel of a conversation is ready at most, and the next is read only when there is
+none, or it is about to be written; so a conversation holds at most two blocks for all its bundles,
+and one more in the transport. It counts in L{flow512.transfer.read_memory} as the blocks of reads
+do, from the moment that the disk is asked until the transport has taken it, and its sending in
+L{flow512.link.throttle}. When the memory is short, nothing is read ahead: a parcel is read when the
+transport is ready for it, and the memory's turn has come.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from twisted.python.failure import Failure
 
 from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
+from flow512.link.records import IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
 from flow512.transfer.read_memory import ReadMemory
 from flow512.transfer.reading import ServingConversation
 from flow512.units import BLOCK
-from flow512.wire.bundle import Bundle, pack
+from flow512.wire.bundle import Bundle, Parcel
 from flow512.wire.frame import HEADER_SIZE, encode_header
 from flow512.wire.messages import Kind
 
@@ -38,12 +40,27 @@ class _Asked:
     """
     A BUNDLE that has not ended.
 
-    @ivar sent: contents that have been written.
+    @ivar read: contents that a worker has brought.
     """
 
     request: int
     roots: tuple[bytes, ...]
-    sent: int = 0
+    read: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """
+    What a worker has brought.
+
+    @ivar first: the number of the first content in it.
+    @ivar buffer: what the parcel is in.
+    """
+
+    asked: _Asked
+    first: int
+    parcel: Parcel
+    buffer: bytearray
 
 
 class Bundles:
@@ -77,7 +94,8 @@ class Bundles:
         self._pending: dict[int, _Asked] = {}
         self._turns: deque[_Asked] = deque()
         self._is_reading = False
-        self._ready: tuple[_Asked, int, bytes] | None = None
+        self._is_writing = False
+        self._ready: _Ready | None = None
         self._in_transport = 0
 
     def __contains__(self, request: int) -> bool:
@@ -102,23 +120,43 @@ class Bundles:
         """
         Forget a request; its end is the caller's to write.
         """
-        self._turns.remove(self._pending.pop(request))
+        asked = self._pending.pop(request)
+        if asked in self._turns:
+            self._turns.remove(asked)
 
     def write_ready(self) -> None:
         """
         Write what has been read, if the transport takes it, and read on.
         """
-        if self._ready is not None and self._conversation.is_writable:
-            asked, count, parcel = self._ready
-            if self._pending.get(asked.request) is not asked:
-                self._ready = None
-                self._memory.release(BLOCK)
-            elif not self._throttle.is_limited or self._throttle.ask(
-                self, HEADER_SIZE + len(parcel)
-            ):
-                self._ready = None
-                self._write(asked, count, parcel)
+        if self._is_writing:
+            # The disk answered at once: the loop below goes on with what it read.
+            return
+        self._is_writing = True
+        while (ready := self._ready) is not None and self._conversation.is_writable:
+            if not self._has_turn(ready):
+                break
+            self._ready = None
+            if self._memory.is_plentiful:
+                # The disk works on while this is on its way.
+                self._read()
+            if self._is_wanted(ready.asked):
+                self._write(ready)
+            else:
+                self._done_with(ready.buffer)
+        self._is_writing = False
         self._read()
+
+    def _has_turn(self, ready: _Ready) -> bool:
+        if not self._throttle.is_limited or not self._is_wanted(ready.asked):
+            return True
+        return self._throttle.ask(self, HEADER_SIZE + ready.parcel.size)
+
+    def _is_wanted(self, asked: _Asked) -> bool:
+        return self._pending.get(asked.request) is asked
+
+    def _done_with(self, buffer: bytearray) -> None:
+        self._memory.buffers.give_back(buffer)
+        self._memory.release(BLOCK)
 
     def transport_drained(self) -> None:
         """
@@ -143,8 +181,8 @@ class Bundles:
         self._memory.forget(self)
         self._throttle.forget(self)
         if self._ready is not None:
-            self._ready = None
-            self._memory.release(BLOCK)
+            buffer, self._ready = self._ready.buffer, None
+            self._done_with(buffer)
 
     # From the throttle and the memory
 
@@ -174,31 +212,39 @@ class Bundles:
         conversation = self._conversation
         if self._is_reading or self._ready is not None or not self._turns:
             return
-        if not conversation.is_open or not conversation.is_writable:
+        if not conversation.is_open:
             return
-        if not self._memory.is_plentiful and not self._memory.ask(self):
+        if not self._memory.is_plentiful and not (
+            conversation.is_writable and self._memory.ask(self)
+        ):
             return
-        asked = self._turns[0]
+        asked = self._turns.popleft()
         self._is_reading = True
         self._memory.hold(BLOCK)
+        buffer = self._memory.buffers.take(BLOCK)
         conversation.wait_for_worker(
-            self._run_blocking(self._contents.small, asked.roots[asked.sent :], conversation.asker),
-            lambda contents: self._came(asked, contents),
-            lambda failure: self._failed(asked, failure),
+            self._run_blocking(
+                self._contents.read_small, asked.roots[asked.read :], conversation.asker, buffer
+            ),
+            lambda parcel: self._came(asked, parcel, buffer),
+            lambda failure: self._failed(asked, failure, buffer),
         )
 
-    def _came(self, asked: _Asked, contents: list[bytes | None]) -> None:
+    def _came(self, asked: _Asked, parcel: Parcel, buffer: bytearray) -> None:
         self._is_reading = False
-        if self._pending.get(asked.request) is not asked:
-            self._memory.release(BLOCK)
+        if self._is_wanted(asked):
+            self._ready = _Ready(asked, asked.read, parcel, buffer)
+            asked.read += parcel.count
+            if asked.read < len(asked.roots):
+                self._turns.append(asked)
         else:
-            self._ready = (asked, len(contents), pack(contents))
+            self._done_with(buffer)
         self.write_ready()
 
-    def _failed(self, asked: _Asked, failure: Failure) -> None:
+    def _failed(self, asked: _Asked, failure: Failure, buffer: bytearray) -> None:
         self._is_reading = False
-        self._memory.release(BLOCK)
-        if self._pending.get(asked.request) is asked:
+        self._done_with(buffer)
+        if self._is_wanted(asked):
             assert failure.value is not None
             self.cancel(asked.request)
             self._conversation.fail(asked.request, failure.value)
@@ -206,14 +252,17 @@ class Bundles:
 
     # The transport
 
-    def _write(self, asked: _Asked, count: int, parcel: bytes) -> None:
-        header = encode_header(Kind.PARCEL, asked.request, len(parcel), asked.sent)
-        self._conversation.connection.write(header + parcel)
-        asked.sent += count
-        self._turns.remove(asked)
-        if asked.sent < len(asked.roots):
-            self._turns.append(asked)
+    def _write(self, ready: _Ready) -> None:
+        asked, parcel = ready.asked, ready.parcel
+        header = encode_header(Kind.PARCEL, asked.request, parcel.size, ready.first)
+        connection = self._conversation.connection
+        bulk = IBulkTransport(connection, None)
+        if bulk is not None:
+            bulk.write_bulk(header, parcel.body)
         else:
+            connection.write(header + parcel.body)
+        self._memory.buffers.give_back(ready.buffer)
+        if ready.first + parcel.count == len(asked.roots):
             del self._pending[asked.request]
             self._ended()
         if self._conversation.is_writable:

@@ -14,8 +14,7 @@ from flow512.content.hashing import Stop, never
 from flow512.content.library import Library, OpenContent, View
 from flow512.errors import Flow512Error
 from flow512.transfer.offers import Offer, OfferedContent, Offers
-from flow512.units import BLOCK
-from flow512.wire.bundle import MAX_BUNDLED, parcel_size
+from flow512.wire.bundle import Parcel
 from flow512.wire.messages import Entry
 
 ServedContent: TypeAlias = OpenContent | OfferedContent
@@ -54,38 +53,17 @@ class Contents:
 
         return self._ask(root, asker, shared, offered)
 
-    def small(self, roots: Sequence[bytes], asker: bytes) -> list[bytes | None]:
+    def read_small(self, roots: Sequence[bytes], asker: bytes, buffer: bytearray) -> Parcel:
         """
         Read small contents whole, as many of the first of them as one parcel holds.
 
         @param roots: which, at least one.
-        @return: those, at least one; L{None} for each that is not shared, has changed, cannot be
-            read, or is larger than L{MAX_BUNDLED}.
+        @param buffer: where they go, a L{BLOCK<flow512.units.BLOCK>}.
+        @return: at least one, in the buffer; missing is what L{Library.read_small} says.
         """
-        view = self._library.seen_by(asker)
-        contents: list[bytes | None] = []
-        room = BLOCK
-        for root in roots:
-            try:
-                content = self._read_small(root, view)
-            except Flow512Error:
-                content = None
-            room -= parcel_size((content,))
-            if contents and room < 0:
-                break
-            contents.append(content)
-        return contents
-
-    def _read_small(self, root: bytes, view: View) -> bytes | None:
-        file = self._library.open(root, view)
-        try:
-            if file.size > MAX_BUNDLED:
-                return None
-            room = bytearray(file.size)
-            file.read_into(0, [room])
-            return bytes(room)
-        finally:
-            file.close()
+        parcel = Parcel(buffer)
+        self._library.read_small(roots, parcel, self._library.seen_by(asker))
+        return parcel
 
     def page(self, root: bytes, level: int, index: int, asker: bytes) -> bytes:
         """

@@ -8,6 +8,9 @@ The course of a file of the manifest::
                  │                  └──not given so──┐
                  └────> large ───────────────────────┴──a download of its own──> done
 
+The manifest is worked on as it comes, some hundred files at a time: those that are wanted are asked
+for while the rest is on its way, and what has come is verified and written meanwhile.
+
 Flow control. The manifest is read on only while less than L{AHEAD} bytes of small files are asked
 for and not in their places; so neither a long manifest nor a slow disk fills the memory. Large
 files, which are verified and stored block by block, are fetched one after the other, when the
@@ -20,20 +23,24 @@ is asked of the others.
 What fails for one file (it is gone, has changed, may not be called so) leaves out that file, and
 the rest goes on. What fails for the folder (the disk is full, every source is gone) ends it;
 what is in its place stays, and the next fetch skips it.
+
+What is in the folder and not in the manifest is looked for when all else is done, and deleted only
+if everything that is wanted has come.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredQueue, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.content.manifest import Item, ManifestReader
+from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import SHOWN, escape, open_folder
 from flow512.content.tree import TreeVerifier, block_digest, root_digest
 from flow512.content.unfolding import Existing, Unfolded, Unfolding
@@ -63,7 +70,10 @@ BUNDLE_BYTES: Final = 1024 * 1024
 """Bytes of small files that one BUNDLE asks for, and one more of them."""
 
 READ_AHEAD: Final = 8
-"""Blocks of a manifest that are asked for at once."""
+"""Blocks of a manifest that are asked for at once; each is taken as it comes."""
+
+TAKEN: Final = 400
+"""Items of a manifest that a worker is given at once, so that the first are soon asked for."""
 
 MAX_MANIFEST: Final = 256 * 1024 * 1024
 """Bytes of a manifest, some two million files; what it says is held in memory."""
@@ -87,6 +97,7 @@ class Progress:
     @ivar stored: bytes of those.
     @ivar fetched: bytes that came for them.
     @ivar is_listed: whether the manifest has come to its end, so that C{outcome} counts all.
+    @ivar surplus: what is here beyond the manifest; L{None} before that was looked for.
     """
 
     outcome: Unfolded
@@ -94,6 +105,24 @@ class Progress:
     stored: int = 0
     fetched: int = 0
     is_listed: bool = False
+    surplus: Surplus | None = None
+
+
+@dataclass
+class _Put:
+    """
+    What became of some of the small files that came.
+
+    @ivar done: files that are in their places.
+    @ivar stored: bytes of those.
+    @ivar settled: what these, and those that are not asked for again, counted for.
+    @ivar alone: files that no bundle brings.
+    """
+
+    done: int = 0
+    stored: int = 0
+    settled: int = 0
+    alone: list[Item] = field(default_factory=list)
 
 
 class FolderFetch:
@@ -135,36 +164,52 @@ class FolderFetch:
         self._bundle_size = 0
         self._ahead = 0
         self._room: Deferred[None] | None = None
+        self._reading: Deferred[None] = succeed(None)  # of the manifest
         self._under_way: set[Deferred[None]] = set()
         self._failure: Failure | None = None
         self._next_source = 0
 
-    async def fetch(self, entry: Entry, top: str, existing: Existing) -> Progress:
+    async def fetch(
+        self, entry: Entry, top: str, existing: Existing, beyond: Beyond = Beyond.IGNORE
+    ) -> Progress:
         """
         Fetch it.
 
         @param entry: the manifest's.
         @param top: the folder that it is to become; it is made if it is not there.
         @param existing: what becomes of files that are there and are others.
+        @param beyond: what becomes of what is wanted, and is there and not in the manifest. If
+            anything was left out, it is counted and not deleted.
         @return: how it went.
-        @raise Flow512Error: it could not be fetched to the end.
+        @raise Flow512Error: it could not be fetched to the end; nothing was deleted, unless
+            C{surplus} says so.
         """
         folder = await self._run_blocking(_made, top)
         unfolding = self._unfolding = Unfolding(folder, existing)
         progress = self._progress = Progress(unfolding.outcome)
+        looks = beyond is not Beyond.IGNORE
+        mirror = self._mirror = Mirror(folder, self._is_wanted) if looks else None
         try:
             async for items in self._items(entry):
-                await self._take([item for item in items if self._is_wanted(item)])
+                wanted = [item for item in items if self._is_wanted(item)]
+                for first in range(0, len(wanted), TAKEN):
+                    await self._take(wanted[first : first + TAKEN])
             self._ask_bundle()
             progress.is_listed = True
             await self._all_came()
             for item in self._large:
                 await self._fetch_alone(item)
             await self._do(unfolding.finish)
+            if mirror is not None:
+                progress.surplus = mirror.surplus
+                is_whole = not progress.outcome.left_out_count
+                await self._do(mirror.compare, beyond if is_whole else Beyond.COUNT)
         finally:
-            for each in list(self._under_way):
+            for each in [self._reading, *self._under_way]:
                 each.cancel()
-            await at_its_end(self._do(_close, unfolding, folder))
+            if mirror is not None:
+                mirror.stop()
+            await at_its_end(self._do(_close, unfolding, folder, mirror))
         self._told(progress)
         return progress
 
@@ -182,23 +227,33 @@ class FolderFetch:
         if entry.size > MAX_MANIFEST:
             raise Misuse("The list of that folder is too long; ask for the folders in it.")
         reader = ManifestReader()
+        async for block in self._blocks(entry):
+            if self._mirror is not None:
+                await self._do(self._mirror.keep, block)
+            yield reader.feed(block)
+        reader.finish()
+
+    async def _blocks(self, entry: Entry) -> AsyncIterator[bytes]:
+        """Read the manifest, proven, each part from the first source that gives it."""
         verifier = TreeVerifier(entry.root or b"", entry.size)
         if not entry.size:
             verifier.add_page(0, 0, b"")
-        for first in range(0, verifier.shape.blocks, READ_AHEAD):
-            count = min(READ_AHEAD, verifier.shape.blocks - first)
-            for block in await self._blocks(entry, verifier, first, count):
-                yield reader.feed(block)
-        reader.finish()
-
-    async def _blocks(
-        self, entry: Entry, verifier: TreeVerifier, first: int, count: int
-    ) -> list[bytes]:
-        """Read some blocks of the manifest, proven, from the first source that gives them."""
-        while True:
+        block = 0
+        while block < verifier.shape.blocks:
             source = self._sources[0]
+            # What comes is worked on while the rest is on its way.
+            came: DeferredQueue[bytes | Failure | None] = DeferredQueue()
+            self._reading = Deferred.fromCoroutine(
+                self._read(source, entry, verifier, block, came.put)
+            )
+            self._reading.addBoth(came.put)
             try:
-                return await self._read(source, entry, verifier, first, count)
+                while isinstance(part := await came.get(), bytes):
+                    verifier.verify(block, part)
+                    block += 1
+                    yield part
+                if part is not None:
+                    part.raiseException()
             except BadDigest as error:
                 self._blame(source, error)
                 self._give_up(source, error)
@@ -206,29 +261,32 @@ class FolderFetch:
                 self._give_up(source, error)
 
     async def _read(
-        self, source: SourceProtocol, entry: Entry, verifier: TreeVerifier, first: int, count: int
-    ) -> list[bytes]:
+        self,
+        source: SourceProtocol,
+        entry: Entry,
+        verifier: TreeVerifier,
+        first: int,
+        came: Callable[[bytes], None],
+    ) -> None:
+        """Read some blocks of the manifest, not proven yet, and the pages that prove them."""
         assert entry.root is not None
-        for block in range(first, first + count):
+        last = min(first + READ_AHEAD, verifier.shape.blocks)
+        for block in range(first, last):
             while (wanted := verifier.wanted(block)) is not None:
                 page = await self._unless_silent(source, source.page(entry.root, *wanted))
                 verifier.add_page(*wanted, page)
-        got: list[bytes] = []
 
         def sink(piece: int, data: bytes | bytearray) -> None:
             self._hear(source)
-            got.append(bytes(data))
+            came(bytes(data))
             source.buffers.give_back(data)
 
         begin = first * PIECES_PER_BLOCK
-        end = -(-min((first + count) * BLOCK, entry.size) // PIECE)
+        end = -(-min(last * BLOCK, entry.size) // PIECE)
         await self._unless_silent(
             source,
             source.read(entry.root, entry.size, begin, end - begin, PIECES_PER_BLOCK, sink),
         )
-        for block, data in enumerate(got, first):
-            verifier.verify(block, data)
-        return got
 
     async def _take(self, items: Iterable[Item]) -> None:
         for item in await self._do(self._unfolding.take, items):
@@ -236,7 +294,7 @@ class FolderFetch:
                 self._large.append(item)
                 continue
             self._bundle.append(item)
-            self._bundle_size += item.size + FILE
+            self._bundle_size += _weight(item)
             if len(self._bundle) == MAX_BUNDLE or self._bundle_size >= BUNDLE_BYTES:
                 self._ask_bundle()
                 while self._ahead >= AHEAD and self._failure is None:
@@ -259,14 +317,16 @@ class FolderFetch:
             under_way = Deferred.fromCoroutine(self._fetch_bundle(items))
             self._under_way.add(under_way)
             under_way.addErrback(self._failed)
-            under_way.addBoth(lambda _: self._bundle_ended(under_way, size))
+            under_way.addBoth(lambda _: self._bundle_ended(under_way))
 
     def _failed(self, failure: Failure) -> None:
         self._failure = self._failure or failure
 
-    def _bundle_ended(self, under_way: Deferred[None], size: int) -> None:
+    def _bundle_ended(self, under_way: Deferred[None]) -> None:
         self._under_way.discard(under_way)
-        self._ahead -= size
+        self._wake()
+
+    def _wake(self) -> None:
         room, self._room = self._room, None
         if room is not None:
             room.callback(None)
@@ -355,36 +415,36 @@ class FolderFetch:
         if not self._sources:
             raise error
 
-    def _put(
-        self, batch: list[tuple[Item, memoryview | None]], wrong: list[Item]
-    ) -> tuple[int, int, list[Item]]:
+    def _put(self, batch: list[tuple[Item, memoryview | None]], wrong: list[Item]) -> _Put:
         # In a worker.
-        done = stored = 0
-        alone: list[Item] = []
+        put = _Put()
         for item, content in batch:
             if content is None:
-                alone.append(item)
+                put.alone.append(item)
+                put.settled += _weight(item)
                 continue
             digest = block_digest(content) if content else b""
             if len(content) != item.size or root_digest(item.size, digest) != item.root:
                 wrong.append(item)
                 continue
+            put.settled += _weight(item)
             try:
                 self._unfolding.put(item, content)
             except (TargetExists, UnsafeName) as error:
                 self._unfolding.outcome.leave_out(item.path, str(error))
                 continue
-            done += 1
-            stored += item.size
-        return done, stored, alone
+            put.done += 1
+            put.stored += item.size
+        return put
 
-    def _put_ended(self, result: tuple[int, int, list[Item]]) -> None:
-        done, stored, alone = result
-        self._progress.done += done
-        self._progress.stored += stored
-        self._progress.fetched += stored
-        self._large += alone
+    def _put_ended(self, put: _Put) -> None:
+        self._progress.done += put.done
+        self._progress.stored += put.stored
+        self._progress.fetched += put.stored
+        self._large += put.alone
+        self._ahead -= put.settled
         self._told(self._progress)
+        self._wake()
 
     # Files that come alone
 
@@ -400,8 +460,14 @@ class FolderFetch:
         self._told(self._progress)
 
 
-def _close(unfolding: Unfolding, folder: int) -> None:
+def _weight(item: Item) -> int:
+    return item.size + FILE
+
+
+def _close(unfolding: Unfolding, folder: int, mirror: Mirror | None) -> None:
     unfolding.close()
+    if mirror is not None:
+        mirror.close()
     os.close(folder)
 
 

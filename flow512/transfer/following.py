@@ -239,6 +239,8 @@ class FolderWatches:
     # What happens
 
     def _told(self, watch: int, what: Event, name: bytes) -> None:
+        # Even what comes and goes under a name of our own leaves its mark on the folder.
+        self._library.happened()
         if what & Event.OVERFLOW:
             self._lose()
             return

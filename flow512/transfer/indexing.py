@@ -126,6 +126,7 @@ class IndexingService(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         self._stop.set()
+        self._library.follow(False)
         if self._watches is not None:
             self._watches.close()
             self._watches = None
@@ -154,6 +155,7 @@ class IndexingService(Service):
 
     async def _look(self, look: Look, stop: Event) -> None:
         watches = self._watches
+        self._library.follow(False)
         if watches is not None:
             if look.is_everything:
                 await watches.begin()
@@ -165,6 +167,8 @@ class IndexingService(Service):
                 "Not shared: {path}: {reason}", path=left_out.path, reason=left_out.reason
             )
         is_watched = watches is not None and watches.are_kept and not report.missing
+        if is_watched and self._following.due() is None and not stop.is_set():
+            self._library.follow(True)
         if look.is_everything or not is_watched:
             self._full_walk = self._clock.seconds() + (WATCHED_RESCAN if is_watched else 0.0)
         if look.is_everything or look.is_walk or not is_watched:
@@ -198,6 +202,8 @@ class IndexingService(Service):
             self._waiting = None
 
     def _happened(self) -> None:
+        # What is new may have folders in it that are not watched yet.
+        self._library.follow(False)
         # When a round is due already, more events can only put it off.
         if self._is_patient and self._waiting is not None:
             self._waiting.cancel()

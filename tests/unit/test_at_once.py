@@ -212,7 +212,7 @@ class FetchTests(AtOnceTestCase):
 
     def test_fetch(self) -> None:
         """It comes without being hashed first, grows as it comes, and is published."""
-        with mock.patch("flow512.content.library.hash_file", side_effect=AssertionError):
+        with mock.patch("flow512.content.backlog.hash_file", side_effect=AssertionError):
             fetched = self.fetch()
         self.check_published()
         self.assertEqual(self.found, [Entry("new", LARGE, MTIME)])

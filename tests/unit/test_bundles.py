@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from zope.interface import directlyProvides
 
 from flow512.content.tree import block_digest, root_digest
-from flow512.errors import WIRE_CODES, BadFrame, Cancelled
+from flow512.content.view import View
+from flow512.errors import WIRE_CODES, BadFrame, Cancelled, DiskFailure
+from flow512.link.records import IBulkTransport
 from flow512.units import BLOCK
-from flow512.wire.bundle import MAX_BUNDLED, Bundle, pack, unpack
+from flow512.wire.bundle import MAX_BUNDLED, Bundle, Parcel, unpack
 from flow512.wire.frame import Frame
 from flow512.wire.messages import Cancel, Error, Kind, decode
+from tests.unit.test_bundle import pack
 from tests.unit.test_transfer_server import ServerTestCase
-from tests.unit.transfer_ends import Served, TransferTestCase, ask
+from tests.unit.transfer_ends import HandFired, Served, TransferTestCase, ask, serve
 
 
 def contents_in(frames: list[Frame]) -> list[bytes | None]:
@@ -22,6 +30,18 @@ def contents_in(frames: list[Frame]) -> list[bytes | None]:
         assert frame.position == len(contents)
         contents += [None if each is None else bytes(each) for each in unpack(frame.body)]
     return contents
+
+
+class AtOnce(HandFired):
+    """Workers that are done before anybody can wait for them."""
+
+    def run_blocking(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Deferred[Any]:
+        """Do it."""
+        result = super().run_blocking(function, *args, **kwargs)
+        self.do()
+        return result
 
 
 class ServingTests(ServerTestCase):
@@ -84,17 +104,114 @@ class ServingTests(ServerTestCase):
         self.assertEqual(contents_in([frames[1]]), [small])
 
     def test_back_pressure(self) -> None:
-        """While the transport is full nothing is read; when it drains, it goes on."""
+        """While the transport is full one parcel is read ahead, and no more; when it drains, it
+        goes on."""
         roots, contents = self.put_many(20, MAX_BUNDLED)
         served = self.serve(room=1000)
         served.end.say(Bundle(tuple(roots)), request=1)
         self.workers.do_all()
-        self.assertLessEqual(self.shelf.bytes_read, 5 * MAX_BUNDLED)
+        self.assertEqual(self.shelf.bytes_read, 2 * 3 * MAX_BUNDLED)
         frames: list[Frame] = []
         for _ in range(20):
             frames += served.end.take()
             self.workers.do_all()
         self.assertEqual(contents_in(frames), contents)
+
+    def test_ahead(self) -> None:
+        """While a parcel is on its way a worker reads the next; while the memory is short, only
+        once the transport has taken it."""
+        roots, contents = self.put_many(20, MAX_BUNDLED)
+        for is_short, ahead in ((False, 1), (True, 0)):
+            served = self.serve(room=1000)
+            memory = served.factory.allowance.memory
+            if is_short:
+                while memory.is_plentiful:
+                    memory.hold(BLOCK)
+            held = memory.held
+            served.end.say(Bundle(tuple(roots)), request=1)
+            self.workers.do()
+            self.assertEqual(len(self.workers.jobs), ahead)
+            self.workers.do_all()
+            self.assertEqual(memory.held, held + (1 + ahead) * BLOCK)
+            frames: list[Frame] = []
+            for _ in range(20):
+                frames += self.frames(served)
+            self.assertEqual(contents_in(frames), contents)
+            self.assertEqual(memory.held, held)
+
+    def test_workers_that_answer_at_once(self) -> None:
+        """However quickly the disk answers, parcels come in order."""
+        roots, contents = self.put_many(20, MAX_BUNDLED)
+        for room in (1 << 40, 1000):
+            served = serve(self.shelf, AtOnce(), self.clock, room)
+            self.served.append(served)
+            served.end.say(Bundle(tuple(roots)), request=1)
+            frames: list[Frame] = []
+            for _ in range(20):
+                frames += served.end.take()
+            self.assertEqual(contents_in(frames), contents)
+            self.assertEqual(served.factory.allowance.memory.held, 0)
+
+    def test_bulk(self) -> None:
+        """A transport that takes what it is given without keeping it gets parcels without a copy,
+        and their buffer is filled again. The disk is at the next one meanwhile."""
+        roots, contents = self.put_many(20, MAX_BUNDLED)
+        served = self.serve()
+        buffers = set()
+        ahead: list[int] = []
+
+        def write_bulk(header: bytes, body: memoryview) -> None:
+            buffers.add(id(body.obj))
+            ahead.append(len(self.workers.jobs))
+            served.end.transport.write(header + body)
+
+        served.end.transport.write_bulk = write_bulk  # type: ignore[attr-defined]  # one more way
+        directlyProvides(served.end.transport, IBulkTransport)
+        served.end.say(Bundle(tuple(roots)), request=1)
+        self.assertEqual(contents_in(self.frames(served)), contents)
+        self.assertLessEqual(len(buffers), 2)
+        self.assertEqual(ahead, [1] * (len(ahead) - 1) + [0])
+
+    def test_failure(self) -> None:
+        """A bundle that cannot be read on ends with an error, and nothing of it comes after that;
+        others go on."""
+        roots, contents = self.put_many(20, MAX_BUNDLED)
+        read, fails = self.shelf.read_small, roots[3]
+
+        def read_some(wanted: Sequence[bytes], parcel: Parcel, view: View | None = None) -> None:
+            if wanted[0] == fails:
+                raise DiskFailure("broken")
+            read(wanted, parcel, view)
+
+        self.shelf.read_small = read_some  # type: ignore[method-assign]  # to fail
+        for workers in (self.workers, AtOnce()):
+            for room in (1 << 40, 1000):
+                served = serve(self.shelf, workers, self.clock, room)
+                self.served.append(served)
+                served.end.say(Bundle(tuple(roots)), request=1)
+                served.end.say(Bundle(tuple(roots[4:])), request=2)
+                frames: list[Frame] = []
+                for _ in range(20):
+                    self.workers.do_all()
+                    frames += served.end.take()
+                last = [frame.kind for frame in frames if frame.request == 1][-1]
+                self.assertEqual(last, Kind.ERROR)
+                self.assertEqual(
+                    contents_in([frame for frame in frames if frame.request == 2]), contents[4:]
+                )
+                self.assertEqual(served.factory.allowance.memory.held, 0)
+
+    def test_cancelled_when_ready(self) -> None:
+        """What was read of a bundle that is cancelled is not sent."""
+        roots, _ = self.put_many(20, MAX_BUNDLED)
+        served = self.serve(room=1000)
+        served.end.say(Bundle(tuple(roots)), request=1)
+        self.workers.do_all()
+        served.end.say(Cancel(), request=1)
+        frames = [*served.end.take(), *served.end.take()]
+        self.assertEqual([frame.kind for frame in frames], [Kind.PARCEL, Kind.ERROR])
+        self.assertEqual(self.workers.jobs, [])
+        self.assertEqual(served.factory.allowance.memory.held, 0)
 
     def test_cancelled(self) -> None:
         """A bundle that is cancelled ends at once, whatever a worker is about to bring."""

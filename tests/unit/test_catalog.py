@@ -208,6 +208,26 @@ class ContentTests(CatalogCase):
         )
         self.assertEqual(len(self.catalog.holders(SHARE, tree(1).root, 1)), 1)
 
+    def test_first_holders(self) -> None:
+        """Of many contents at once, the first file that a share has of each."""
+        self.see("a", "b", "c", "d")
+        for path, number in (("d", 1), ("b", 1), ("c", 2)):
+            self.catalog.record(SHARE, path, stamp(), tree(number), bytes(16))
+        self.catalog.update(OTHER, {"a": stamp()}, ())
+        self.catalog.record(OTHER, "a", stamp(), tree(3))
+        roots = [tree(number).root for number in (1, 2, 3)]
+        found = self.catalog.first_holders(SHARE, [*roots, roots[0], bytes(32)])
+        self.assertEqual(
+            found,
+            {
+                roots[0]: Known("b", stamp(), roots[0], bytes(16)),
+                roots[1]: Known("c", stamp(), roots[1], bytes(16)),
+            },
+        )
+        self.assertEqual(list(self.catalog.first_holders(OTHER, roots)), [roots[2]])
+        self.assertEqual(self.catalog.first_holders(SHARE, []), {})
+        self.assertEqual(self.catalog.first_holders(SHARE, [bytes(32)] * 100), {})
+
     def test_md5_later(self) -> None:
         """An MD5 that is computed later is remembered for every file; one of nothing is not."""
         self.see("a")
@@ -400,6 +420,7 @@ class KeptTests(CatalogCase):
             lambda: catalog.find(SHARE, "file7"),
             lambda: catalog.stamps(SHARE, "", None),
             lambda: catalog.holders(SHARE, root, 10),
+            lambda: catalog.first_holders(SHARE, [root]),
             lambda: catalog.page(root, 0, 0),
             lambda: catalog.content(root),
             lambda: catalog.unhashed(SHARE, "", 100),

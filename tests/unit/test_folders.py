@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 
 from flow512.content.manifest import Item
+from flow512.content.mirroring import Beyond, Mirror
 from flow512.content.unfolding import Existing, Unfolding
 from flow512.errors import BadDigest, DiskFull, Flow512Error, NotFound, PeerLost, TimedOut
+from flow512.transfer import folders
 from flow512.transfer.folders import FolderFetch, Progress
 from flow512.transfer.source import ParcelSink, SourceProtocol
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLED
 from flow512.wire.messages import Entry
 from tests.unit.transfer_ends import TransferTestCase, a_folder
@@ -38,11 +41,12 @@ class FolderTests(TransferTestCase):
         entry: Entry,
         existing: Existing = Existing.KEEP,
         fetch: FolderFetch | None = None,
+        beyond: Beyond = Beyond.IGNORE,
     ) -> Progress:
         """Fetch it."""
         fetch = fetch or self.fetching(sources)
         return self.network.result(
-            Deferred.fromCoroutine(fetch.fetch(entry, str(self.target), existing))
+            Deferred.fromCoroutine(fetch.fetch(entry, str(self.target), existing, beyond))
         )
 
     def fetching(self, sources: list[SourceProtocol], **how: object) -> FolderFetch:
@@ -99,6 +103,111 @@ class FolderTests(TransferTestCase):
         self.assertEqual(progress.outcome.left_out, [])
         source.leave()
 
+    def long_manifest(self) -> None:
+        """Offer files whose manifest has more than one block."""
+        for number in range(1000):
+            self.put(f"{number:04}{'x' * 240}", 1)
+
+    def test_pipeline(self) -> None:
+        """Files are asked for and stored while the rest of the manifest is on its way."""
+        self.long_manifest()
+        source, entry = self.asked()
+        self.assertGreater(entry.size, BLOCK)
+        held: list[Callable[[], None]] = []
+        read = source.read
+
+        def slowly(*args: Any) -> Deferred[None]:
+            *what, sink = args
+            ended: Deferred[None] = Deferred()
+
+            def pass_on(first: int, data: bytes | bytearray) -> None:
+                if not first:
+                    sink(first, data)
+                else:
+                    held.append(lambda: sink(first, data))
+
+            read(*what, pass_on).addCallback(lambda _: held.append(lambda: ended.callback(None)))
+            return ended
+
+        source.read = slowly  # type: ignore[assignment]  # on a slow line
+        seen: list[int] = []
+        fetch = self.fetching([source], told=lambda progress: seen.append(progress.done))
+        fetching = Deferred.fromCoroutine(fetch.fetch(entry, str(self.target), Existing.KEEP))
+        self.network.run(2)
+        self.assertEqual(len(held), 2)
+        self.assertGreater(seen[-1], 0)
+        self.assertEqual(len(self.content()), seen[-1])
+        for each in held:
+            each()
+        self.assertEqual(self.network.result(fetching).done, 1000)
+        self.assertEqual(len(self.content()), 1000)
+        source.leave()
+
+    def test_manifest_from_two(self) -> None:
+        """A source that goes away or lies in the middle of the manifest is replaced there."""
+        self.long_manifest()
+        for does_lie in (False, True):
+            self.target = a_folder(self)
+            one, entry = self.asked()
+            other, _ = self.asked()
+            read = one.read
+
+            def fail_then(
+                *args: Any,
+                does_lie: bool = does_lie,
+                one: SourceProtocol = one,
+                read: Callable[..., Deferred[None]] = read,
+            ) -> Deferred[None]:
+                *what, sink = args
+
+                def pass_on(first: int, data: bytes | bytearray) -> None:
+                    if not first:
+                        sink(first, data)
+                    elif does_lie:
+                        sink(first, bytes(len(data)))
+                    else:
+                        one.connection.abortConnection()
+
+                return read(*what, pass_on)
+
+            one.read = fail_then  # type: ignore[assignment]  # it breaks, or lies
+            blamed: list[SourceProtocol] = []
+            fetch = self.fetching(
+                [one, other], blame=lambda source, reason, blamed=blamed: blamed.append(source)
+            )
+            progress = self.fetch([one, other], entry, fetch=fetch)
+            self.assertEqual((progress.outcome.files, progress.done), (1000, 1000))
+            self.assertEqual(blamed, [one] if does_lie else [])
+            other.leave()
+
+    def test_ahead(self) -> None:
+        """However many files there are, little is asked for that is not in its place."""
+        for number in range(1000):
+            self.put(f"{number}", 10_000)
+        source, entry = self.asked()
+        self.patch(folders, "AHEAD", 1024 * 1024)
+        ahead: list[int] = []
+        waiting = [0]
+        bundle = source.bundle
+
+        def counted(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+            waiting[0] += len(roots)
+            ahead.append(waiting[0])
+            return bundle(roots, sink)
+
+        source.bundle = counted  # type: ignore[method-assign]  # it counts
+        done = [0]
+
+        def told(progress: Progress) -> None:
+            waiting[0] -= progress.done - done[0]
+            done[0] = progress.done
+
+        progress = self.fetch([source], entry, fetch=self.fetching([source], told=told))
+        self.assertEqual(progress.done, 1000)
+        self.assertGreater(len(ahead), 5)
+        self.assertLess(max(ahead) * 10_000, 2 * 1024 * 1024 + 1024)
+        source.leave()
+
     def test_again(self) -> None:
         """The second time only what has changed is fetched, and what is here stays unless told."""
         for name in ("one", "two", "three"):
@@ -115,6 +224,97 @@ class FolderTests(TransferTestCase):
         progress = self.fetch([source], entry, Existing.REPLACE)
         self.assertEqual((progress.done, progress.outcome.unchanged), (1, 3))
         self.assertEqual(self.content()["two"], content)
+        source.leave()
+
+    def mirrored(self) -> tuple[SourceProtocol, Entry]:
+        """A folder there, and one here that has more; with times of their own."""
+        for name in ("a/one", "a/two", "three"):
+            self.put(name, 50)
+        source, entry = self.asked()
+        self.fetch([source], entry)
+        for name in ("a/mine", "more/mine"):
+            (self.target / name).parent.mkdir(exist_ok=True)
+            (self.target / name).write_bytes(b"mine")
+        return source, entry
+
+    def test_mirror(self) -> None:
+        """What is here and not there is counted, and deleted only when that is asked for."""
+        source, entry = self.mirrored()
+        progress = self.fetch([source], entry)
+        self.assertIsNone(progress.surplus)
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.COUNT)
+        assert progress.surplus is not None
+        self.assertEqual(progress.surplus.paths, ["a/mine", "more/mine", "more/"])
+        self.assertEqual(progress.surplus.deleted, 0)
+        self.assertIn("more/mine", self.content())
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        assert progress.surplus is not None
+        self.assertEqual((progress.surplus.count, progress.surplus.deleted), (3, 3))
+        self.assertEqual(sorted(self.content()), ["a/one", "a/two", "three"])
+        self.assertFalse((self.target / "more").exists())
+        for name in ("a", "a/one"):
+            here, there = (self.target / name).stat(), (self.shelf.folder / name).stat()
+            self.assertEqual(here.st_mtime_ns, there.st_mtime_ns, name)
+        source.leave()
+
+    def test_mirror_that_is_not_whole(self) -> None:
+        """As long as anything is left out, nothing is deleted; a file that is not hashed yet is."""
+        source, _ = self.mirrored()
+        (self.shelf.folder / "a/one").write_bytes(b"changed")
+        (self.shelf.folder / "new").write_bytes(b"new")
+        before = self.content()
+        entry = self.network.result(source.stat("/"))
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        assert progress.surplus is not None
+        self.assertEqual((progress.surplus.count, progress.surplus.deleted), (3, 0))
+        self.assertEqual([path for path, _ in progress.outcome.left_out], ["a/one", "new"])
+        self.assertEqual(self.content(), before)
+        self.shelf.stat("a/one")
+        self.shelf.stat("new")
+        entry = self.network.result(source.stat("/"))
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        self.assertEqual(sorted(self.content()), ["a/one", "a/two", "new", "three"])
+        source.leave()
+
+    def test_mirror_that_fails(self) -> None:
+        """When the source is gone before all has come, nothing is deleted."""
+        source, _ = self.mirrored()
+        self.put("four", 50)
+        source, entry = self.asked()
+
+        def gone(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+            return fail(PeerLost("It went away."))
+
+        source.bundle = gone  # type: ignore[method-assign]  # it goes away
+        with self.assertRaises(PeerLost):
+            self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        self.assertIn("a/mine", self.content())
+        self.assertIn("more/mine", self.content())
+
+    def test_mirror_that_is_stopped(self) -> None:
+        """Stopped before the deleting begins, nothing is deleted, though a worker is at it."""
+        source, entry = self.mirrored()
+        held: list[Callable[[], None]] = []
+        run_blocking = self.here.run_blocking
+
+        def slowly(work: Callable[..., object], *args: object) -> Deferred[object]:
+            if work.__name__ != Mirror.compare.__name__:
+                return run_blocking(work, *args)
+            result: Deferred[object] = Deferred()
+            held.append(lambda: run_blocking(work, *args).chainDeferred(result))
+            return result
+
+        fetch = self.fetching([source])
+        fetch._run_blocking = slowly  # type: ignore[assignment]  # a worker that takes its time
+        fetching = Deferred.fromCoroutine(
+            fetch.fetch(entry, str(self.target), Existing.REPLACE, Beyond.DELETE)
+        )
+        self.network.run_until(lambda: bool(held))
+        fetching.cancel()
+        held[0]()
+        self.network.run(5.0)
+        self.failureResultOf(fetching, CancelledError)
+        self.assertIn("more/mine", self.content())
         source.leave()
 
     def test_not_wanted(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from unittest import mock
 
 from twisted.application.service import IService
@@ -364,6 +365,48 @@ class LiveTests(SynchronousTestCase):
         self.assertEqual(self.paths(), ["missed"])
         self.assertEqual(walks[:3], [RESCAN, 2 * RESCAN, 3 * RESCAN])
         self.assertEqual(len(self.notifiers), 2)
+
+    def makes_a_manifest(self) -> bool:
+        """Ask for all that is shared; say whether anybody had to look at the disk for that."""
+        with mock.patch("os.scandir", wraps=os.scandir) as looks:
+            self.shelf.stat("/")
+        return looks.called
+
+    def test_manifests(self) -> None:
+        """While nothing happens a manifest is not made twice. When something does, each is made
+        anew until that has been looked at."""
+        self.assertEqual([self.makes_a_manifest() for _ in range(3)], [True, False, False])
+        (self.folder / "new").mkdir()
+        self.happen("new", Event.CREATE | Event.IS_FOLDER)
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, True])
+        self.work(QUIET)
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, False])
+        self.happen("new/.flow512-partial")
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, False])
+        self.work(RESCAN)
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, False])
+        self.service.stopService()
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, True])
+
+    def test_manifests_while_busy(self) -> None:
+        """As long as something is still to be looked at, manifests are made anew."""
+        self.write("a")
+        self.clock.advance(QUIET)
+        self.clock.advance(0)
+        self.assertEqual(len(self.workers.jobs), 1)  # the look
+        self.write("b")
+        self.workers.do_all()
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, True])
+        self.work(QUIET)
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, False])
+
+    def test_manifests_unwatched(self) -> None:
+        """Where folders cannot be watched any more, manifests are made anew."""
+        self.refused[None] = errno.ENOSPC
+        (self.folder / "new").mkdir()
+        self.happen("new", Event.CREATE | Event.IS_FOLDER)
+        self.work(QUIET)
+        self.assertEqual([self.makes_a_manifest() for _ in range(2)], [True, True])
 
     def test_never_again(self) -> None:
         """If told so, everything is looked at only once; what happens is noticed still."""

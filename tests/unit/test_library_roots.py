@@ -9,6 +9,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.content import backlog
 from flow512.content import library as library_module
 from flow512.content.access import ALLOW_FILE
 from flow512.content.catalog import IN_MEMORY, Catalog
@@ -165,9 +166,9 @@ class RootsTests(SynchronousTestCase):
                 file.write(b"more")
             return result
 
-        hash_file = library_module.hash_file
+        hash_file = backlog.hash_file
         with (
-            mock.patch.object(library_module, "hash_file", hash_and_change),
+            mock.patch.object(backlog, "hash_file", hash_and_change),
             self.assertRaises(ContentChanged),
         ):
             self.library.stat("a")

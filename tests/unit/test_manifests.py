@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 from flow512.content.library import Library, Share
 from flow512.content.manifest import Item, ManifestReader
 from flow512.content.manifests import Manifests
 from flow512.content.tree import TreeVerifier
-from flow512.errors import Cancelled, Misuse, NotFound, UnsafeName
+from flow512.content.view import View
+from flow512.errors import Cancelled, ContentChanged, DiskFailure, Misuse, NotFound, UnsafeName
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
 from tests.unit.test_library import LibraryCase, root_of
@@ -75,13 +79,43 @@ class ManifestsTests(LibraryCase):
         self.assertEqual(self.items(self.library.stat("two/empty/")), [])
 
     def test_changes(self) -> None:
-        """A file that has changed since it was hashed is left out until it is hashed again."""
+        """A file that is new, or has changed since it was hashed, is listed as one that cannot be
+        had yet, so that nobody takes it for gone."""
         self.put("two/a", b"other")
-        self.assertNotIn("a", [item.path for item in self.items(self.library.stat("two/"))])
+        self.put("two/new", b"new")
+        items = self.items(self.library.stat("two/"))
+        self.assertEqual([item.path for item in items if item.is_missing], ["a", "new"])
         self.library.scan()
         self.hash_all()
         items = {item.path: item.root for item in self.items(self.library.stat("two/"))}
         self.assertEqual(items["a"], root_of(b"other"))
+
+    def test_unreadable(self) -> None:
+        """What cannot be read is listed as such, be it a file or a folder with what is in it."""
+        reads, looks = os.scandir, os.stat
+        deep = os.stat(os.path.join(self.folder, "two/deep"))
+
+        def scandir(folder: int) -> object:
+            if os.path.samestat(os.fstat(folder), deep):
+                raise OSError(errno.EIO, "bad disk")
+            return reads(folder)
+
+        def stat(name: str, **how: Any) -> os.stat_result:
+            if name in ("a", "two/a"):
+                raise OSError(errno.EIO, "bad disk")
+            return looks(name, **how)
+
+        self.patch(os, "scandir", scandir)
+        self.patch(os, "stat", stat)
+        items = self.items(self.library.stat("/"))
+        self.assertEqual(
+            [(item.path, item.is_missing) for item in items],
+            [
+                *(("one", False), ("two/", False), ("two/a", True)),
+                *(("two/deep/", True), ("two/empty/", False)),
+            ],
+        )
+        self.assertRaises(DiskFailure, self.library.stat, "two/deep/")
 
     def test_refused(self) -> None:
         """What is no folder here is not found; what no folder can be called is said to be so."""
@@ -130,6 +164,113 @@ class ManifestsTests(LibraryCase):
             self.assertRaises(NotFound, ask)
         assert theirs.root is not None
         self.library.open(theirs.root, their_view).close()
+
+    def looks(self, path: str = "/", view: View | None = None) -> tuple[int, Entry]:
+        """Ask for a folder; tell how many folders were listed for that, and the answer."""
+        looks = 0
+        scandir = os.scandir
+
+        def counted(folder: int) -> object:
+            nonlocal looks
+            looks += 1
+            return scandir(folder)
+
+        with mock.patch.object(os, "scandir", counted):
+            entry = self.library.stat(path, view=view)
+        return looks, entry
+
+    def test_again(self) -> None:
+        """While the shares are followed and nothing happens, nobody looks at the disk to make the
+        same manifest again."""
+        before = self.looks()
+        self.assertEqual(self.looks(), before)
+        self.assertGreater(before[0], 3)
+        self.library.follow(True)
+        self.assertEqual(self.looks(), before)
+        self.assertEqual(self.looks(), (0, before[1]))
+        two = self.looks("two/")
+        self.assertGreater(two[0], 2)
+        self.assertEqual(self.looks("two/"), (0, two[1]))
+        self.assertEqual([item.path for item in self.items(self.looks()[1])][:2], ["one", "two/"])
+        self.assertRaises(NotFound, self.library.stat, "one/")
+        self.library.follow(False)
+        self.assertEqual(self.looks(), before)
+        self.assertEqual(self.looks(), before)
+
+    def test_happened(self) -> None:
+        """Whatever happens in the shares, or becomes known of what is in them, counts at once."""
+        self.library.follow(True)
+        self.looks()
+        os.mkdir(os.path.join(self.folder, "new"))
+        self.library.happened()
+        looks, entry = self.looks()
+        self.assertGreater(looks, 0)
+        self.assertIn("new/", [item.path for item in self.items(entry)])
+        self.put("one", b"changed")
+        with self.assertRaises(ContentChanged):
+            self.library.open(root_of(b"one"))  # nobody told, but this finds out
+        _, entry = self.looks()
+        self.assertTrue(self.items(entry)[1].is_missing)
+        self.hash_all()
+        _, entry = self.looks()
+        self.assertEqual(self.items(entry)[1].root, root_of(b"changed"))
+
+    def test_happened_meanwhile(self) -> None:
+        """What happens while a manifest is made may not be in it: the next one is made anew."""
+
+        def happens() -> bool:
+            self.library.happened()
+            return False
+
+        self.library.follow(True)
+        self.library.stat("/", stop=happens)
+        self.assertGreater(self.looks()[0], 0)
+        self.assertEqual(self.looks()[0], 0)
+
+    def test_again_for_each_view(self) -> None:
+        """Who sees other shares is not given what was made for somebody else."""
+        friend, stranger = b"f" * 32, b"s" * 32
+        self.put("open/file", b"for all", self.second)
+        self.library = Library(
+            self.catalog, [Share(self.folder, allow=[friend]), Share(self.second, "other")]
+        )
+        self.addCleanup(self.library.close)
+        self.library.scan()
+        self.hash_all()
+        self.library.follow(True)
+        for who, count in ((friend, 8), (stranger, 2)):
+            first, again = (self.looks("/", self.library.seen_by(who)) for _ in range(2))
+            self.assertEqual(again, (0, first[1]))
+            self.assertEqual(len(self.items(again[1])), count)
+        self.library.shares[1].close()
+        with self.assertRaises(NotFound):
+            self.looks("/", self.library.seen_by(stranger))
+
+    def test_again_only_while_kept(self) -> None:
+        """What had to go for want of room, or of which too many were asked for, is made anew."""
+        kept = Manifests(most=300)
+        self.addCleanup(kept.close)
+        kept.follow(True)
+        share = Share(self.folder)
+        self.addCleanup(share.close)
+
+        def keep(name: str) -> None:
+            item = Item(name * 100 + "/", 0, 0)
+            root, size = kept.keep([item], [share], lambda: False)
+            kept.remember(name, [share], root, kept.state)
+            self.assertEqual(kept.again(name, [share]), (root, size))
+
+        for name in "abc":
+            keep(name)
+        self.assertEqual(
+            [kept.again(name, [share]) is None for name in "abc"], [True, False, False]
+        )
+        root = kept.again("c", [share])
+        assert root is not None
+        for number in range(100):
+            kept.remember(f"{number}", [share], root[0], kept.state)
+        self.assertEqual(kept.again("c", [share]), None)
+        self.assertEqual(kept.again("0", [share]), root)
 
     def test_many(self) -> None:
         """A folder of thousands of files takes several blocks, and comes whole."""

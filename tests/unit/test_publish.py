@@ -8,8 +8,9 @@ import errno
 import os
 from typing import Any
 
+from flow512.content import publish
 from flow512.content.disk import Disk
-from flow512.content.publish import check_target
+from flow512.content.publish import check_target, current_umask
 from flow512.errors import (
     DiskFailure,
     TargetExists,
@@ -177,6 +178,18 @@ class Publishing(InFolder):
 
         self.complete(disk=WatchedDisk(before)).publish(replace=False, mtime_ns=0)
         self.assertEqual(self.data(), CONTENT)
+
+    def test_umask(self) -> None:
+        """The umask is found out without a moment of another, where the system tells it."""
+        self.addCleanup(os.umask, os.umask(0o031))
+        self.assertEqual(current_umask(), 0o031)
+        self.patch(publish, "_STATUS", self.path("none"))
+        self.assertEqual(current_umask(), 0o031)
+        self.put("status", b"Name:\ta\n")
+        self.patch(publish, "_STATUS", self.path("status"))
+        self.assertEqual(current_umask(), 0o031)
+        self.put("status", b"Name:\ta\nUmask:\t0027\n")
+        self.assertEqual(current_umask(), 0o027)
 
     def test_order_of_things(self) -> None:
         """The data is on the disk before the name is given, and the name before the journal

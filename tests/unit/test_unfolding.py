@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import tempfile
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from flow512.content.disk import DISK, Disk
 from flow512.content.manifest import Item
+from flow512.content.paths import MAX_DEPTH
 from flow512.content.tree import root_digest
 from flow512.content.unfolding import MAX_REASONS, Existing, Unfolding
-from flow512.errors import DiskFull, NotFound, TargetExists, UnsafeName
+from flow512.errors import DiskFull, NotFound, ResourceFailure, TargetExists, UnsafeName
+from flow512.wire.fields import MAX_PATH
+from tests.unit.partial_files import Killed, Step, WatchedDisk, dying_at, failing, failing_at
 
 
 def file(path: str, data: bytes = b"data", mode: int = 0o644, mtime: int = 7) -> Item:
     """A file in a manifest."""
     return Item(path, mode, mtime, len(data), root_digest(len(data), data))
+
+
+class Named(WatchedDisk):
+    """A disk on which no file is without a name, as NFS is."""
+
+    def __init__(self, before: Step | None = None) -> None:
+        def refuse(count: int, name: str, args: tuple[Any, ...]) -> None:
+            if name == "open" and args[0] == ".":
+                raise OSError(errno.EOPNOTSUPP, "no files without names here")
+            if before is not None:
+                before(count, name, args)
+
+        super().__init__(refuse)
+
+
+class WithoutProc(WatchedDisk):
+    """A disk in a place where there is no C{/proc}."""
+
+    def __init__(self, before: Step | None = None) -> None:
+        def refuse(count: int, name: str, args: tuple[Any, ...]) -> None:
+            if name == "link" and args[0].startswith("/proc"):
+                raise OSError(errno.ENOENT, "nothing of that name")
+            if before is not None:
+                before(count, name, args)
+
+        super().__init__(refuse)
 
 
 class UnfoldingTests(SynchronousTestCase):
@@ -198,6 +228,152 @@ class UnfoldingTests(SynchronousTestCase):
             unfolding.put(item, b"data")
         self.assertEqual(self.content(), {"one": b"data", "two": b"data"})
 
+    def check_nameless(self) -> None:
+        """Skip the test where files cannot be without a name."""
+        try:
+            os.close(os.open(self.folder, os.O_TMPFILE | os.O_WRONLY))
+        except (AttributeError, OSError):
+            raise SkipTest("This file system has no files without names.") from None
+
+    def test_calls(self) -> None:
+        """A new file costs five system calls, and nothing is asked that is known already."""
+        disk = WatchedDisk()
+        unfolding = self.unfolding(disk=disk)
+        items = [Item("a/", 0o755, 1), *(file(f"a/{number}") for number in range(9))]
+        wanted = unfolding.take(items)
+        self.assertEqual(disk.calls, [])
+        for item in wanted:
+            unfolding.put(item, b"data")
+        self.check_nameless()
+        self.assertEqual(disk.calls, ["open", "pwritev", "utime", "link"] * 9)
+        self.assertEqual(disk.opened, set())
+
+    def test_everywhere(self) -> None:
+        """Wherever it is, a file gets its content, its mode within the umask, and its time."""
+        self.addCleanup(os.umask, os.umask(0o027))
+        for kind in (WatchedDisk, Named, WithoutProc):
+            for existing in Existing:
+                disk = kind()
+                unfolding = self.unfolding(existing, disk)
+                path = f"{kind.__name__} {existing.value}"
+                for item in unfolding.take([file(path, mode=0o777), file(f"{path} too", b"")]):
+                    unfolding.put(item, b"data"[: item.size])
+                status = os.stat(os.path.join(self.folder, path))
+                self.assertEqual((stat.S_IMODE(status.st_mode), status.st_mtime_ns), (0o750, 7))
+                content = self.content()
+                self.assertEqual((content.pop(path), content.pop(f"{path} too")), (b"data", b""))
+                self.assertEqual(disk.opened, set())
+                os.unlink(os.path.join(self.folder, path))
+                os.unlink(os.path.join(self.folder, f"{path} too"))
+                self.assertEqual(self.content(), {})
+
+    def put_all(self, disk: WatchedDisk, existing: Existing) -> None:
+        """Put two files into a folder."""
+        unfolding = self.unfolding(existing, disk)
+        for item in unfolding.take([Item("a/", 0o700, 1), file("a/one"), file("a/two")]):
+            unfolding.put(item, b"data")
+
+    def test_killed_anywhere(self) -> None:
+        """
+        Killed at any call, no file is there that is not whole, and one that is to be replaced is
+        the old one or the new; the next time all is there, and nothing besides but, where files
+        have names from the start, the hidden one of a file that is whole.
+        """
+        whole = {"a/": None, "a/one": b"data", "a/two": b"data"}
+        for kind in (WatchedDisk, Named, WithoutProc):
+            for existing, before in ((Existing.KEEP, None), (Existing.REPLACE, b"mine")):
+                for call in range(1, 100):
+                    if before is not None:
+                        self.write("a/one", before)
+                    disk = kind(dying_at(call))
+                    try:
+                        self.put_all(disk, existing)
+                    except Killed:
+                        disk.crash()
+                    there = self.content()
+                    self.assertIn(there.get("a/one"), (before, b"data"))
+                    self.assertIn(there.get("a/two"), (None, b"data"))
+                    is_through = call > len(disk.calls)
+                    self.put_all(kind(), existing)
+                    there = self.content()
+                    for path in set(there) - set(whole):
+                        hidden = os.path.join(self.folder, path)
+                        self.assertEqual(os.stat(hidden).st_nlink, 2)
+                        os.unlink(hidden)
+                        del there[path]
+                    self.assertEqual(there, whole)
+                    os.unlink(os.path.join(self.folder, "a/one"))
+                    os.unlink(os.path.join(self.folder, "a/two"))
+                    if is_through:
+                        break
+                else:
+                    self.fail("It does not end.")
+
+    def test_any_call_fails(self) -> None:
+        """Whichever call fails: it is named, nothing is left open, and nothing half is there."""
+        for kind in (WatchedDisk, Named):
+            for call in range(1, 100):
+                disk = kind(failing_at(errno.EIO, call))
+                with contextlib.suppress(ResourceFailure):
+                    self.put_all(disk, Existing.KEEP)
+                self.assertEqual(disk.opened, set())
+                for path, content in self.content().items():
+                    self.assertIn((path, content), [("a/", None), (path, b"data")])
+                self.put_all(kind(), Existing.KEEP)
+                self.assertEqual(self.content(), {"a/": None, "a/one": b"data", "a/two": b"data"})
+                os.unlink(os.path.join(self.folder, "a/one"))
+                os.unlink(os.path.join(self.folder, "a/two"))
+                if call > len(disk.calls):
+                    break
+            else:
+                self.fail("It does not end.")
+
+    def test_short_writes(self) -> None:
+        """A disk that takes a byte at a time gets them all."""
+
+        class Nibbling(Disk):
+            def pwritev(self, fd: int, parts: Any, offset: int) -> int:  # type: ignore[override]  # a static one there
+                return os.pwrite(fd, bytes(parts[0])[:1], offset)
+
+        unfolding = self.unfolding(disk=Nibbling())
+        [item] = unfolding.take([file("one")])
+        unfolding.put(item, b"data")
+        self.assertEqual(self.content(), {"one": b"data"})
+
+    def test_too_deep(self) -> None:
+        """What is deeper than a path may be is left out, and so is a path that is too long."""
+        paths = ["d/" * depth for depth in range(1, MAX_DEPTH + 2)]
+        unfolding = self.unfolding()
+        [wanted] = unfolding.take(
+            [
+                *(Item(path, 0o755, 1) for path in paths[: MAX_DEPTH - 1]),
+                file(paths[MAX_DEPTH - 2] + "x"),
+                Item(paths[MAX_DEPTH - 1], 0o755, 1),
+                file(paths[MAX_DEPTH - 1] + "x"),
+                Item(paths[MAX_DEPTH], 0o755, 1),
+            ]
+        )
+        self.assertEqual(wanted.path.count("/"), MAX_DEPTH - 1)
+        self.assertEqual(unfolding.outcome.left_out_count, 2)
+        long = ["é" * 120 + "/"]
+        while len(long[-1].encode()) <= MAX_PATH + 1:
+            long.append(long[-1] + long[0])
+        taken = self.unfolding()
+        taken.take([Item(path, 0o755, 1) for path in long])
+        self.assertEqual(taken.outcome.left_out_count, 1)
+
+    def test_unreadable(self) -> None:
+        """A file that cannot be looked at is left out, with the reason, and the others come."""
+        self.write("one")
+        disk = WatchedDisk(failing("stat", errno.EIO))
+        unfolding = self.unfolding(Existing.REPLACE, disk)
+        self.assertEqual(
+            [item.path for item in unfolding.take([file("one"), file("two")])], ["two"]
+        )
+        [(path, reason)] = unfolding.outcome.left_out
+        self.assertEqual(path, "one")
+        self.assertIn("looking at 'one'", reason)
+
     def test_disk_full(self) -> None:
         """A full disk is told as such, and leaves nothing half."""
 
@@ -210,6 +386,17 @@ class UnfoldingTests(SynchronousTestCase):
         error = self.assertRaises(DiskFull, unfolding.put, item, b"data")
         self.assertIn("'one'", str(error))
         self.assertEqual(self.content(), {})
+
+    def test_missing(self) -> None:
+        """What the other side could not list is left out and said, and what is here of it stays."""
+        self.write("a/one", b"mine")
+        self.write("b", b"mine")
+        unfolding = self.unfolding(Existing.REPLACE)
+        items = [Item("a/", 0o755, 0, 1), Item("b", 0o644, 0), file("c")]
+        self.assertEqual([item.path for item in unfolding.take(items)], ["c"])
+        unfolding.finish()
+        self.assertEqual([path for path, _ in unfolding.outcome.left_out], ["a/", "b"])
+        self.assertEqual(self.content(), {"a/": None, "a/one": b"mine", "b": b"mine"})
 
     def test_large_file(self) -> None:
         """A file that a download has placed gets its permissions afterwards."""

@@ -119,7 +119,7 @@ class StreamTestCase(ServerTestCase):
 
     def no_hashing(self) -> Callable[..., None]:
         """Let hashing a file be an error."""
-        hashing = mock.patch("flow512.content.library.hash_file", side_effect=AssertionError)
+        hashing = mock.patch("flow512.content.backlog.hash_file", side_effect=AssertionError)
         hashing.start()
         self.addCleanup(hashing.stop)
         return hashing.stop
@@ -537,7 +537,7 @@ class KeepingTests(StreamTestCase):
             self.read(content)
             return hash_file(fd, size, stop=stop, **how)  # type: ignore[arg-type]  # as it was given
 
-        with mock.patch("flow512.content.library.hash_file", overtaken):
+        with mock.patch("flow512.content.backlog.hash_file", overtaken):
             entry = self.shelf.stat("new")
         self.assertEqual(entry.root, root_of(self.content))
         self.assertEqual(passes, [False])
@@ -552,7 +552,7 @@ class KeepingTests(StreamTestCase):
             os.utime(fd, ns=(MTIME + 1, MTIME + 1))
             return hash_file(fd, size, stop=stop, **how)  # type: ignore[arg-type]  # as it was given
 
-        with mock.patch("flow512.content.library.hash_file", overtaken):
+        with mock.patch("flow512.content.backlog.hash_file", overtaken):
             self.assertRaises(ContentChanged, self.shelf.stat, "new")
         self.assertIsNone(self.shelf.known("new"))
 
@@ -577,7 +577,7 @@ class KeepingTests(StreamTestCase):
     def test_roots_change(self) -> None:
         """Others are told that there is one more root."""
         told: list[threading.Thread] = []
-        self.shelf._roots_changed = lambda: told.append(threading.current_thread())
+        self.shelf._tell_of_roots = lambda: told.append(threading.current_thread())
         content = self.open()
         before = len(told)
         self.read(content)

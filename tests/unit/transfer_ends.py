@@ -31,6 +31,7 @@ from flow512.testing import Host, Network
 from flow512.transfer.finding import Candidate
 from flow512.transfer.server import TransferFactory, TransferProtocol
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+from flow512.wire.bundle import Parcel, unpack
 from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader, encode_frame
 from flow512.wire.messages import CAPS, Entry, Hello, Kind, encode, message_in
@@ -112,6 +113,13 @@ class Shelf(Library):
         self.opened.append(opened)
         return opened
 
+    def read_small(self, roots: Sequence[bytes], parcel: Parcel, view: View | None = None) -> None:
+        super().read_small(roots, parcel, view)
+        for content in unpack(parcel.body):
+            if content is not None:
+                self.bytes_read += len(content)
+                content[:] = self.read_hook(0, bytes(content))
+
     @property
     def open_now(self) -> int:
         """How many files are open."""
@@ -126,7 +134,7 @@ class Shelf(Library):
 class _Watched(OpenContent):
     shelf: Shelf
 
-    def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
+    def read_into(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> None:
         if self.shelf.read_error is not None:
             raise self.shelf.read_error
         super().read_into(offset, rooms)
