@@ -12,6 +12,7 @@ from flow512.discovery.limits import Budgets
 from flow512.errors import Busy
 from flow512.limits import Limits
 from flow512.transfer.read_memory import ReadMemory
+from flow512.transfer.turns import Turns
 
 _MINUTE: Final = 60.0
 
@@ -25,6 +26,7 @@ class Allowance:
 
     @ivar limits: how much there is in all.
     @ivar memory: for what is read from the disk.
+    @ivar turns: for whom it is sent to.
     @ivar requests: under way now, in all conversations.
     """
 
@@ -35,6 +37,7 @@ class Allowance:
         """
         self.limits = limits
         self.memory = ReadMemory(limits.buffered, clock)
+        self.turns = Turns(clock)
         self.requests = 0
         self._clock = clock
         self._listings = Budgets(

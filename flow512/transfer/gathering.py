@@ -54,7 +54,7 @@ from flow512.wire.holding import Blocks
 MOST_SOURCES: Final = 16
 """Sources that one download uses at once, at most."""
 
-FIRST_REST: Final = 1.0
+FIRST_REST: Final = 0.25
 """Seconds from the first time that others are asked who has it to the second."""
 
 LONGEST_REST: Final = 30.0

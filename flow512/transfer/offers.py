@@ -37,7 +37,7 @@ from flow512.transfer.proven_pages import ProvenPages
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
 
-GATHER_FOR: Final = 0.2
+GATHER_FOR: Final = 0.05
 """Seconds that a block waits for others before watchers are told of it."""
 
 LINGER: Final = 60.0
@@ -106,7 +106,7 @@ class OfferedContent:
         @raise NotFound: it is not any more.
         """
         if not self._admits(self._asker):
-            raise NotFound(f"Nothing that is shared here is {format_content_id(self.root)}.")
+            raise NotFound(f"{format_content_id(self.root)} is not shared, or not any more.")
 
     def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
         """
@@ -290,7 +290,7 @@ class Offer:
         """
         with self._opening:
             if self.is_withdrawn:
-                raise NotFound(f"Nothing that is shared here is {format_content_id(self.root)}.")
+                raise NotFound(f"{format_content_id(self.root)} is not shared, or not any more.")
             return OfferedContent(self, os.dup(self._fd), asker, self._offers.admits)
 
     def check_blocks(self, blocks: Iterable[int]) -> None:

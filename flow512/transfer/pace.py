@@ -20,6 +20,12 @@ FIRST_WINDOW: Final = 8
 AHEAD: Final = 2.0
 """Seconds of work that a source is given."""
 
+REQUEST_TAKES: Final = 0.2
+"""
+Seconds that a request may take which is made where others may come to have the same blocks: so what
+is not wanted any more, since another has brought it, can be taken back in time.
+"""
+
 MEASURE: Final = 0.1
 """Seconds that a rate is measured over, at least."""
 
@@ -96,6 +102,11 @@ class Source:
         return bool(self.outstanding or self.pages)
 
     @property
+    def has_delivered(self) -> bool:
+        """Whether any block has come from it."""
+        return self._delay < inf
+
+    @property
     def is_measured(self) -> bool:
         """Whether anything is known of how fast it is."""
         return self._rate > 0
@@ -160,6 +171,11 @@ class Source:
         if self._rate:
             enough = ceil(self._rate * max(AHEAD, 2 * self._delay))
             self.window = max(1, min(self.window, enough))
+
+    @property
+    def at_once(self) -> int:
+        """How many blocks to ask it for by one request, if others may come to have them."""
+        return max(1, int(self._rate * REQUEST_TAKES))
 
     def let_rest(self, now: float, wait: float = 0.0) -> None:
         """

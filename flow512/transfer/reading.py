@@ -16,6 +16,9 @@ a block is read when the transport is ready for it, and the memory's turn has co
 conversation holds is counted there from the moment that the disk is asked until the transport has
 taken all it was given, or the connection is gone.
 
+They share L{flow512.transfer.turns}, too: where many want some, each is sent one block when its
+turn has come, and of its reads the one goes first whose next block was sent longest ago to anybody.
+
 If sending is limited (L{flow512.link.throttle}), a block that is ready waits for its turn as well;
 its frames are counted with their headers.
 
@@ -27,8 +30,9 @@ is at it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -51,7 +55,8 @@ from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
 from flow512.transfer.read_memory import ReadMemory
-from flow512.units import PIECE
+from flow512.transfer.turns import Turns, Wanted
+from flow512.units import PIECE, PIECES_PER_BLOCK
 from flow512.wire.frame import HEADER_SIZE, encode_header
 from flow512.wire.messages import Kind, Read
 
@@ -60,6 +65,9 @@ READ_BLOCKS: Final = 4
 
 MAX_OPEN: Final = 8
 """Files that one conversation may have open at once, for all of its reads together."""
+
+READS_TO_CHOOSE: Final = 16
+"""Reads from which the next block is chosen, where many conversations wait."""
 
 _T = TypeVar("_T")
 
@@ -176,6 +184,7 @@ class Reads:
         run_blocking: RunBlocking,
         memory: ReadMemory,
         throttle: Throttle,
+        turns: Turns,
     ) -> None:
         """
         @param conversation: whose they are.
@@ -183,12 +192,14 @@ class Reads:
         @param run_blocking: runs what waits for the disk.
         @param memory: what is held of it meanwhile.
         @param throttle: says how fast it may be sent.
+        @param turns: says whom it is sent to, where many want some.
         """
         self._conversation = conversation
         self._contents = contents
         self._run_blocking = run_blocking
         self._memory = memory
         self._throttle = throttle
+        self._turns = turns
         self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
         self._files: dict[bytes, _Opened] = {}
@@ -304,16 +315,24 @@ class Reads:
         self._memory.forget(self)
         self._throttle.forget(self._conversation)
         self._memory.release(ready)
+        self._turns.leave(self)
         if not self._disk_is_busy:
             self._close_files()
 
-    # From the memory
+    # From the memory and the turns
 
     def go_on(self) -> None:
         """
         Ask the disk, if there is still something to ask it for.
         """
         self._read_ahead()
+
+    def wanted(self) -> Iterator[Wanted]:
+        """
+        Say which blocks could be sent next; see L{flow512.transfer.turns.Reader}.
+        """
+        for reading in islice(self._waiting, READS_TO_CHOOSE):
+            yield reading.opened.file.root, reading.spans[0].first // PIECES_PER_BLOCK
 
     def give_up(self) -> None:
         """
@@ -397,22 +416,26 @@ class Reads:
         reading.opened.readers -= 1
         if reading in self._waiting:
             self._waiting.remove(reading)
+            self._leave_turn_if_idle()
         self._close_unread()
 
     def _read_ahead(self) -> None:
+        self._leave_turn_if_idle()
         if self._disk_is_busy or not self._waiting or len(self._ready) >= READ_BLOCKS:
             return
-        is_plentiful = self._memory.is_plentiful
-        if not is_plentiful:
-            if self._ready or not self._conversation.is_writable:
-                return  # until the transport has taken what there is
-            if not self._memory.ask(self):
-                return  # until its turn has come
+        is_crowded = self._turns.is_crowded
+        is_plentiful = self._memory.is_plentiful and not is_crowded
+        if not is_plentiful and (self._ready or not self._conversation.is_writable):
+            return  # until the transport has taken what there is
+        if not self._turns.ask(self) or not (is_plentiful or self._memory.ask(self)):
+            return  # until its turn has come
         most = READ_BLOCKS if is_plentiful else 1
-        reading = self._waiting[0]
+        reading = self._waiting[self._turns.first_of(self.wanted())]
         spans = [reading.spans.popleft() for _ in range(min(most, len(reading.spans)))]
         if not reading.spans:
-            self._waiting.popleft()
+            self._waiting.remove(reading)
+        for span in spans:
+            self._turns.begin((reading.opened.file.root, span.first // PIECES_PER_BLOCK))
         size = reading.opened.file.size
         blocks = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
         held = sum(map(len, blocks))
@@ -424,6 +447,10 @@ class Reads:
             lambda _: self._disk_read(blocks, reading, spans, held),
             lambda failure: self._disk_failed(failure, reading, held),
         )
+
+    def _leave_turn_if_idle(self) -> None:
+        if not (self._waiting or self._disk_is_busy or self._ready or self._in_transport):
+            self._turns.leave(self)
 
     def _disk_is_free(self, reading: _Reading) -> bool:
         self._disk_is_busy = False
@@ -460,6 +487,7 @@ class Reads:
     def _written(self, size: int) -> None:
         if self._conversation.is_writable:
             self._memory.release(size)
+            self._turns.taken(self, size)
         else:
             self._in_transport += size
             self._memory.transport_full(self)
@@ -467,6 +495,8 @@ class Reads:
     def _release_transport(self) -> None:
         size, self._in_transport = self._in_transport, 0
         self._memory.release(size)
+        if size:
+            self._turns.taken(self, size)
 
     def _write_block(self, reading: _Reading, span: Span, block: memoryview) -> None:
         first, count = span

@@ -17,9 +17,9 @@ Invariants:
   - the window: requests for blocks that have not arrived, blocks that have arrived and blocks
     that are being checked are never more than it together, whatever the sources do. It bounds
     the memory of the download;
-  - a block is asked of one source; of a second one only if that one is faster, and nothing is left
-    that it could be asked for instead (so it is at the end). What arrives first counts; from the
-    other nothing of it is wanted any more;
+  - a block is asked of one source; of a second one only if that one is much faster, and nothing
+    is left that it could be asked for instead (so it is at the end). What arrives first counts;
+    from the other nothing of it is wanted any more;
   - each block has one sender: the request that brought it. If it is wrong, that sender is left
     out for good, and so is who sends a wrong page, fails, or is silent for too long. What it had
     been asked for is to do again;
@@ -36,20 +36,22 @@ the one that would be through with its requests first is asked next.
 What is asked. With complete sources only, or if the order matters, the first block that is to do.
 With partial sources (then others are downloading, too) the one that the fewest have, chosen by
 chance among equals, so that not everyone fetches the same; it stays within a few open pages,
-which are chosen by chance as well.
+which are chosen by chance as well. Requests are small then, since the same blocks soon come from
+elsewhere: one block, until more are known to come within C{REQUEST_TAKES} seconds. When the first
+partial source joins, what others were asked for is asked for anew by these rules.
 
 What is taken back. A source that has not delivered a block for C{LATE} seconds, while another
 would have brought all of it C{SLOWER} times faster, is left with nothing to do for a while; then
-it is tried again with one block.
+it is tried again with one block. Of one of whom nothing is known yet that is only hoped: whenever
+that was the reason, the next one is waited for twice as long.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import inf
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from flow512.content.tree import TreeVerifier
 from flow512.errors import (
@@ -81,6 +83,13 @@ UNKNOWN_FOR: Final = 0.5
 SLOWER: Final = 4.0
 """How much faster others have to be for work to be taken back."""
 
+SOONER: Final = 4.0
+WORTH: Final = 0.5
+"""
+How many times sooner, and by how many seconds, another has to bring a block to be asked, too, as
+long as there are blocks that nobody was asked for. At the very end, it is twice, and L{MEASURE}.
+"""
+
 STRIKES: Final = 5
 """How often in a row a source may fail in a way that could pass."""
 
@@ -90,6 +99,20 @@ def silent() -> TimedOut:
     Make the error for a source that answers pings and nothing else.
     """
     return TimedOut("The source sends nothing, though it is there; try another source.")
+
+
+class _Late(NamedTuple):
+    """
+    Blocks that one source alone was asked for, by one request.
+
+    @ivar through: seconds until that source will be through with all that it was asked for.
+    @ivar blocks: their mask.
+    """
+
+    through: float
+    source: int
+    page: Page
+    blocks: int
 
 
 class Swarm:
@@ -135,6 +158,7 @@ class Swarm:
         self._sources: dict[int, Source] = {}
         self._last_number = 0
         self._last_request = 0
+        self._hope_after = LATE  # for how long one is waited for, if no other is known to be faster
         self._requests: dict[int, list[Request]] = {}  # by block: one or two
         self._asked_pages: dict[tuple[int, int], dict[int, float]] = {}  # of whom, and when
         self._held = 0  # what the window bounds
@@ -181,8 +205,22 @@ class Swarm:
         self._last_number = number = self._last_number + 1
         self._sources[number] = Source(number, patience)
         if blocks is not None:
+            is_first = not self._wanted.has_partial_sources
             self._wanted.has(number, blocks)
+            if is_first:
+                self._share_out()
         return number
+
+    def _share_out(self) -> None:
+        """
+        Others download it, too: take back what somebody who has all of it was asked for alone, but
+        for what comes just now. They have asked for the same, and would all get it from there.
+        """
+        for source in self._sources.values():
+            asked = list(source.requests.values())
+            for request in asked[1:] if source.has_delivered else asked:
+                self._put_back(source, request)
+                self._actions.append(TakeBack(source.number, request.number))
 
     def has(self, source: int, blocks: Iterable[tuple[int, int]]) -> None:
         """
@@ -228,24 +266,27 @@ class Swarm:
         if (one := self._sources.get(source)) is not None:
             one.heard = self._clock()
 
-    def page_came(self, source: int, level: int, index: int, data: bytes) -> None:
+    def page_came(self, source: int, level: int, index: int, data: bytes) -> bool:
         """
         A source has sent a page that it was asked for. If it is wrong, the source is left out.
+
+        @return: whether it is proven, and was of use.
         """
         one = self._sources.get(source)
         if one is None or not self._page_answered((level, index), source):
-            return
+            return False
         one.pages -= 1
         one.heard = self._clock()
         if level == 0 and index not in self._wanted.pages:
-            return  # nobody would forget it
+            return False  # nobody would forget it
         try:
             self._verifier.add_page(level, index, data)
         except Violation as error:
             self.leave(source, error)
-            return
+            return False
         for other in self._asked_pages.pop((level, index), ()):
             self._sources[other].pages -= 1
+        return True
 
     def page_refused(self, source: int, level: int, index: int, error: Flow512Error) -> None:
         """
@@ -301,6 +342,7 @@ class Swarm:
         self._held += 1 - len(requests)
         del self._requests[block]
         page.asked &= ~bit
+        page.asked_twice &= ~bit
         page.arrived |= bit
         return True
 
@@ -380,19 +422,28 @@ class Swarm:
 
     def _take_back_if_slow(self, source: Source, now: float) -> None:
         theirs = source.through_in(now)
+        may_hope = now - source.delivered_at > self._hope_after
+        has_hoped = False
         for request in list(source.requests.values()):
             page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
-            others = (
-                other.through_in(now, source.outstanding)
+            others = [
+                other
                 for other in self._sources.values()
                 if other is not source
                 and other.rests_until <= now
                 and (not other.outstanding or now - other.delivered_at <= LATE)
                 and not request.left & ~self._wanted.of(other.number, page)
-            )
-            if theirs > SLOWER * min(others, default=inf):
+                and theirs > SLOWER * other.through_in(now, source.outstanding)
+            ]
+            is_known = any(other.is_measured for other in others)
+            if is_known or (others and may_hope):
+                has_hoped = has_hoped or not is_known
                 self._put_back(source, request)
                 self._actions.append(TakeBack(source.number, request.number))
+        if has_hoped:
+            # What is on its way is lost. If it is this machine's own line that is slow, each one
+            # more that is asked makes it slower, and in the end nothing would ever come whole.
+            self._hope_after *= 2
         if not source.outstanding:
             source.begin_anew()
             if now - source.heard > LATE:
@@ -410,6 +461,7 @@ class Swarm:
             source.outstanding -= 1
             requests = self._requests[page.start + slot]
             requests.remove(request)
+            page.asked_twice &= ~bit
             if not requests:
                 del self._requests[page.start + slot]
                 page.asked &= ~bit
@@ -489,11 +541,7 @@ class Swarm:
                 self._wanted.open_for(source.number)
             elif (ahead := self._within_horizon(*chosen)) is not None:
                 return self._ask(source, *ahead, now)
-        for _, source, count in able:
-            again = self._choose_again(source, count, now)
-            if again is not None:
-                return self._ask(source, *again, now)
-        return None
+        return self._ask_again([(source, count) for _, source, count in able], now)
 
     def _within_horizon(self, page: Page, slot: int, count: int) -> tuple[Page, int, int] | None:
         if self.horizon is None:
@@ -508,41 +556,64 @@ class Swarm:
             return min(room, BLOCKS_PER_READ)
         # Half of its window, so that it has something to do while a request is on its way.
         count = min(BLOCKS_PER_READ, max(1, source.window // 2))
+        if self._wanted.has_partial_sources:
+            count = min(count, source.at_once)
         return min(count, room) if source.outstanding + count <= source.window else 0
 
-    def _choose_again(self, source: Source, most: int, now: float) -> tuple[Page, int, int] | None:
-        """Find what another was asked for, and would bring later than this one."""
-        if self._wanted.is_left_for(source.number):
+    def _ask_again(self, able: Iterable[tuple[Source, int]], now: float) -> AskBlocks | None:
+        """Ask one for what another was asked for, and would bring later."""
+        late = self._late(now)
+        if not late:
             return None
-        ours = source.through_in(now, 1)
-        best: tuple[float, Page, int] | None = None
-        for other in self._sources.values():
-            theirs = other.through_in(now)
-            # If little is won it is not worth that both bring it; nor while nothing can be said.
-            if other is source or theirs <= 2 * ours + MEASURE or (best and theirs < best[0]):
+        in_pages: dict[int, int] = {}
+        for each in late:
+            in_pages[each.page.index] = in_pages.get(each.page.index, 0) | each.blocks
+        pages = [(self._wanted.pages[index], blocks) for index, blocks in in_pages.items()]
+        for source, most in able:
+            if not any(self._wanted.of(source.number, page) & blocks for page, blocks in pages):
                 continue
-            if not other.is_measured and now - other.delivered_at < UNKNOWN_FOR:
+            if self._wanted.is_left_for(source.number):
                 continue
-            for request in other.requests.values():
-                page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
-                once = request.left & self._wanted.of(source.number, page)
-                once &= ~self._asked_twice(request)
-                if once:
-                    best = theirs, page, once
-        if best is None:
-            return None
-        theirs, page, blocks = best
-        # The last ones, since the other comes to them last; and only those that come sooner.
-        while most > 1 and source.through_in(now, most) > theirs:
-            most -= 1
-        return page, *last_run(blocks, most)
+            again = self._choose_again(source, most, late, now)
+            if again is not None:
+                return self._ask(source, *again, now)
+        return None
 
-    def _asked_twice(self, request: Request) -> int:
-        return sum(
-            1 << block % DIGESTS_PER_PAGE
-            for block in range(request.first, request.first + request.count)
-            if len(self._requests.get(block, ())) > 1
-        )
+    def _late(self, now: float) -> list[_Late]:
+        """Say what one alone was asked for, and who will be through with all of it last, first."""
+        late: list[_Late] = []
+        for source in self._sources.values():
+            # Nothing can be said of one that has only just been asked for the first time.
+            if source.requests and (source.is_measured or now - source.delivered_at >= UNKNOWN_FOR):
+                through = source.through_in(now)
+                if through <= MEASURE:
+                    continue
+                for request in source.requests.values():
+                    page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
+                    if blocks := request.left & ~page.asked_twice:
+                        late.append(_Late(through, source.number, page, blocks))
+        late.sort(key=lambda each: each.through)
+        late.reverse()
+        return late
+
+    def _choose_again(
+        self, source: Source, most: int, late: Iterable[_Late], now: float
+    ) -> tuple[Page, int, int] | None:
+        ours = source.through_in(now, 1)
+        sooner, worth = (SOONER, WORTH) if self._wanted.will_have_more else (2.0, MEASURE)
+        for each in late:
+            if each.through <= sooner * ours + worth:
+                break  # if little is won it is not worth that both bring it
+            if each.source == source.number:
+                continue
+            blocks = each.blocks & self._wanted.of(source.number, each.page)
+            if blocks:
+                # The last ones, since the other comes to them last; and only those that come
+                # sooner.
+                while most > 1 and source.through_in(now, most) > each.through:
+                    most -= 1
+                return each.page, *last_run(blocks, most)
+        return None
 
     def _ask(self, source: Source, page: Page, slot: int, count: int, now: float) -> AskBlocks:
         source.begin(now)
@@ -556,6 +627,7 @@ class Swarm:
         source.outstanding += count
         self._held += count
         page.to_do &= ~mask
+        page.asked_twice |= page.asked & mask
         page.asked |= mask
         return AskBlocks(source.number, number, first, count)
 

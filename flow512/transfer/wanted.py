@@ -38,6 +38,7 @@ class Page:
     @ivar to_do: those that are wanted, and asked of nobody.
     @ivar to_check: those that may be on the disk already.
     @ivar asked: those that were asked for and have not arrived.
+    @ivar asked_twice: those of them that two were asked for.
     @ivar arrived: those that have arrived, or are being checked, and are not stored.
     @ivar is_proven: whether their digests are here.
     @ivar have: for each partial source, which of the page's blocks it has.
@@ -48,6 +49,7 @@ class Page:
     to_do: int
     to_check: int
     asked: int = 0
+    asked_twice: int = 0
     arrived: int = 0
     is_proven: bool = False
     have: dict[int, int] = field(default_factory=dict)
@@ -168,6 +170,13 @@ class Wanted:
         """
         return page.have.get(source, 0) if source in self._partial else FULL
 
+    @property
+    def will_have_more(self) -> bool:
+        """Whether there are blocks that are to do, of which partial sources may have some later."""
+        if not self._partial:
+            return False
+        return bool(self._closed) or any(page.to_do for page in self.pages.values())
+
     def is_left_for(self, source: int) -> bool:
         """
         Say whether a source could be asked for something, now or when a page has come.
@@ -256,7 +265,7 @@ class Wanted:
         See to it that some page is open of which a partial source has blocks that are to do, if
         there is one. If too many pages are open then, one that is idle is put away.
         """
-        if source not in self._partial or source in self._dry:
+        if not self._closed or source not in self._partial or source in self._dry:
             return
         if any(page.to_do & self.of(source, page) for page in self.pages.values()):
             return
@@ -305,7 +314,7 @@ class Wanted:
         return page, *first_run(there, most)
 
     def _some(self, blocks: int) -> int:
-        place = self._random.randrange(DIGESTS_PER_PAGE)
+        place = self._random.randrange(blocks.bit_length())
         block, _ = first_run(blocks >> place << place or blocks, 1)
         return blocks & mask_of(block - block % TOGETHER, TOGETHER)
 

@@ -20,10 +20,11 @@ from flow512.settings import NodeSettings
 from flow512.transfer.server import TransferFactory
 from flow512.transfer.source import SourceFactory, SourceProtocol
 from flow512.units import BLOCK, PIECE
-from flow512.wire.bundle import Bundle, pack
+from flow512.wire.bundle import Bundle
 from flow512.wire.frame import HEADER_SIZE, Frame, encode_frame
 from flow512.wire.messages import Cancel, Error, Kind, List, Read, decode
 from tests.unit.command_line import CommandCase
+from tests.unit.test_bundle import pack
 from tests.unit.test_transfer_server import ServerTestCase
 from tests.unit.transfer_ends import ADDRESS, OURS, End, Served, join
 

@@ -702,6 +702,20 @@ class PaceTests(SynchronousTestCase):
         self.assertTrue(model.swarm.is_done)
         self.assertLessEqual(len(asks(model.log)), 304)
 
+    def test_slow_line(self) -> None:
+        """
+        If no source brings anything, since the line to all of them is slow, ever fewer are asked
+        for the same besides: what they send would make it slower still.
+        """
+        model = Model(self, 1, {0})
+        for _ in range(16):
+            model.join(patience=1000.0)
+        model.ready()
+        for _ in range(4 * 100):
+            model.wait(0.25)
+        self.assertEqual(model.dropped, {})
+        self.assertLessEqual(len(asks(model.log)), 12)
+
     def test_late_page(self) -> None:
         """A page that does not come is asked of one more, and then of nobody else."""
         model = Model(self, 10, set(range(10)))
@@ -751,6 +765,50 @@ class PartialTests(SynchronousTestCase):
         first = asks(model.log, everything)
         self.assertTrue(first)
         self.assertLess(max(first), 40)
+
+    def test_first_one_joins(self) -> None:
+        """
+        When the first partial source joins, what a complete one was asked for and has not begun
+        to bring is asked for anew, by chance: others have begun with the same.
+        """
+        model = Model(self, 400, set(range(400)))
+        everything = model.join()
+        model.ready()
+        self.assertEqual(sorted(asks(model.log, everything)), list(range(WINDOW)))
+        model.join([])
+        model.ready()
+        now = model.asked_of(everything)
+        self.assertEqual(len(now), FIRST_WINDOW)
+        self.assertGreater(max(now), WINDOW)
+
+    def test_first_one_joins_late(self) -> None:
+        """What comes just then is not taken back."""
+        model = Model(self, 400, set(range(400)))
+        everything = model.join()
+        model.ready()
+        model.work(everything)
+        model.join([])
+        model.ready()
+        self.assertTrue(set(range(1, 8)) <= set(model.asked_of(everything)))
+
+    def test_small_requests(self) -> None:
+        """
+        Beside partial sources, a slow one is asked for one block at a time, so that what another
+        brings meanwhile can be taken back; a fast one for many.
+        """
+        model = Model(self, 400, set(range(400)))
+        slow, fast = model.join(), model.join()
+        model.join([])
+        model.ready()
+        for _ in range(12):
+            model.now += 0.5
+            for source in (fast,) * 16 + (slow,):
+                model.deliver(source)
+            model.store()
+            model.ready()
+        counts = [(each.source, each.count) for each in model.log if isinstance(each, AskBlocks)]
+        self.assertEqual({count for source, count in counts if source == slow}, {1})
+        self.assertGreater(max(count for source, count in counts if source == fast), 4)
 
     def test_those_who_left_do_not_count(self) -> None:
         """When those who had blocks are gone, these are rare again."""

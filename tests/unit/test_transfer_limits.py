@@ -154,7 +154,9 @@ class MemoryTests(LimitedTestCase):
             for _ in range(40):
                 self.fetch(self.join(room=0))
                 self.workers.do_all()
-            self.clock.advance(STUCK * 2)
+            for _ in range(16):
+                self.clock.advance(STUCK / 4)
+                self.workers.do_all()
             for each in self.served:
                 self.gone(each)
         self.assertIn("reads too slowly, and others wait", text_of(logs))
