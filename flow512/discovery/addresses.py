@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-import ifaddr
-
 from flow512.discovery.datagram import printable
 from flow512.errors import Misuse
 
@@ -95,6 +93,8 @@ def addresses_of_host() -> list[LocalAddress]:
 
     @raise OSError: the system would not tell.
     """
+    import ifaddr  # which runs ldconfig, so not before it is needed
+
     found = []
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:

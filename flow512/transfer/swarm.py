@@ -83,6 +83,12 @@ UNKNOWN_FOR: Final = 0.5
 SLOWER: Final = 4.0
 """How much faster others have to be for work to be taken back."""
 
+CHOICE: Final = 8
+"""
+Blocks that a source that has all of it may be asked for, at least, where others download it as well:
+it sends first what it has sent to nobody, if it has the choice.
+"""
+
 SOONER: Final = 4.0
 WORTH: Final = 0.5
 """
@@ -555,10 +561,13 @@ class Swarm:
         if len(self._sources) == 1:
             return min(room, BLOCKS_PER_READ)
         # Half of its window, so that it has something to do while a request is on its way.
-        count = min(BLOCKS_PER_READ, max(1, source.window // 2))
+        window = source.window
+        count = min(BLOCKS_PER_READ, max(1, window // 2))
         if self._wanted.has_partial_sources:
             count = min(count, source.at_once)
-        return min(count, room) if source.outstanding + count <= source.window else 0
+            if not self._wanted.is_partial(source.number):
+                window = max(window, CHOICE)
+        return min(count, room) if source.outstanding + count <= window else 0
 
     def _ask_again(self, able: Iterable[tuple[Source, int]], now: float) -> AskBlocks | None:
         """Ask one for what another was asked for, and would bring later."""

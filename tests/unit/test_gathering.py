@@ -158,7 +158,7 @@ class SwarmTests(SynchronousTestCase):
         for name in names:
             town.node(name)
         town.settle()
-        self.assertLess(self.fetch_at_once(town, names), 3 * len(town.content))
+        self.assertLess(self.fetch_at_once(town, names), 2 * len(town.content))
 
     def test_by_the_source(self) -> None:
         """
@@ -171,7 +171,7 @@ class SwarmTests(SynchronousTestCase):
         for name in names:
             town.node(name, serves=False)
         town.settle()
-        self.assertLess(self.fetch_at_once(town, names, "seed"), 2.5 * len(town.content))
+        self.assertLess(self.fetch_at_once(town, names, "seed"), 2 * len(town.content))
 
     def test_encrypted(self) -> None:
         """The same with TLS, where each proves to be whom the source has told of."""
@@ -181,7 +181,7 @@ class SwarmTests(SynchronousTestCase):
         for name in names:
             town.node(name, serves=False, encryption=Encryption.TLS)
         town.settle()
-        self.assertLess(self.fetch_at_once(town, names, "seed"), 2.9 * len(town.content))
+        self.assertLess(self.fetch_at_once(town, names, "seed"), 2 * len(town.content))
 
     def test_not_offered(self) -> None:
         """Whoever does not want to pass anything on neither listens nor is told of."""

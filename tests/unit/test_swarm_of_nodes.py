@@ -144,7 +144,7 @@ class SharingTests(NodesTestCase):
         nodes = self.nodes(9, 16)
         seed = nodes.members[0]
         self.check_all_have_it(nodes)
-        self.assertLess(seed.host.bytes_sent, 6 * len(nodes.content))
+        self.assertLess(seed.host.bytes_sent, 3 * len(nodes.content))
 
     def test_seed_leaves(self) -> None:
         """
