@@ -8,10 +8,9 @@ imported from it installs a reactor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from flow512._version import __version__
 
+TYPE_CHECKING = False  # not from typing, which takes longer to load than all of this
 if TYPE_CHECKING:
     from flow512.content.catalog import IN_MEMORY, Catalog
     from flow512.content.library import Library
@@ -134,7 +133,7 @@ __all__ += [
     "parse_address",
 ]
 
-_NAMES: Final = {
+_NAMES = {
     "content.catalog": ("IN_MEMORY", "Catalog"),
     "content.library": ("Library",),
     "content.shares": ("Share",),
@@ -174,4 +173,4 @@ _NAMES: Final = {
     "wire.membership": ("NetworkKey",),
     "wire.messages": ("Entry", "Peer"),
 }
-_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}

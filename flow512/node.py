@@ -614,6 +614,7 @@ class NodeService(Service):
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Growing], None] = lambda download: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Deferred[Fetched]:
         """
         Find a file among the peers, and fetch it.
@@ -629,6 +630,7 @@ class NodeService(Service):
         @param found: told who has it, and what it is.
         @param progress: told of the download as it grows.
         @param blame: told who sent something wrong, and what.
+        @param passed_over: told who is of no use, and why, without having sent anything wrong.
         @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
             Cancelling it keeps what was verified for the next time.
         """
@@ -646,6 +648,7 @@ class NodeService(Service):
                 found=found,
                 progress=progress,
                 blame=self._blaming(blame),
+                passed_over=passed_over,
                 exchange=None if peer else self._exchange(),
             )
 
@@ -660,6 +663,7 @@ class NodeService(Service):
         known: Sequence[Candidate] = (),
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Deferred[Outlet]:
         """
         Find a file among the peers, and write it on as it comes; see L{TransferClient.stream}.
@@ -677,6 +681,7 @@ class NodeService(Service):
                 root=parse_content_id(wanted) if is_id else None,
                 also=also,
                 blame=self._blaming(blame),
+                passed_over=passed_over,
                 exchange=None if peer else self._exchange(),
             )
         )
@@ -693,6 +698,7 @@ class NodeService(Service):
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         told: Callable[[FolderProgress], None] = lambda progress: None,
         growing: Callable[[Download], None] = lambda download: None,
+        left_out: Callable[[str, str], None] = lambda path, reason: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Deferred[FolderProgress]:
         """
@@ -716,6 +722,7 @@ class NodeService(Service):
                 found=found,
                 told=told,
                 growing=growing,
+                left_out=left_out,
                 blame=self._blaming(blame),
             )
         )

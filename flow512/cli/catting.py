@@ -4,7 +4,7 @@ C{flow512 cat}: write a file, or a part of it, to standard output as it comes.
 
 from __future__ import annotations
 
-from flow512.cli.getting import Wish, web_sources
+from flow512.cli.getting import Wish, is_there_a_folder, web_sources
 from flow512.cli.meeting import Meeting
 from flow512.cli.outcome import Interrupted
 from flow512.cli.running import STOPPED, Machine
@@ -12,7 +12,7 @@ from flow512.cli.voice import Voice
 from flow512.content.outlet import Outlet
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, parse_content_id
-from flow512.errors import Cancelled, Flow512Error
+from flow512.errors import Cancelled, Flow512Error, Misuse, NotFound
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import Candidate
 from flow512.wire.messages import Entry
@@ -34,9 +34,14 @@ async def cat(
     @param out: the descriptor that it is written to.
     @param offset: of the first byte that is wanted.
     @param length: how many are wanted; L{None} for all from there on.
-    @param voice: says who was dropped, and why; not on standard output.
+    @param voice: says who was dropped, and why.
     @raise Flow512Error: as L{flow512.node.NodeService.stream}; L{Interrupted} if it was cancelled.
     """
+    if wish.wanted.endswith("/"):
+        raise Misuse(
+            f"'{escape(wish.wanted)}' is a folder, and cat writes one file; `flow512 get` fetches"
+            " folders."
+        )
     if wish.wanted.startswith(SCHEME):
         parse_content_id(wish.wanted)
     else:
@@ -45,11 +50,16 @@ async def cat(
 
     def open_outlet(entry: Entry) -> Outlet:
         assert entry.root is not None
-        outlets.append(Outlet(out, entry.root, entry.size, offset, length))
+        outlets.append(Outlet(out, entry.root, entry.size, offset, length, name="standard output"))
         return outlets[-1]
 
     def blamed(who: Candidate, reason: Flow512Error) -> None:
-        voice.say(f"{who} was dropped: {escape(str(reason))}")
+        voice.warn(f"{who} was dropped: {escape(str(reason))}")
+
+    def passed_over(who: Candidate, reason: Flow512Error) -> None:
+        # Until the peer of --from is found, this is about one of its addresses.
+        if wish.names(who) and (outlets or not wish.peer):
+            blamed(who, reason)
 
     try:
         async with machine.node(settings) as node:
@@ -58,14 +68,23 @@ async def cat(
                 await meeting.peer(wish.peer)
             elif not wish.linked:
                 await meeting.anybody()
-            await node.stream(
-                wish.wanted,
-                open_outlet,
-                peer=wish.peer,
-                known=[Candidate(each.address, node=each.node) for each in wish.linked],
-                also=web_sources(machine, wish.urls, node.down),
-                blame=blamed,
-            )
+            try:
+                await node.stream(
+                    wish.wanted,
+                    open_outlet,
+                    peer=wish.peer,
+                    known=[Candidate(each.address, node=each.node) for each in wish.linked],
+                    also=web_sources(machine, wish.urls, node.down),
+                    blame=blamed,
+                    passed_over=passed_over,
+                )
+            except NotFound:
+                if outlets or not await is_there_a_folder(machine, node, wish):
+                    raise
+                raise NotFound(
+                    f"'{escape(wish.wanted)}' is a folder, and cat writes one file; `flow512 get"
+                    f" {escape(wish.wanted)}/` fetches it."
+                ) from None
     except STOPPED:
         written = sum(outlet.written for outlet in outlets)
         raise Interrupted(f"Stopped after {written} bytes.") from None

@@ -7,7 +7,7 @@ What a command needs is imported when it runs: help and C{flow512 id} come at on
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +26,8 @@ from flow512.cli.options import (
     wait_option,
 )
 from flow512.cli.outcome import WRONG_USAGE
-from flow512.cli.voice import JsonVoice, PlainVoice, Voice
+from flow512.cli.stopping import Interruptible
+from flow512.cli.voice import JsonVoice, PlainVoice, Undeterred, Voice
 from flow512.errors import Misuse
 
 if TYPE_CHECKING:
@@ -67,12 +68,27 @@ def _run(
     return runner(command, voice, verbose=verbose, words=words)
 
 
-def voice_for(as_json: bool) -> Voice:
+def voice_for(as_json: bool) -> PlainVoice | JsonVoice:
     """
     Choose who is spoken to.
     """
     kind = JsonVoice if as_json else PlainVoice
     return kind(sys.stdout, sys.stderr)
+
+
+def _run_undeterred(
+    command: Command,
+    voice: Undeterred,
+    *,
+    verbose: bool,
+    words: Callable[[str], None] | None = None,
+) -> int:
+    return _run(command, voice, verbose=verbose, words=words) or voice.status
+
+
+def _refuse_for(what: str, option: str, given: Sequence[str]) -> None:
+    if given:
+        raise Misuse(f"{option} is not for {what}; leave it out.")
 
 
 def _notice(sentence: str) -> None:
@@ -84,7 +100,8 @@ def _agree(sentence: str) -> None:
     """Tell a person what is about to happen; at a terminal, only if he wants it."""
     _notice(sentence)
     if sys.stdin.isatty():
-        click.confirm("Go on?", abort=True, err=True)
+        with Interruptible():
+            click.confirm("Go on?", abort=True, err=True)
 
 
 def _code_shower(*, qr: bool, as_json: bool) -> Callable[[str], None]:
@@ -132,9 +149,9 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
     """
     from flow512.cli import serving
 
-    voice = voice_for(as_json)
+    voice = Undeterred(voice_for(as_json))
     settings = replace(settings, shares=folders)
-    return _run(
+    return _run_undeterred(
         lambda machine: serving.serve(machine, settings, voice),
         voice,
         verbose=verbose,
@@ -206,7 +223,7 @@ def get(
     from flow512.cli.progress import ToldProgress, bar_on
     from flow512.transfer.download import Checksum
 
-    voice = voice_for(as_json)
+    voice = Undeterred(voice_for(as_json))
     beyond = unfolding.beyond_of(target, mirror=mirror, delete=delete)
     wish = getting.Wish(
         target,
@@ -216,7 +233,12 @@ def get(
         wait,
         Checksum.NONE if no_md5 else Checksum.MD5,
     )
-    if not unfolding.is_folder(target):
+    if unfolding.is_folder(target):
+        _refuse_for("folders", "--http-source", urls)
+        getting.check_folder_target(target, wish.target)
+    else:
+        _refuse_for("single files", "--include", include)
+        _refuse_for("single files", "--exclude", exclude)
         wish = wish.with_link(urls)
     settings = reach.settings(up=up, down=down, offer_downloads=not no_offer)
     settings = getting.passing(settings, peer)
@@ -230,7 +252,7 @@ def get(
         else:
             await getting.get(machine, settings, wish, voice, progress)
 
-    return _run(command, voice, verbose=verbose)
+    return _run_undeterred(command, voice, verbose=verbose)
 
 
 @cli.command()
@@ -411,7 +433,7 @@ def repair(
     if content:
         link = parse_content_link(content)
         expected = verifying.Expected(file, link.root, link.peers)
-    voice = voice_for(as_json)
+    voice = Undeterred(voice_for(as_json))
     settings = passing(reach.settings(), peer)
     who = mending.Help(peer, wait)
 
@@ -420,7 +442,7 @@ def repair(
         progress = ToldProgress(voice, clock) if as_json else bar_on(sys.stderr, clock)
         await mending.repair(machine, settings, expected, path, who, voice, progress)
 
-    return _run(command, voice, verbose=verbose)
+    return _run_undeterred(command, voice, verbose=verbose)
 
 
 @cli.command()
@@ -518,9 +540,11 @@ def join(link: tuple[str, ...], may_replace: bool, state: str | None) -> int:
     from flow512.link.identity import default_state
 
     def ask() -> str:
-        answer: str = click.prompt(
-            "Join link (it is not shown)", hide_input=True, default="", show_default=False, err=True
-        )
+        asked = "Join link (it is not shown)"
+        with Interruptible():
+            answer: str = click.prompt(
+                asked, hide_input=True, default="", show_default=False, err=True
+            )
         return answer
 
     if len(link) > 1:

@@ -32,6 +32,13 @@ def rate_text(size: int, seconds: float) -> str:
     return f"{size_text(size / max(seconds, 0.001))}/s"
 
 
+def seconds_text(seconds: float) -> str:
+    """
+    Write a length of time.
+    """
+    return "1 second" if seconds == 1 else f"{seconds:g} seconds"
+
+
 def time_text(mtime: int) -> str:
     """
     Write a file's time to the minute, in this machine's time zone.

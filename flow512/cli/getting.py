@@ -18,7 +18,7 @@ from flow512.cli.voice import Voice
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, format_content_id, parse_content_id
 from flow512.discovery.election import Mode
-from flow512.errors import Flow512Error, Unreachable
+from flow512.errors import Flow512Error, NotFound, TargetExists, Unreachable
 from flow512.link.content_link import LinkedPeer, is_content_link, parse_content_link
 from flow512.link.http_url import HttpUrl, parse_http_url
 from flow512.link.throttle import Throttle
@@ -27,7 +27,7 @@ from flow512.settings import NodeSettings
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum
 from flow512.transfer.fetch import Fetched, Growing, Target
-from flow512.transfer.finding import Candidate
+from flow512.transfer.finding import Candidate, Finder
 from flow512.wire.messages import Entry
 
 
@@ -78,6 +78,15 @@ class Wish:
             urls=(*web, *link.http),
         )
 
+    def names(self, who: Candidate) -> bool:
+        """
+        Say whether the user, or his link, names a source.
+        """
+        if self.peer:
+            return True  # nobody else is asked
+        named = (*(each.address for each in self.linked), *(each.shown for each in self.urls))
+        return who.address in named
+
 
 def target_of(output: str | None, *, may_replace: bool) -> Target:
     """
@@ -89,6 +98,22 @@ def target_of(output: str | None, *, may_replace: bool) -> Target:
         return Target(output, replace=may_replace)
     folder, name = os.path.split(output)
     return Target(folder or ".", name, replace=may_replace)
+
+
+def check_folder_target(wanted: str, target: Target) -> None:
+    """
+    Make sure that a folder can go where it is to go.
+
+    @param wanted: the folder, with a slash at its end.
+    @raise TargetExists: something is there that is no folder.
+    """
+    name = target.name or (os.path.basename(wanted[:-1]) if target.folder == "." else "")
+    path = os.path.join(target.folder, name)
+    if name and os.path.lexists(path) and not os.path.isdir(path):
+        raise TargetExists(
+            f"'{escape(path)}' is there, and is no folder; move it away, or choose another place"
+            " with -o."
+        )
 
 
 def passing(settings: NodeSettings, peer: str) -> NodeSettings:
@@ -116,7 +141,7 @@ class Telling:
         self._entry: Entry | None = None
         self._start = 0.0
         # A bar has the terminal to itself, so these are said when it has gone.
-        self._blamed: list[str] = []
+        self._dropped: list[str] = []
 
     @contextmanager
     def until_it_is_here(self) -> Iterator[None]:
@@ -133,8 +158,8 @@ class Telling:
             raise type(error)(f"{error} Run the same command again to go on.") from error
         finally:
             self._bar.end()
-            for sentence in self._blamed:
-                self._voice.say(sentence)
+            for sentence in self._dropped:
+                self._voice.warn(sentence)
 
     def stopped(self) -> str:
         """
@@ -156,16 +181,26 @@ class Telling:
         )
 
     def blamed(self, who: Candidate, reason: Flow512Error) -> None:
-        """Somebody sent something wrong, and is not asked any more."""
+        """Somebody sent something wrong, or is of no use, and is not asked any more."""
         why = escape(str(reason))
         self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
-        self._blamed.append(f"{who} was dropped: {why}")
+        self._dropped.append(f"{who} was dropped: {why}")
 
 
 class _Download(Telling):
     """One file."""
 
     _stored = 0
+
+    def __init__(self, machine: Machine, voice: Voice, progress: Progress, wish: Wish) -> None:
+        super().__init__(machine, voice, progress)
+        self._wish = wish
+
+    def passed_over(self, who: Candidate, reason: Flow512Error) -> None:
+        """Somebody is of no use; of those whom the user did not name, that is nothing to tell."""
+        # Until the peer of --from is found, this is about one of its addresses.
+        if self._wish.names(who) and not (self._wish.peer and self._entry is None):
+            self.blamed(who, reason)
 
     def grown(self, download: Growing) -> None:
         """More of it is here; the first time, it begins."""
@@ -234,7 +269,7 @@ async def get(
         parse_content_id(wish.wanted)
     else:
         check_path(wish.wanted)
-    told = _Download(machine, voice, progress)
+    told = _Download(machine, voice, progress, wish)
     with told.until_it_is_here():
         async with machine.node(settings) as node:
             fetched = await _fetch(machine, node, wish, told)
@@ -260,11 +295,34 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
             found=told.found,
             progress=told.grown,
             blame=told.blamed,
+            passed_over=told.passed_over,
         )
+    except NotFound:
+        if told.has_begun or not await is_there_a_folder(machine, node, wish):
+            raise
+        shown = escape(wish.wanted)
+        raise NotFound(
+            f"'{shown}' is a folder; ask for '{shown}/', with the slash, to fetch all of it."
+        ) from None
     except Unreachable:
         if is_host and not told.has_begun:
             raise meeting.unknown(wish.peer) from None
         raise
+
+
+async def is_there_a_folder(machine: Machine, node: NodeService, wish: Wish) -> bool:
+    """
+    Say whether what was asked for as a file is a folder of those who have been asked.
+    """
+    if wish.wanted.startswith(SCHEME):
+        return False
+    finder = Finder(node.client.connect, machine.reactor)
+    try:
+        found = await finder.find(node.candidates_for(wish.peer), path=f"{wish.wanted}/")
+    except Flow512Error:
+        return False
+    found.source.leave()
+    return True
 
 
 def web_sources(

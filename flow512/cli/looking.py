@@ -10,6 +10,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
+from flow512.cli.formatting import seconds_text
 from flow512.cli.meeting import Meeting, is_address
 from flow512.cli.running import Machine
 from flow512.cli.tables import Table
@@ -101,7 +102,7 @@ async def peers(
 
 def _nobody(wait: float) -> NoSuchPeer:
     return NoSuchPeer(
-        f"Nobody was found within {wait:g} seconds; name a peer by its address,"
+        f"Nobody was found within {seconds_text(wait)}; name a peer by its address,"
         " or a registry with --registry."
     )
 

@@ -1,24 +1,22 @@
 """
 C{flow512}: where the process begins, and the exit status with which it ends.
+
+What takes a while to load is loaded when the signals have been taken.
 """
 
 from __future__ import annotations
 
-import gc
-import io
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-import click
+from flow512.cli.stopping import take_signals
 
-from flow512.cli.commands import Runner, cli
-from flow512.cli.outcome import DONE, WRONG_USAGE, Interrupted, status_of
-from flow512.cli.voice import Voice, complain
-from flow512.errors import Flow512Error, Misuse
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flow512.cli.commands import Runner
     from flow512.cli.running import Command
+    from flow512.cli.voice import Voice
 
 
 def run_in_process(
@@ -31,6 +29,8 @@ def run_in_process(
     """
     Run a command on this process's reactor; the L{Runner} of everybody but tests.
     """
+    import gc
+
     from twisted.logger import LogLevel
 
     from flow512.cli.logs import begin_logging
@@ -49,12 +49,34 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
     """
     Run one command.
 
-    @param arguments: as typed; those of this process unless given.
+    @param arguments: as typed; L{None} for those of this process, whose signals and standard
+        streams are taken in hand then.
     @param runner: runs what needs a network.
     @return: the exit status.
     """
+    if arguments is not None:
+        return _typed(arguments, runner)
+    take_signals()
+    from flow512.cli import standard
+
+    standard.open_missing()
+    standard.guard()
+    return _typed(sys.argv[1:], runner)
+
+
+def _typed(arguments: Sequence[str], runner: Runner) -> int:
+    import gc
+    import io
+
     # Importing makes many objects, and leaves no garbage.
     gc.disable()
+    import click
+
+    from flow512.cli.commands import cli
+    from flow512.cli.outcome import DONE, WRONG_USAGE, Interrupted, status_of
+    from flow512.cli.voice import complain
+    from flow512.errors import Flow512Error, Misuse
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name is no reason to fail

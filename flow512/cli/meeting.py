@@ -15,6 +15,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from flow512.cli.formatting import seconds_text
 from flow512.content.paths import escape
 from flow512.discovery.election import LISTEN
 from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
@@ -31,11 +32,15 @@ def is_address(peer: str) -> bool:
     """
     Say whether what a user calls a peer can only be its address, and no name: an IP address,
     anything with a port, the string of an endpoint.
+
+    @raise Misuse: it has a colon, so it is to be an address, and is none.
     """
     try:
         node, place = split_node_id(peer)
         address = parse_address(place)
     except Misuse:
+        if ":" in peer:
+            raise
         return False
     if node is not None or isinstance(address, str) or ":" in place:
         return True
@@ -124,7 +129,7 @@ class Meeting:
         Make the error that says that nobody is called that.
         """
         return NoSuchPeer(
-            f"No peer called '{escape(wanted)}' was found within {self.wait:g} seconds;"
+            f"No peer called '{escape(wanted)}' was found within {seconds_text(self.wait)};"
             " `flow512 peers` shows who is there."
         )
 

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.cli.outcome import DONE, FAILED, Interrupted, status_of
+from flow512.cli.stopping import SIGNALS
 from flow512.cli.voice import Voice
 from flow512.discovery.addresses import LocalAddress, addresses_of_host
 from flow512.errors import Cancelled, Flow512Error
@@ -87,12 +88,16 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
     if reactor is None:
         from twisted.internet import reactor
     results: list[object] = []
-    running: list[Deferred[None]] = []
+    started: Deferred[None] = Deferred()
+
+    async def whole() -> None:
+        await started
+        await command(Machine(reactor))
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        reactor.callFromThread(lambda: running[0].cancel())  # there by then
+        reactor.callFromThread(running.cancel)
 
     def ended(result: object) -> None:
         results.append(result)
@@ -101,11 +106,17 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
     def begin() -> None:
         # Over the reactor's own, which would stop it before the node has said goodbye; and before
         # the command says anything that somebody could answer with a signal.
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, interrupt)
-        running.append(Deferred.fromCoroutine(command(Machine(reactor))))
-        running[0].addBoth(ended)
+        take_signals()
+        if not results:
+            started.callback(None)
 
+    def take_signals() -> None:
+        for each in SIGNALS:
+            signal.signal(each, interrupt)
+
+    running = Deferred.fromCoroutine(whole())
+    running.addBoth(ended)
+    take_signals()
     reactor.callLater(0, begin)
     reactor.run()
     if not results:  # a signal came before the command did

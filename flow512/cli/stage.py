@@ -54,6 +54,10 @@ class Stage:
     def tell(self, event: str, **fields: Value) -> None:
         """Nothing: no program watches."""
 
+    def warn(self, sentence: str) -> None:
+        """Tell what is not as it might be expected."""
+        self._errors.warn(sentence)
+
     def fail(self, error: Flow512Error) -> None:
         """Tell why it ended early."""
         self._errors.fail(error)

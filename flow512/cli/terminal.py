@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flow512.content.paths import escape
+from flow512.errors import ResourceFailure
 
 
 @implementer(IHalfCloseableProtocol)
@@ -38,6 +39,8 @@ class Terminal(LineReceiver):
         self._echoes = not os.isatty(stdin)
         self._lines: list[str] = []
         self._is_over = False
+        self._is_leaving = False
+        self._has_lost_output = False
         self._asked: Deferred[str | None] | None = None
         self._question = ""
         self._closed: Deferred[None] = Deferred()
@@ -46,6 +49,8 @@ class Terminal(LineReceiver):
     async def opened(self) -> AsyncIterator[None]:
         """
         Take standard input and output for as long as the context lasts.
+
+        @raise ResourceFailure: it could not be written to, and so the dialogue was over.
         """
         # StandardIO closes what it was given, and makes it non-blocking for everybody who has it:
         # a shell that reads from the same terminal afterwards would be surprised.
@@ -56,10 +61,13 @@ class Terminal(LineReceiver):
         try:
             yield
         finally:
+            self._is_leaving = True
             stdio.loseConnection()  # type: ignore[no-untyped-call]  # Twisted has no types there
             await self._closed
             for fd, was_blocking in blocking:
                 os.set_blocking(fd, was_blocking)
+        if self._has_lost_output:
+            raise ResourceFailure("Standard output takes nothing more; is there room for it?")
 
     def say(self, sentence: str) -> None:
         """
@@ -115,6 +123,7 @@ class Terminal(LineReceiver):
 
     def writeConnectionLost(self) -> None:
         """Called by StandardIO when nobody reads the output any more: it says no more then."""
+        self._has_lost_output = not self._is_leaving
         self.connectionLost()
 
     def connectionLost(self, reason: Failure | None = None) -> None:

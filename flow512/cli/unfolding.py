@@ -44,6 +44,8 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
     def __call__(self, item: Item) -> bool:
+        if not self.include and not self.exclude:
+            return True
         path = item.path.rstrip("/")
         parts = path.split("/")
         above = ["/".join(parts[: end + 1]) for end in range(len(parts))]

@@ -138,7 +138,7 @@ class Verdicts:
         """Somebody sent something wrong, and is not asked any more."""
         why = escape(str(reason))
         self._voice.tell("dropped", peer=who.name, address=str(who.address), reason=why)
-        self._voice.say(f"{who} was dropped: {why}")
+        self._voice.warn(f"{who} was dropped: {why}")
 
     def fail(self, error: Flow512Error) -> None:
         """Nothing can be said of it."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TextIO, TypeAlias
 
+from flow512.cli.outcome import DONE, FAILED
 from flow512.content.paths import escape
-from flow512.errors import Flow512Error
+from flow512.errors import Flow512Error, ResourceFailure
 
 Value: TypeAlias = (
     str | int | float | bool | Sequence[str] | Sequence[Mapping[str, str | int]] | None
@@ -35,6 +37,9 @@ class Voice(Protocol):
 
     def tell(self, event: str, **fields: Value) -> None:
         """Tell a program, as one JSON object on a line of its own."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell whoever it is, on standard error, what he may have expected otherwise."""
 
     def fail(self, error: Flow512Error) -> None:
         """Say why it was not done."""
@@ -59,6 +64,9 @@ class PlainVoice:
     def tell(self, event: str, **fields: Value) -> None:
         pass
 
+    def warn(self, sentence: str) -> None:
+        complain(self.err, sentence)
+
     def fail(self, error: Flow512Error) -> None:
         complain(self.err, error)
 
@@ -82,12 +90,61 @@ class JsonVoice:
         self.out.write(json.dumps({"event": event, **fields}) + "\n")
         self.out.flush()
 
+    def warn(self, sentence: str) -> None:
+        complain(self.err, sentence)
+
     def fail(self, error: Flow512Error) -> None:
-        self.tell("error", sentence=_without_key(str(error)), code=type(error).__name__)
+        # It may be standard output that has failed.
+        with suppress(ResourceFailure, BrokenPipeError):
+            self.tell("error", sentence=_without_key(str(error)), code=type(error).__name__)
         complain(self.err, error)
 
 
-def complain(err: TextIO, error: Flow512Error) -> None:
+class Undeterred:
+    """
+    Speaks as another voice does, and goes on when standard output fails: what is done is worth
+    doing though nobody hears of it. What is for people is said on standard error from then on.
+
+    @ivar status: the exit status, as far as it is up to this: L{FAILED} if standard output failed.
+    """
+
+    status = DONE
+
+    def __init__(self, voice: PlainVoice | JsonVoice) -> None:
+        self._voice = voice
+
+    def say(self, sentence: str) -> None:
+        if self.status == DONE:
+            self._try(lambda: self._voice.say(sentence))
+        if self.status != DONE:
+            self._voice.err.write(f"{sentence}\n")
+            self._voice.err.flush()
+
+    def tell(self, event: str, **fields: Value) -> None:
+        if self.status == DONE:
+            self._try(lambda: self._voice.tell(event, **fields))
+
+    def warn(self, sentence: str) -> None:
+        self._voice.warn(sentence)
+
+    def fail(self, error: Flow512Error) -> None:
+        if self.status == DONE:
+            self._voice.fail(error)
+        else:
+            complain(self._voice.err, error)
+
+    def _try(self, speak: Callable[[], None]) -> None:
+        try:
+            speak()
+        except BrokenPipeError:
+            self.status = FAILED
+            self.warn("Nobody reads standard output any more; what follows is said here.")
+        except ResourceFailure as error:
+            self.status = FAILED
+            self.warn(f"{error} What follows is said here.")
+
+
+def complain(err: TextIO, error: Flow512Error | str) -> None:
     """
     Write an error as one sentence, fit for a terminal whoever wrote it.
     """

@@ -625,4 +625,4 @@ def _no_file(path: str) -> NotFound:
 
 
 def _unknown(root: bytes) -> NotFound:
-    return NotFound(f"Nothing that is shared here is {format_content_id(root)}.")
+    return NotFound(f"{format_content_id(root)} is not shared, or not any more.")

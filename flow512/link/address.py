@@ -100,7 +100,7 @@ def _is_ipv6(text: str) -> bool:
 def _port(text: str, digits: str | None, default: int) -> int:
     port = default if digits is None else int(digits)
     if not 1 <= port <= 65535:
-        raise _no_address(text)
+        raise Misuse(f"'{escape(text)}' is no address; its port has to be one from 1 to 65535.")
     return port
 
 

@@ -66,6 +66,7 @@ from flow512.errors import (
     Violation,
     from_wire,
 )
+from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.records import IBodyReceiver
 from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
@@ -230,6 +231,10 @@ class Conversation(Protocol):
         """The address and port that the other side is seen from, for logs."""
         address = self.connection.getPeer()
         return address_host(address), getattr(address, "port", 0)
+
+    def _peer_text(self) -> str:
+        host, port = self.peer
+        return str(HostPort(host, port)) if port else host
 
     @property
     def peer_host(self) -> str:
@@ -489,7 +494,8 @@ class Conversation(Protocol):
         elif isinstance(reason.value, ConnectionDone):
             sentence = "The other side closed the connection in the middle of a frame."
         else:
-            sentence = f"The connection was lost: {reason.getErrorMessage()}"
+            # Twisted's own words are that it was lost, over and over, and not whose it was.
+            sentence = f"The connection to {self._peer_text()} was lost."
         self._finish()
         self.conversation_ended(PeerLost(sentence))
 

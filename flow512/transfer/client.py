@@ -15,7 +15,7 @@ from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.unfolding import Existing
-from flow512.errors import Busy, Flow512Error
+from flow512.errors import Busy, Flow512Error, NotFound
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
@@ -153,6 +153,7 @@ class TransferClient:
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Growing], None] = lambda download: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
         exchange: Exchange | None = None,
     ) -> Fetched:
         """
@@ -167,6 +168,7 @@ class TransferClient:
         @param found: told who was the first to have it, and what it is.
         @param progress: see L{Fetcher.fetch}.
         @param blame: see L{Fetcher.fetch}.
+        @param passed_over: see L{Fetcher.fetch}; also of those who have it not, or are not reached.
         @param exchange: how further sources are found, and others find this download; L{None} for
             nobody but C{candidates} and C{also}.
         @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.fetch}. If nobody knows the root
@@ -174,7 +176,7 @@ class TransferClient:
             L{AtOnce.fetch}, and what C{found} is told has no root.
         """
         gathering = self._gather(exchange, progress, also)
-        finder = Finder(self.connect, self._clock, gathering.came_later)
+        finder = Finder(self.connect, self._clock, gathering.came_later, passed_over)
         try:
             asked = finder.find_all(candidates, path=path, root=root, at_once=bool(path))
             sources = gathering.begin_with(await asked)
@@ -182,6 +184,8 @@ class TransferClient:
                 sources = [await wait_if_begun(sources[0], target, self._run_blocking)]
             found(sources[0].candidate, sources[0].entry)
             if sources[0].entry.root is None:
+                for who, _ in also:
+                    passed_over(who, NotFound("Nobody can verify yet what it would send."))
                 return await AtOnce(
                     sources[0],
                     target,
@@ -201,7 +205,7 @@ class TransferClient:
                 checksum,
                 None if exchange is None else exchange.offers,
             )
-            return await fetcher.fetch(sources, target, gathering.progress, blame)
+            return await fetcher.fetch(sources, target, gathering.progress, blame, passed_over)
         finally:
             finder.stop()
             gathering.end()
@@ -225,6 +229,7 @@ class TransferClient:
         root: bytes | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
         exchange: Exchange | None = None,
     ) -> Outlet:
         """
@@ -234,16 +239,19 @@ class TransferClient:
         @param open_outlet: says where it goes, once its size is proven.
         @param also: see L{get}.
         @param blame: told who sent something wrong, and what.
+        @param passed_over: see L{get}.
         @param exchange: how further sources are found; see L{get}.
         @return: where it went.
         @raise Flow512Error: as L{Finder.find_all} and L{Fetcher.stream}.
         """
         gathering = self._gather(exchange, lambda download: None, also)
-        finder = Finder(self.connect, self._clock, gathering.came_later)
+        finder = Finder(self.connect, self._clock, gathering.came_later, passed_over)
         try:
             sources = gathering.begin_with(await finder.find_all(candidates, path=path, root=root))
             fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, self._random)
-            return await fetcher.stream(sources, open_outlet, gathering.progress, blame)
+            return await fetcher.stream(
+                sources, open_outlet, gathering.progress, blame, passed_over
+            )
         finally:
             finder.stop()
             gathering.end()
@@ -261,6 +269,7 @@ class TransferClient:
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         told: Callable[[FolderProgress], None] = lambda progress: None,
         growing: Callable[[Download], None] = lambda download: None,
+        left_out: Callable[[str, str], None] = lambda path, reason: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> FolderProgress:
         """
@@ -271,10 +280,11 @@ class TransferClient:
         @param path: with a slash at its end.
         @param existing: what becomes of files that are there and are others.
         @param beyond: what becomes of what is there and not in the manifest.
-        @param is_wanted: whether something of it is to be taken at all.
+        @param is_wanted: as for L{FolderFetch}.
         @param found: told who was the first to have it, and what its manifest is.
         @param told: called as it goes on.
         @param growing: called with the download of a large file, as it grows.
+        @param left_out: called with each path that is left out, escaped, and why, as it goes on.
         @param blame: see L{Fetcher.fetch}.
         @raise Flow512Error: as L{Finder.find_all} and L{FolderFetch.fetch}.
         """
@@ -311,6 +321,8 @@ class TransferClient:
                 blame=lambda source, reason: blame(who[source], reason),
                 is_wanted=is_wanted,
                 told=told,
+                left_out=left_out,
+                origin=path.removeprefix("/") if path else None,
             )
             return await fetch.fetch(sources[0].entry, top, existing, beyond)
         finally:

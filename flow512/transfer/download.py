@@ -136,6 +136,7 @@ class Download:
         order: Order = Order.ANY,
         progress: Callable[[Download], None] = lambda _: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
         onlooker: Onlooker | None = None,
     ) -> None:
         """
@@ -151,6 +152,7 @@ class Download:
         @param order: which blocks are wanted first.
         @param progress: called whenever L{stored} has grown.
         @param blame: called when L{blamed} has grown.
+        @param passed_over: told who is left out without being blamed, and why.
         @param onlooker: told of what is proven, and of what is stored.
         """
         self._partial = partial
@@ -160,6 +162,7 @@ class Download:
         self._run = run
         self._progress = progress
         self._blame = blame
+        self._passed_over = passed_over
         self._onlooker = onlooker
         self._verifier = verifier or TreeVerifier(partial.root, partial.size)
         self._swarm = Swarm(
@@ -419,6 +422,8 @@ class Download:
             self._take_back(sender, key)
         if isinstance(drop.reason, Violation):
             self._put_blame(sender, drop.reason)
+        elif not any(who is sender.who for who, _ in self.blamed):
+            self._passed_over(sender.who, drop.reason)
         sender.source.leave()
 
     def _put_blame(self, sender: Sender, reason: Flow512Error) -> None:
@@ -459,6 +464,8 @@ class Download:
         for each in wrong:
             self._put_blame(each.sender, damaged(each.block))
             self._swarm.wrong(each.sender.number, each.block)
+        for each in right:
+            each.sender.verified += self._verifier.shape.block_length(each.block)
         self._are_stored([each.block for each in right])
 
     def _are_stored(self, blocks: Sequence[int]) -> None:

@@ -122,7 +122,7 @@ class Fetched:
     @ivar fetched: bytes that came now.
     @ivar md5: of the file, as a source told it, too; L{None} if that was not wanted, or if nobody
         who is left can tell: those who are downloading it themselves do not know it yet.
-    @ivar sent: who sent how many of those bytes, the most first.
+    @ivar sent: who sent how many of those bytes that were right, the most first.
     """
 
     entry: Entry
@@ -161,6 +161,7 @@ class Fetcher:
         target: Target,
         progress: Callable[[Download], None] = lambda _: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Fetched:
         """
         Fetch one file and publish it.
@@ -171,16 +172,18 @@ class Fetcher:
         @param progress: called with the download, first when it begins and then as it grows. More
             sources may be added to it; those with only parts have to be, with what they have.
         @param blame: told who sent something wrong, and what, as soon as it has shown.
+        @param passed_over: told who is of no use, and why, without having sent anything wrong.
         @raise Flow512Error: as L{Download.start}, and L{flow512.errors.TargetExists},
             L{flow512.errors.UnsafeName}, L{flow512.errors.StateInUse}. What was verified until
             then stays in the partial file, and the next fetch goes on from there.
         """
         for each in sources:
             target.name_for(each.entry)
-        proof = _Proof(sources, self.clock, blame)
+        proof = _Proof(sources, self.clock, blame, passed_over)
         proven = await proof.settle()
         entry = proven[0].entry
-        work = _Work(self, entry, target, target.name_for(entry), proof, progress, blame)
+        name = target.name_for(entry)
+        work = _Work(self, entry, target, name, proof, progress, blame, passed_over)
         senders = [(each.candidate, each.source) for each in _whole(proven)]
         try:
             return await work.fetch_from(senders)
@@ -194,6 +197,7 @@ class Fetcher:
         open_outlet: Callable[[Entry], Outlet],
         progress: Callable[[Download], None] = lambda _: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> Outlet:
         """
         Write one file on as it comes, verified and in order.
@@ -202,10 +206,11 @@ class Fetcher:
         @param open_outlet: says where it goes, once its size is proven.
         @param progress: as for L{fetch}.
         @param blame: as for L{fetch}.
+        @param passed_over: as for L{fetch}.
         @return: where it went, to its end.
         @raise Flow512Error: as L{Download.start}, C{open_outlet} and L{Outlet.write}.
         """
-        proof = _Proof(sources, self.clock, blame)
+        proof = _Proof(sources, self.clock, blame, passed_over)
         proven = await proof.settle()
         outlet = open_outlet(proven[0].entry)
         download = Download(
@@ -219,6 +224,7 @@ class Fetcher:
             order=Order.FIRST_FIRST,
             progress=progress,
             blame=blame,
+            passed_over=passed_over,
         )
         for each in _whole(proven):
             download.add(each.candidate, each.source)
@@ -250,10 +256,12 @@ class _Proof:
         sources: Sequence[Claim],
         clock: IReactorTime,
         blame: Callable[[Candidate, Flow512Error], None],
+        passed_over: Callable[[Candidate, Flow512Error], None],
     ) -> None:
         self._sources = sources
         self._clock = clock
         self._blame = blame
+        self._passed_over = passed_over
         self._left: list[Claim] = list(sources)
         self._blamed: list[Claim] = []
         self._reasons: list[Flow512Error] = []
@@ -318,7 +326,9 @@ class _Proof:
 
     def _leave_out(self, found: Claim, error: Flow512Error) -> None:
         self._left = [each for each in self._left if each is not found]
-        if isinstance(error, Violation) and all(each is not found for each in self._blamed):
+        if not isinstance(error, Violation):
+            self._passed_over(found.candidate, error)
+        elif all(each is not found for each in self._blamed):
             self._blamed.append(found)
             self._blame(found.candidate, error)
         found.source.leave()
@@ -338,6 +348,7 @@ class _Work:
         proof: _Proof,
         progress: Callable[[Download], None],
         blame: Callable[[Candidate, Flow512Error], None],
+        passed_over: Callable[[Candidate, Flow512Error], None],
     ) -> None:
         self._fetcher = fetcher
         self._entry = entry
@@ -346,6 +357,7 @@ class _Work:
         self._proof = proof
         self._progress = progress
         self._blame = blame
+        self._passed_over = passed_over
         self._download: Download | None = None
 
     def senders_left(self) -> list[tuple[Candidate, BlockSource]]:
@@ -381,6 +393,7 @@ class _Work:
             checksum=fetcher.checksum,
             progress=self._progress,
             blame=self._blame,
+            passed_over=self._passed_over,
             onlooker=offer,
         )
         if offer is not None:
@@ -414,7 +427,7 @@ class _Work:
             await at_its_end(run_blocking(opened.close))
         path = os.path.join(target.folder, *target.beneath, self._name)
         sent = sorted(
-            ((each.who, each.fetched) for each in download.senders.values() if each.fetched),
+            ((each.who, each.verified) for each in download.senders.values() if each.verified),
             key=lambda each: -each[1],
         )
         md5 = download.md5 if download.is_md5_compared else None

@@ -100,6 +100,7 @@ class Finder:
         connect: Callable[[Candidate], Awaitable[SourceProtocol]],
         clock: IReactorTime,
         later: Callable[[Found], None] | None = None,
+        passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> None:
         """
         @param connect: opens a conversation with a candidate, or raises L{Flow512Error}.
@@ -107,10 +108,13 @@ class Finder:
         @param later: told of those who answer after the search has ended, with the same root,
             until L{stop} is called; their sources are its to close. Without it nobody is waited
             for any longer than the search takes.
+        @param passed_over: told which of several candidates has it not, or cannot be asked, and
+            why.
         """
         self._connect = connect
         self._clock = clock
         self._later = later
+        self._passed_over = passed_over
         self._asked: list[Deferred[None]] = []
         self._root: bytes | None = None
 
@@ -187,6 +191,8 @@ class Finder:
             except Flow512Error as error:
                 failed.append((candidate, error))
                 self.log.debug("{peer}: {why}", peer=str(candidate), why=escape(str(error)))
+                if len(candidates) > 1:
+                    self._passed_over(candidate, error)
             else:
                 if enough.called:
                     self._came_later(Found(candidate, source, entry))

@@ -407,4 +407,3 @@ def _key_of(candidate: Candidate) -> _Key:
     if candidate.node is None or not isinstance(address, HostPort):
         return None, address
     return candidate.node, address.port
-

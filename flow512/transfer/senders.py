@@ -58,6 +58,7 @@ class Sender:
 
     @ivar who: whose it is.
     @ivar fetched: bytes that it sent.
+    @ivar verified: of these, those in blocks that were right and are stored.
     @ivar lost: why it was left out; L{None} if it was not.
     @ivar is_partial: whether it had only parts when it was added.
     """
@@ -66,6 +67,7 @@ class Sender:
     source: BlockSource
     number: int
     fetched: int = 0
+    verified: int = 0
     lost: Flow512Error | None = None
     is_partial: bool = False
     asked: dict[Hashable, Deferred[Any]] = field(default_factory=dict, repr=False)

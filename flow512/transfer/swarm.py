@@ -85,8 +85,8 @@ SLOWER: Final = 4.0
 
 CHOICE: Final = 8
 """
-Blocks that a source that has all of it may be asked for, at least, where others download it as well:
-it sends first what it has sent to nobody, if it has the choice.
+Blocks that a source that has all of it may be asked for, at least, where others download it as
+well: it sends first what it has sent to nobody, if it has the choice.
 """
 
 SOONER: Final = 4.0

@@ -195,7 +195,9 @@ class Turns:
             return longest
         best = self._count + 1, longest
         # Who had a turn a moment ago waits behind these.
-        for reader in islice(self._waiting, min(max(LOOKED_AT_LEAST, len(self._waiting) // 4), LOOKED_AT)):
+        for reader in islice(
+            self._waiting, min(max(LOOKED_AT_LEAST, len(self._waiting) // 4), LOOKED_AT)
+        ):
             sent = min((self._sent.get(each, 0) for each in reader.wanted()), default=best[0])
             if sent < best[0]:
                 best = sent, reader

@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,6 +27,14 @@ from flow512.settings import NodeSettings
 from flow512.testing import Host, Network
 
 LIMIT = 120.0
+
+
+class Written(Protocol):
+    """Where a command writes to, for a test that reads it."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def getvalue(self) -> str: ...
 
 
 class TerminalText(io.StringIO):
@@ -130,7 +138,7 @@ class CommandCase(SynchronousTestCase):
         self,
         *arguments: str,
         until: Callable[[str], bool] | None = None,
-        out: io.StringIO | None = None,
+        out: Written | None = None,
         err: io.StringIO | None = None,
         host: Host | None = None,
     ) -> Said:

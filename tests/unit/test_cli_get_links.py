@@ -121,4 +121,5 @@ class GetLinkTests(CommandCase):
         )
         self.assertEqual(said.status, 0, said.err)
         self.assertEqual((self.here / "report.pdf").read_bytes(), CONTENT)
-        self.assertIn("http://10.0.0.3/x was dropped", said.out)
+        self.assertIn("http://10.0.0.3/x was dropped", said.err)
+        self.assertNotIn("sources:", said.out, "what it sent was of no use")

@@ -60,8 +60,10 @@ class SeveralSourcesTests(CommandCase):
         """Who has sent something wrong is named, with the reason; the file is exact."""
         self.damage()
         said = self.get()
-        (line,) = [each for each in said.out.splitlines() if "was dropped" in each]
-        self.assertRegex(line, r"\Aother \(10\.0\.0\.3:5000\) was dropped: .*damaged block \d+")
+        (line,) = [each for each in said.err.splitlines() if "was dropped" in each]
+        self.assertRegex(
+            line, r"\Aflow512: other \(10\.0\.0\.3:5000\) was dropped: .*damaged block \d+"
+        )
         (self.here / "big.bin").unlink()
         dropped = self.get("--json").event("dropped")
         self.assertEqual((dropped["peer"], dropped["address"]), ("other", "10.0.0.3:5000"))
@@ -73,14 +75,14 @@ class AtOnceTests(CommandCase):
 
     def setUp(self) -> None:
         super().setUp()
-        failing = mock.patch("flow512.content.library.hash_file", side_effect=DiskFailure("no"))
+        failing = mock.patch("flow512.content.backlog.hash_file", side_effect=DiskFailure("no"))
         with failing:
             self.start_node({"big.bin": BIG}, beacon_port=None)
             self.network.run(5.0)
 
     def get(self, *arguments: str) -> Said:
         """Fetch it."""
-        with mock.patch("flow512.content.library.hash_file", side_effect=DiskFailure("no")):
+        with mock.patch("flow512.content.backlog.hash_file", side_effect=DiskFailure("no")):
             said = self.flow512(
                 "get", "big.bin", "--from", "server", "-o", str(self.here), *arguments
             )

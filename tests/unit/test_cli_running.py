@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import redirect_stderr
+from typing import Any
 
 from rich.console import Console
 from twisted.internet.defer import Deferred
@@ -102,6 +103,30 @@ class RunTests(CommandCase):
             await Deferred()
 
         self.assertEqual(run(command, self.voice, ShortReactor()), 130)
+
+    def test_failure_before_the_first_wait(self) -> None:
+        """A command that cannot even be made ends the reactor as well."""
+
+        def command(machine: Machine) -> Coroutine[Deferred[Any], Any, None]:
+            raise DiskFull("No space.")
+
+        self.assertEqual(run(command, self.voice, ShortReactor()), 1)
+        self.assertEqual(self.err.getvalue(), "flow512: No space.\n")
+
+    def test_signal_before_the_command(self) -> None:
+        """A signal counts that comes when the reactor has not begun to run."""
+
+        class Early(ShortReactor):
+            def run(self) -> None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self.from_thread.pop()()
+                super().run()
+
+        async def command(machine: Machine) -> None:
+            raise AssertionError("it is over already")
+
+        self.assertEqual(run(command, self.voice, Early()), 130)
+        self.assertEqual(self.err.getvalue(), "flow512: Stopped.\n")
 
     def test_signal_before_the_start(self) -> None:
         """So does one that stops the reactor before the command has been called."""

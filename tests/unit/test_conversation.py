@@ -661,7 +661,7 @@ class EndTests(ConversationTestCase):
                 ConnectionDone(),
                 "The other side closed the connection in the middle of a frame.",
             ),
-            (b"", ConnectionLost("Cable."), "The connection was lost: "),
+            (b"", ConnectionLost("Cable."), "The connection to 192.168.1.1:54321 was lost."),
         ]:
             conversation, _ = self.open()
             conversation.dataReceived(data)

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flow512.content import library
+from flow512.content import backlog
 from flow512.content.opened import OpenContent
 from flow512.content.tree import format_content_id
 from flow512.discovery.addresses import LocalAddress
@@ -288,7 +288,7 @@ class LifeTests(NodeTestCase):
         share = self.share("s", a=b"a" * BLOCK, b=b"b")
         settings = NodeSettings((share,), state=str(self.base / "state"), beacon_port=None)
         ids, hashed = [], []
-        with mock.patch.object(library, "hash_file", wraps=library.hash_file) as hashing:
+        with mock.patch.object(backlog, "hash_file", wraps=backlog.hash_file) as hashing:
             for _ in range(2):
                 told = Told()
                 node = self.start(self.host(len(ids) + 1), settings, told)

@@ -133,9 +133,9 @@ class OutletTests(SynchronousTestCase):
     def test_full(self) -> None:
         """A disk that is full is told as such; nothing can be read back, or vouched for."""
         fd = os.open("/dev/full", os.O_WRONLY)
-        outlet = Outlet(fd, ROOT, len(CONTENT), 0, None)
+        outlet = Outlet(fd, ROOT, len(CONTENT), 0, None, name="standard output")
         error = self.assertRaises(ResourceFailure, outlet.write, 0, *blocks_of(0))
-        self.assertIn("writing the content on", str(error))
+        self.assertIn("full while writing to standard output;", str(error))
         self.assertRaises(Misuse, outlet.read, 0, 1)
         self.assertRaises(Misuse, outlet.vouch, [0])
         outlet.flush()

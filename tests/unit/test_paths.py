@@ -62,7 +62,7 @@ REFUSED_NAMES = {
     "a\u200f": "direction",
     "\u061ca": "direction",
     "a\ud800": "half a character",
-    "\udcffa": "half a character",
+    "\udcffa": r"it contains \xff, a byte that is not UTF-8",
     "CON": "device",
     "con": "device",
     "Nul.txt": "device",

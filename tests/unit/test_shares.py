@@ -380,3 +380,28 @@ class ShareTests(FolderCase):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         self.assertTrue(share.is_there)
+
+    def test_visit(self) -> None:
+        """In one visit files of any folders are opened, in any order, whatever failed before; no
+        link is followed, two folders are held at most, and nothing after the visit."""
+        paths = ("top", "a/one", "a/two", "b/one", "a/b/one", "b/two")
+        for path in paths:
+            self.put(path, path.encode())
+        os.symlink(self.outside, os.path.join(self.folder, "out"))
+        os.symlink("one", os.path.join(self.folder, "a", "link"))
+        share = self.share()
+        before = set(os.listdir("/proc/self/fd"))
+        with share.visit() as visit:
+            share.close()  # it is lent
+            for path in (*paths, *reversed(paths), *paths[::2], *paths[1::2]):
+                fd, stamp = visit.open(path.split("/"))
+                self.assertEqual((os.read(fd, 100), stamp), (path.encode(), Stamp.of(os.fstat(fd))))
+                os.close(fd)
+                for bad in ("out/secret", "a/link", "../outside/secret", "b"):
+                    self.assertRaises(UnsafeName, visit.open, bad.split("/"))
+                for bad in ("none", "b/none", "none/one", "top/one"):
+                    self.assertRaises(NotFound, visit.open, bad.split("/"))
+                # That of the share was closed, and a listing takes one.
+                self.assertLessEqual(len(os.listdir("/proc/self/fd")), len(before) + 1)
+            os.close(visit.open(["a", "one"])[0])
+        self.assertLess(set(os.listdir("/proc/self/fd")), before)

@@ -15,8 +15,8 @@ from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.transfer.allowance import Allowance
 from flow512.transfer.client import LONGEST_WAIT, MOST_WAITS, TransferClient
-from flow512.transfer.download import Checksum, Download
-from flow512.transfer.fetch import Fetched, Target
+from flow512.transfer.download import Checksum
+from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.units import BLOCK
 from flow512.wire.fields import MAX_LIST
@@ -97,7 +97,7 @@ class ClientTests(TransferTestCase):
         """A file is found by path or root and fetched; then the source is left."""
         entry, content = self.put("one", 2 * BLOCK)
         told: list[tuple[Candidate, Entry]] = []
-        progress: list[Download] = []
+        progress: list[Growing] = []
         got = self.client.get(
             [self.there_is],
             self.target,
