@@ -15,8 +15,9 @@ What holds:
 
   1. At most L{MOST_SOURCES} are sources, or dialled, at once; of many that were told of, some are
      chosen by chance, so that not everybody asks the same.
-  2. The download waits for more (L{Download.wait_for_more}) exactly as long as anybody is being
-     asked or dialled; so it neither fails while there is hope nor waits without.
+  2. The download waits for more (L{Download.wait_for_more}) as long as anybody is being asked or
+     dialled, and something has come in the last L{HOPE_FOR} seconds, be it a source or a block; so
+     it neither fails while there is hope nor waits without.
   3. Everything that was opened here is closed by L{Gathering.end}.
 
 A source that is only downloading the content itself is watched: it says which blocks it has, and
@@ -62,6 +63,9 @@ LONGEST_REST: Final = 30.0
 
 RETRY: Final = 30.0
 """Seconds until somebody is dialled again who had it not, or was not reached."""
+
+HOPE_FOR: Final = 60.0
+"""Seconds for which it is hoped that asking around brings somebody, if nothing comes meanwhile."""
 
 MOST_TOLD: Final = 512
 """Others that are remembered who were told of and not dialled yet; more are not listened to."""
@@ -129,6 +133,8 @@ class Gathering:
         self._rest = FIRST_REST
         self._timer: IDelayedCall | None = None
         self._looked_in_vain = False
+        self._stored = -1
+        self._hope_until = 0.0
         self._is_over = False
 
     # Before it begins
@@ -168,9 +174,19 @@ class Gathering:
         """
         It has begun, or begun anew, or has grown.
         """
+        if download.stored != self._stored:
+            self._stored = download.stored
+            self._be_hopeful()
         if download is not self._download:
             self._begin(download)
         self._tell(download)
+
+    def _be_hopeful(self) -> None:
+        self._hope_until = self._clock.seconds() + HOPE_FOR
+
+    @property
+    def _is_hopeful(self) -> bool:
+        return bool(self._asked) and self._clock.seconds() < self._hope_until
 
     def _begin(self, download: Download) -> None:
         is_first = self._download is None
@@ -211,6 +227,7 @@ class Gathering:
                 continue
             self._keep(found)
             self._note(found)
+            self._be_hopeful()
             self._looked_in_vain = False
             if found.entry.is_partial:
                 self._add_part(self._parts[-1])
@@ -256,7 +273,7 @@ class Gathering:
         elif not self._looked_in_vain and self._exchange is not None:
             self._looked_in_vain = True
             self._look()
-        return bool(self._asked)
+        return self._is_hopeful
 
     def _look_in(self, seconds: float) -> None:
         self._timer = self._clock.callLater(seconds, self._look)
@@ -362,13 +379,13 @@ class Gathering:
         """Wait for somebody, and keep the download waiting meanwhile."""
         asked = Deferred.fromCoroutine(question)
         self._asked[asked] = None
-        if self._download is not None:
+        if self._download is not None and self._is_hopeful:
             self._download.wait_for_more()
 
         def ended(_: None) -> None:
             del self._asked[asked]
             self._dial_more()
-            if not self._asked and not self._is_over and self._download is not None:
+            if not self._is_hopeful and not self._is_over and self._download is not None:
                 self._download.no_more()
 
         asked.addErrback(self._in_vain).addErrback(self._broken).addCallback(ended)

@@ -25,6 +25,7 @@ from flow512.testing import Network
 from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate
 from flow512.units import BLOCK
+from flow512.wire.fields import Peer
 from tests.unit.offered_files import tree_of
 
 REGISTRY = HostPort("10.0.1.1", 5000)
@@ -252,3 +253,32 @@ class SwarmTests(SynchronousTestCase):
         failed = fetching.addErrback(lambda failure: failure.trap(Flow512Error) and failure.value)
         error = town.network.result(failed, limit=60)
         self.assertIsInstance(error, Flow512Error)
+
+    def test_no_hope(self) -> None:
+        """
+        Who has only parts that are not enough, and others who are told of and cannot be reached,
+        do not keep a download waiting for ever.
+        """
+        town = Town(self, 48)
+        town.node("seed", has_it=True)
+        for name in ("ann", "ben"):
+            town.node(name, serves=False)
+        town.settle()
+        stored: list[int] = []
+        fetching = [
+            town.get("ann", "seed", progress=lambda download: stored.append(download.stored)),
+            town.get("ben", "seed"),
+        ]
+        seed = town.nodes["seed"]
+        town.network.run_until(lambda: bool(stored) and stored[-1] > 8 * BLOCK, limit=600)
+        nobody = Peer(bytes(32), "", "10.0.0.77", 5000)
+        seed_holders = seed._holders  # it tells of somebody who is not there
+        seed_holders.note("nobody", tree_of(town.content).root, nobody)
+        town.network.run(3)
+        town.leave("seed")
+        errors = [
+            each.addErrback(lambda failure: failure.trap(Flow512Error) and failure.value)
+            for each in fetching
+        ]
+        for error in town.network.result(gatherResults(errors), limit=600):
+            self.assertIsInstance(error, Flow512Error)
