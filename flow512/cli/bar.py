@@ -65,10 +65,14 @@ class Bar:
             get_time=clock.seconds,
         )
 
-    def begin(self, entry: Entry, stored: int) -> None:
-        name = escape(entry.path.rpartition("/")[2], _NAME)
-        self._task = self._progress.add_task(name, total=entry.size, completed=stored)
+    def begin(self, entry: Entry, stored: int, *, is_sized: bool = True) -> None:
+        name = escape(entry.path.rstrip("/").rpartition("/")[2] or entry.path, _NAME)
+        total = entry.size if is_sized else None
+        self._task = self._progress.add_task(name, total=total, completed=stored)
         self._progress.start()
+
+    def sized(self, size: int) -> None:
+        self._progress.update(self._task, total=size)
 
     def grown(self, stored: int) -> None:
         now = self._clock.seconds()

@@ -7,7 +7,7 @@ What a command needs is imported when it runs: help and C{flow512 id} come at on
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,7 @@ from flow512.cli.outcome import WRONG_USAGE
 from flow512.cli.stopping import Interruptible
 from flow512.cli.voice import JsonVoice, PlainVoice, Undeterred, Voice
 from flow512.errors import Misuse
+from flow512.units import PIECES_PER_BLOCK
 
 if TYPE_CHECKING:
     from flow512.cli.running import Command, Machine
@@ -86,7 +87,7 @@ def _run_undeterred(
     return _run(command, voice, verbose=verbose, words=words) or voice.status
 
 
-def _refuse_for(what: str, option: str, given: Sequence[str]) -> None:
+def _refuse_for(what: str, option: str, given: object) -> None:
     if given:
         raise Misuse(f"{option} is not for {what}; leave it out.")
 
@@ -131,7 +132,8 @@ def cli(context: click.Context) -> int:
     Share folders on a network, and fetch files from others, in pieces of 512 bytes.
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such file or peer, 4 the target exists,
-    5 not reachable now, 6 a file is damaged (verify), 130 interrupted.
+    5 not reachable now, 6 a file is damaged (verify), 7 some of a folder was left out,
+    130 interrupted.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
@@ -183,10 +185,8 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
     "--run",
     "pieces",
     type=click.IntRange(1, 512),
-    default=512,
-    show_default=True,
     metavar="N",
-    help="Pieces of 512 bytes in a frame.",
+    help="Of a file, pieces of 512 bytes in a frame; 512 if not given.",
 )
 @rate_options
 @wait_option
@@ -205,7 +205,7 @@ def get(
     exclude: tuple[str, ...],
     no_offer: bool,
     no_md5: bool,
-    pieces: int,
+    pieces: int | None,
     up: int,
     down: int,
     wait: float,
@@ -228,13 +228,14 @@ def get(
     wish = getting.Wish(
         target,
         getting.target_of(output, may_replace=may_replace or mirror),
-        pieces,
+        pieces or PIECES_PER_BLOCK,
         peer,
         wait,
         Checksum.NONE if no_md5 else Checksum.MD5,
     )
     if unfolding.is_folder(target):
         _refuse_for("folders", "--http-source", urls)
+        _refuse_for("folders", "--run", pieces)
         getting.check_folder_target(target, wish.target)
     else:
         _refuse_for("single files", "--include", include)

@@ -24,6 +24,10 @@ class Interrupted(Flow512Error):
     """The user stopped it, by Ctrl-C or by ending the process."""
 
 
+class Incomplete(Flow512Error):
+    """Some of a folder was left out, for reasons that were said; all else is here."""
+
+
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
@@ -39,6 +43,7 @@ STATUSES: Final[dict[type[Flow512Error], int]] = {
     TargetExists: 4,
     Unreachable: 5,
     Busy: 5,
+    Incomplete: 7,
     Interrupted: 130,
 }
 """The exit status of each error; that of the nearest ancestor counts."""

@@ -21,10 +21,16 @@ class Progress(Protocol):
     Shows how far one download is.
     """
 
-    def begin(self, entry: Entry, stored: int) -> None:
+    def begin(self, entry: Entry, stored: int, *, is_sized: bool = True) -> None:
         """
         @param entry: what is downloaded.
         @param stored: bytes that are here already.
+        @param is_sized: whether the entry's size is known; if not, L{sized} tells it later.
+        """
+
+    def sized(self, size: int) -> None:
+        """
+        @param size: how many bytes there will be.
         """
 
     def grown(self, stored: int) -> None:
@@ -41,7 +47,10 @@ class Silence:
     Shows nothing.
     """
 
-    def begin(self, entry: Entry, stored: int) -> None:
+    def begin(self, entry: Entry, stored: int, *, is_sized: bool = True) -> None:
+        pass
+
+    def sized(self, size: int) -> None:
         pass
 
     def grown(self, stored: int) -> None:
@@ -59,12 +68,15 @@ class ToldProgress:
     def __init__(self, voice: Voice, clock: IReactorTime) -> None:
         self._voice = voice
         self._clock = clock
-        self._size = 0
+        self._size: int | None = None
         self._next = 0.0
 
-    def begin(self, entry: Entry, stored: int) -> None:
-        self._size = entry.size
+    def begin(self, entry: Entry, stored: int, *, is_sized: bool = True) -> None:
+        self._size = entry.size if is_sized else None
         self.grown(stored)
+
+    def sized(self, size: int) -> None:
+        self._size = size
 
     def grown(self, stored: int) -> None:
         now = self._clock.seconds()
@@ -83,14 +95,19 @@ class Milestones:
 
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
-        self._size = 0
+        self._size: int | None = None
         self._quarters = 0
 
-    def begin(self, entry: Entry, stored: int) -> None:
-        self._size = entry.size
+    def begin(self, entry: Entry, stored: int, *, is_sized: bool = True) -> None:
+        self._size = entry.size if is_sized else None
         self.grown(stored)
 
+    def sized(self, size: int) -> None:
+        self._size = size
+
     def grown(self, stored: int) -> None:
+        if self._size is None:
+            return
         quarters = 4 * stored // max(1, self._size)
         if quarters > self._quarters:
             self._quarters = quarters

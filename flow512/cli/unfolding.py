@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Final
 
 from flow512.cli.formatting import rate_text, size_text
 from flow512.cli.getting import Telling, Wish
 from flow512.cli.meeting import Meeting
+from flow512.cli.outcome import Incomplete
 from flow512.cli.progress import Progress
 from flow512.cli.running import Machine
 from flow512.cli.voice import Voice
@@ -27,7 +29,7 @@ from flow512.transfer.download import Download
 from flow512.transfer.folders import Progress as FolderProgress
 from flow512.wire.messages import Entry
 
-_SAID: int = 10
+_SAID: Final = 10
 """Paths that are said of those that are left out, deleted, or too much."""
 
 
@@ -35,9 +37,10 @@ _SAID: int = 10
 class Selection:
     """
     Which part of a folder is wanted, by patterns as shells have them; C{*} stands for slashes too.
+    A folder that a pattern fits is meant with all that is in it.
 
     @ivar include: only what one of these fits; everything if there are none.
-    @ivar exclude: nothing that one of these fits, nor what is in a folder that one fits.
+    @ivar exclude: nothing that one of these fits.
     """
 
     include: tuple[str, ...] = ()
@@ -47,20 +50,20 @@ class Selection:
         if not self.include and not self.exclude:
             return True
         path = item.path.rstrip("/")
-        parts = path.split("/")
-        above = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-        if any(_fits(each, pattern) for pattern in self.exclude for each in above):
+        names = path.split("/")
+        if any(_fits(path, names, pattern) for pattern in self.exclude):
             return False
-        # A folder is made if something in it may be wanted: with patterns, when a file is.
-        if not self.include:
-            return True
-        return item.is_folder or any(_fits(path, pattern) for pattern in self.include)
+        if not self.include or (item.is_folder and item.is_missing):
+            return True  # nobody knows what is in a folder that the peer cannot read
+        return any(_fits(path, names, pattern) for pattern in self.include)
 
 
-def _fits(path: str, pattern: str) -> bool:
+def _fits(path: str, names: list[str], pattern: str) -> bool:
     pattern = pattern.rstrip("/")
+    if "/" in pattern:
+        return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
     # A pattern without a slash is about names, wherever they are.
-    return fnmatchcase(path if "/" in pattern else path.rpartition("/")[2], pattern)
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def is_folder(wanted: str) -> bool:
@@ -109,6 +112,7 @@ class _Unfolding(Telling):
     """One folder."""
 
     _is_shown = False
+    _is_sized = False
 
     def __init__(self, machine: Machine, voice: Voice, progress: Progress, beyond: Beyond) -> None:
         super().__init__(machine, voice, progress)
@@ -119,8 +123,11 @@ class _Unfolding(Telling):
         """More of it is here."""
         self.has_begun = True
         self._progress = progress
-        if progress.is_listed:
-            self._show(progress.stored)
+        self._show(progress.stored)
+
+    def left_out(self, path: str, reason: str) -> None:
+        """Something is not taken; a person is told at the end."""
+        self._voice.tell("left_out", path=path, reason=escape(reason))
 
     def growing(self, download: Download) -> None:
         """More of a large file is here."""
@@ -130,11 +137,13 @@ class _Unfolding(Telling):
     def _show(self, stored: int) -> None:
         assert self._progress is not None
         assert self._entry is not None
-        if not self._is_shown:
-            self._is_shown = True
-            size = self._progress.outcome.size
-            self._bar.begin(Entry(self._entry.path, size, 0), stored)
-        else:
+        is_first, self._is_shown = not self._is_shown, True
+        if is_first:
+            self._bar.begin(Entry(self._entry.path, 0, 0), stored, is_sized=False)
+        if self._progress.is_listed and not self._is_sized:
+            self._is_sized = True
+            self._bar.sized(self._progress.outcome.size)
+        if not is_first:
             self._bar.grown(stored)
 
     def done(self, top: str, progress: FolderProgress) -> None:
@@ -161,7 +170,10 @@ class _Unfolding(Telling):
             f" {size_text(progress.fetched)} in {seconds:.1f} s"
             f" ({rate_text(progress.fetched, seconds)}){same}."
         )
-        self._say_paths("Left out", "left_out", outcome.left_out, outcome.left_out_count)
+        count = outcome.left_out_count - outcome.left_out_within
+        self._say_paths("Left out", outcome.left_out, count)
+        if outcome.left_out_within:
+            self._voice.say(f"Left out: {outcome.left_out_within} that are in these folders.")
         if progress.surplus is not None:
             self._say_surplus(progress.surplus, outcome.left_out_count)
 
@@ -177,15 +189,14 @@ class _Unfolding(Telling):
             hint = "" if self._deletes else "; --mirror --delete deletes them"
             self._voice.say(f"{what}: {names}{more}{hint}.")
         failed = surplus.count - surplus.deleted if deletes else 0
-        self._say_paths("Not deleted", "kept", surplus.failed, failed)
+        for path, reason in surplus.failed[:_SAID]:
+            self._voice.tell("kept", path=path, reason=escape(reason))
+        self._say_paths("Not deleted", surplus.failed, failed)
         if self._deletes and left_out:
             self._voice.say("Nothing was deleted, since something was left out.")
 
-    def _say_paths(
-        self, what: str, event: str, paths: Sequence[tuple[str, str]], count: int
-    ) -> None:
+    def _say_paths(self, what: str, paths: Sequence[tuple[str, str]], count: int) -> None:
         for path, reason in paths[:_SAID]:
-            self._voice.tell(event, path=path, reason=escape(reason))
             self._voice.say(f"{what}: {path}: {escape(reason)}")
         if count > _SAID:
             self._voice.say(f"{what}: {count - _SAID} more.")
@@ -227,6 +238,7 @@ async def get_folder(
 
     @param settings: see L{flow512.cli.getting.passing}.
     @param beyond: what becomes of what is here and not there.
+    @raise Incomplete: something was left out, and the rest is here.
     @raise Flow512Error: as L{flow512.node.NodeService.get_folder}; L{Interrupted} if it was
         cancelled. What is in its place until then is not fetched the next time.
     """
@@ -253,6 +265,9 @@ async def get_folder(
                 found=told.found,
                 told=told.told,
                 growing=told.growing,
+                left_out=told.left_out,
                 blame=told.blamed,
             )
     told.done(top, outcome)
+    if count := outcome.outcome.left_out_count:
+        raise Incomplete(f"Not all of the folder is here; left out: {count}.")

@@ -119,6 +119,14 @@ class Access:
         change = self._look(folder)
         return Verdict(None if asker is None else self._rule_against(asker), change)
 
+    def allowed(self, asker: bytes | None) -> bool:
+        """
+        Say whether somebody might see the share by the rules as they were when last looked at.
+
+        @param asker: as for L{judge}.
+        """
+        return asker is None or self._rule_against(asker) is None
+
     def walked(self, folder: int) -> None:
         """
         Take note that a walk through the share begins.

@@ -43,6 +43,7 @@ class Disk:
     link = staticmethod(os.link)
     rename = staticmethod(os.rename)
     unlink = staticmethod(os.unlink)
+    mkdir = staticmethod(os.mkdir)
 
     def listdir(self, folder_fd: int) -> list[str]:
         """

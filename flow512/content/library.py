@@ -29,6 +29,7 @@ from flow512.content.backlog import MD5_AT_ONCE, Backlog
 from flow512.content.catalog import Catalog, Known, Stamp
 from flow512.content.following import EVERYTHING, WALK, Look
 from flow512.content.hashing import Stop, md5_of_file, never
+from flow512.content.manifest import NOT_ALL
 from flow512.content.manifests import Manifests, items_in
 from flow512.content.opened import OpenContent, changed, check_unchanged, name_of
 from flow512.content.paths import check_path, escape, is_own_name, open_folder_beneath
@@ -449,17 +450,25 @@ class Library:
             raise NotFound(
                 f"No folder '{escape(path)}' is shared here; `flow512 ls` shows what is."
             )
-        if (made := self._manifests.again(path, shares)) is not None:
+        # Whoever mirrors the folder must not take for gone what is in a share that is not there now.
+        asker = None if view is None else view.asker
+        lacks = any(
+            share.is_missed_by(asker) and self._catalog.listing(share.key, prefix, "", 1)
+            for share in self._shares
+        )
+        if not lacks and (made := self._manifests.again(path, shares)) is not None:
             return Entry(path, made[1], 0, made[0])
         state = self._manifests.state
         items = merge(
             *(items_in(share, prefix, self._catalog, stop) for share in shares),
+            [NOT_ALL] if lacks else [],
             key=attrgetter("path"),
         )
         # The same path comes from the first share that has it first.
         once = (next(same) for _, same in groupby(items, key=attrgetter("path")))
         root, size = self._manifests.keep(once, shares, stop)
-        self._manifests.remember(path, shares, root, state)
+        if not lacks:
+            self._manifests.remember(path, shares, root, state)
         return Entry(path, size, 0, root)
 
     def page(self, root: bytes, level: int, index: int, view: View | None = None) -> bytes:

@@ -5,8 +5,9 @@ It begins with L{MAGIC}; then come pages, each four bytes of length, unsigned an
 one MessagePack array of items. An item is an array of its fields, as messages are
 (L{flow512.wire.messages}): path, mode, mtime, size, root. A folder's path ends with a slash; it has
 no root, and stands before what is in it. What is there and cannot be had, since it is not hashed
-yet or cannot be read, is said to be so. Paths are relative to the folder that the manifest is of,
-and sorted by code point, each once. So a manifest can be made, sent, verified and worked through
+yet or cannot be read, is said to be so; C{/} stands for the folder itself, if there should be more
+in it than can be said now. Paths are relative to the folder that the manifest is of, and sorted by
+code point, each once. So a manifest can be made, sent, verified and worked through
 from one end to the other, however long it is.
 
 Whoever reads one believes it as far as its root is believed: the paths are hostile until
@@ -22,6 +23,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from flow512.content.paths import MAX_DEPTH
 from flow512.errors import BadMessage
 from flow512.units import DIGEST, MAX_FILE_SIZE
 
@@ -35,6 +37,9 @@ ITEMS_PER_PAGE: Final = 1000
 
 MODES: Final = 0o777
 """The bits of a mode that a manifest has: who may read, write and execute."""
+
+MAX_ITEMS: Final = 4_000_000
+"""The most items that a reader takes; each costs whoever works through them memory and time."""
 
 _LENGTH: Final = Struct(">I")
 _MAX_PATH: Final = 4096
@@ -67,6 +72,9 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
         """Whether it is there and cannot be had, or not what is in it."""
         return self.root is None and bool(self.size or not self.is_folder)
 
+
+NOT_ALL: Final = Item("/", 0, 0, 1)
+"""Says that there may be more in the folder than the manifest has."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(tuple[Item, ...])
@@ -108,7 +116,9 @@ class ManifestReader:
         self._held = bytearray()
         self._is_begun = False
         self._last = ""
-        self._folders: set[str] = {""}
+        self._count = 0
+        # What is in a folder follows it at once, so those above the last item are enough.
+        self._above = [""]
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Item]:
         """
@@ -153,14 +163,23 @@ class ManifestReader:
             page = _DECODER.decode(body)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise BadMessage(f"A page of the manifest is not as it should be: {error}") from None
+        self._count += len(page)
+        if self._count > MAX_ITEMS:
+            raise BadMessage(f"The manifest has more than {MAX_ITEMS} items; ask for less of it.")
+        above = self._above
         for item in page:
-            if item.path <= self._last:
+            path = item.path
+            if path <= self._last:
                 raise BadMessage("The manifest is not in order, or names something twice.")
-            self._last = item.path
-            if item.path[: item.path.rfind("/", 0, -1) + 1] not in self._folders:
+            self._last = path
+            while not path.startswith(above[-1]):
+                above.pop()
+            if path.rfind("/", 0, -1) + 1 != len(above[-1]):
                 raise BadMessage("The manifest has something in a folder that it does not have.")
+            if len(above) > MAX_DEPTH:
+                raise BadMessage(f"The manifest has something more than {MAX_DEPTH} folders deep.")
             if item.size > item.is_folder if item.root is None else item.is_folder:
                 raise BadMessage("The manifest has something that is neither a file nor a folder.")
             if item.is_folder:
-                self._folders.add(item.path)
+                above.append(path)
         return page

@@ -79,7 +79,8 @@ class Mirror:
     ) -> None:
         """
         @param top: a descriptor of the folder; it stays the caller's.
-        @param is_wanted: whether something may be touched at all; it is asked about paths.
+        @param is_wanted: whether something may be touched at all; it is asked about paths. A folder
+            of which it is not true goes if all that was in it goes.
         """
         self._top = top
         self._may_touch = is_wanted
@@ -181,20 +182,24 @@ class Mirror:
     def _goes(self, folder: int, path: str, name: str) -> bool:
         """Say whether something is gone now, or would be."""
         is_listed = self._is_listed(path)
-        if is_own_name(name) or not self._may_touch(Item(path, 0, 0)):
+        may_touch = self._may_touch(Item(path, 0, 0))
+        if is_own_name(name) or not (may_touch or path.endswith("/")):
             return False
         try:
             check_name(name)
             if path.endswith("/"):
+                before = self.surplus.count
                 is_empty = self._look_into(folder, path, name)
-                if is_listed or not is_empty:
+                # One that was empty before is the user's own, unless it is wanted itself.
+                may_touch = may_touch or self.surplus.count != before
+                if is_listed or not is_empty or not may_touch:
                     return False
             elif is_listed:
                 return False
             if self._deletes:
                 self._delete(folder, path, name)
         except Flow512Error as error:
-            if not is_listed:
+            if not is_listed and may_touch:
                 self._found(path, error)
             return False
         self._found(path)

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from flow512.errors import NotFound, ShareMissing, UnsafeName, from_os_error
@@ -146,7 +146,9 @@ def check_name(name: str) -> None:
         raise UnsafeName(f"'{escape(name, SHOWN)}' is refused as a name: {fault}.")
 
 
-def check_new_name(name: str) -> None:
+def check_new_name(
+    name: str, instead: Callable[[], str] = lambda: "choose another name with -o"
+) -> None:
     """
     Let a name pass under which a file is to be made in a download folder, or refuse it.
 
@@ -154,6 +156,7 @@ def check_new_name(name: str) -> None:
     where C{notes:x} names a stream inside of C{notes}; and a stranger's file must not pass for
     one of our own hidden ones.
 
+    @param instead: says what to do, as the end of a sentence; nothing if it is empty.
     @raise UnsafeName: with a sentence that says why and what to do.
     """
     fault = _fault(name)
@@ -162,9 +165,10 @@ def check_new_name(name: str) -> None:
     if fault is None and is_own_name(name):
         fault = f"flow512 keeps names that begin with {OWN_PREFIX} for itself"
     if fault is not None:
+        advice = instead()
         raise UnsafeName(
-            f"'{escape(name, SHOWN)}' is refused as a file name: {fault}; "
-            "choose another name with -o."
+            f"'{escape(name, SHOWN)}' is refused as a file name: {fault}"
+            + (f"; {advice}." if advice else ".")
         )
 
 

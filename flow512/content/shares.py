@@ -122,6 +122,15 @@ class Share:
                 return Verdict(None if asker is None else "its folder is not there")
             return self._access.judge(self._folder, asker)
 
+    def is_missed_by(self, asker: bytes | None) -> bool:
+        """
+        Say whether somebody could see the share, as far as is known, if its folder were there.
+
+        @param asker: as for L{Access.judge}.
+        """
+        with self._turn:
+            return self._folder is None and self._access.allowed(asker)
+
     @contextmanager
     def folder(self) -> Iterator[int]:
         """

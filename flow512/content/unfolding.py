@@ -22,17 +22,20 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from shlex import quote
 from typing import Final
 
 from flow512.content.disk import DISK, Disk, blaming
-from flow512.content.manifest import MODES, Item
+from flow512.content.manifest import MODES, NOT_ALL, Item
 from flow512.content.paths import (
     MAX_DEPTH,
     SHOWN,
+    check_name,
     check_new_name,
     check_path,
     escape,
@@ -40,7 +43,8 @@ from flow512.content.paths import (
     twin_key,
 )
 from flow512.content.publish import OwnNames, current_umask, place
-from flow512.errors import Flow512Error, TargetExists, from_os_error
+from flow512.content.tree import format_content_id
+from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName, from_os_error
 from flow512.wire.fields import MAX_PATH
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,6 +57,8 @@ MAX_REASONS: Final = 1000
 
 _NOT_HASHED: Final = "The peer has not hashed it yet, or cannot read it."
 _NOT_READ: Final = "The peer cannot read that folder."
+_NOT_ALL_READ: Final = "The peer cannot read all of it now; some of its folders are not there."
+_NOT_ENTERED: Final = "The folder that it is in was left out."
 
 
 class Existing(Enum):
@@ -71,8 +77,12 @@ class Unfolded:
     @ivar size: bytes of all of them.
     @ivar folders: that the manifest has.
     @ivar unchanged: files that were here already, by size and time.
-    @ivar left_out: paths, escaped, with why each was left out; the first thousand.
-    @ivar left_out_count: how many that is in all.
+    @ivar left_out: paths, escaped, with why each was left out; the first thousand, without those
+        that are in a folder that was left out.
+    @ivar left_out_count: how many were left out in all.
+    @ivar left_out_within: how many of these are in a folder that was left out.
+    @ivar news: what was left out, as in C{left_out} but all of it, until somebody takes it away;
+        another thread may do that.
     """
 
     files: int = 0
@@ -81,14 +91,25 @@ class Unfolded:
     unchanged: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
     left_out_count: int = 0
+    left_out_within: int = 0
+    news: deque[tuple[str, str]] = field(default_factory=deque)
 
     def leave_out(self, path: str, reason: str) -> None:
         """
         Note that something is not taken.
         """
         self.left_out_count += 1
+        self.news.append((escape(path), reason))
         if len(self.left_out) < MAX_REASONS:
             self.left_out.append((escape(path, SHOWN), reason))
+
+    def leave_out_within(self, path: str) -> None:
+        """
+        Note that something is not taken, because the folder that it is in is not.
+        """
+        self.left_out_count += 1
+        self.left_out_within += 1
+        self.news.append((escape(path), _NOT_ENTERED))
 
 
 @dataclass
@@ -113,12 +134,17 @@ class Unfolding:
     @ivar outcome: what has become of it so far.
     """
 
-    def __init__(self, top: int, existing: Existing, disk: Disk = DISK) -> None:
+    def __init__(
+        self, top: int, existing: Existing, disk: Disk = DISK, origin: str | None = None
+    ) -> None:
         """
         @param top: a descriptor of the folder; it stays the caller's.
         @param existing: what becomes of files that are here and are others.
+        @param origin: the folder's path at the peer, with a slash at its end, empty for all that it
+            offers; L{None} if it is not known. It is for advice.
         """
         self._top = top
+        self._origin = origin
         self._existing = existing
         self._disk = disk
         self._within: list[_Folder] = []
@@ -144,15 +170,17 @@ class Unfolding:
         Take a part of the manifest, the next one.
 
         @return: the files that are to be fetched.
-        @raise ResourceFailure: a folder could not be made or read; the rest can be taken later, by
-            a new L{Unfolding} of the same manifest.
+        @raise ResourceFailure: a folder could not be made or read, or a file not looked at; the
+            rest can be taken later, by a new L{Unfolding} of the same manifest.
         """
         if not self._within:
             self._within.append(self._entered("", open_folder_beneath(self._top, ())))
         wanted = []
         for item in items:
             self._leave_for(item.path)
-            if item.is_folder:
+            if item.path == NOT_ALL.path and item.is_missing:
+                self.outcome.leave_out(item.path, _NOT_ALL_READ)
+            elif item.is_folder:
                 self.outcome.folders += 1
                 self._enter(item)
             else:
@@ -184,10 +212,13 @@ class Unfolding:
         fd, is_new = -1, False
         if item.is_missing:
             self.outcome.leave_out(item.path, _NOT_READ)
-        elif parent.fd >= 0:
+        elif parent.fd < 0:
+            self.outcome.leave_out_within(item.path)
+        else:
             try:
-                fd, is_new = self._make(parent, item.path)
-            except Flow512Error as error:
+                fd, is_new = self._make(parent, item)
+            except (Misuse, NotFound) as error:
+                # It is about this one name; what is wrong with the disk ends it all.
                 self.outcome.leave_out(item.path, str(error))
         if fd < 0:
             self._within.append(_Folder(item.path, -1, {}))
@@ -195,29 +226,29 @@ class Unfolding:
         self._within.append(_Folder(item.path, fd, {}) if is_new else self._entered(item.path, fd))
         self._finishing.append(item)
 
-    def _make(self, parent: _Folder, path: str) -> tuple[int, bool]:
+    def _make(self, parent: _Folder, item: Item) -> tuple[int, bool]:
         """Open a folder, and say whether it is new."""
-        name = path[len(parent.path) : -1]
-        self._claim(parent, path, name)
+        name = item.path[len(parent.path) : -1]
+        self._claim(parent, item, name)
         is_new = True
-        with blaming(f"making the folder '{escape(path, SHOWN)}'"):
+        with blaming(f"making the folder '{escape(item.path, SHOWN)}'"):
             try:
                 # Nobody but its owner, until all is in it.
-                os.mkdir(name, 0o700, dir_fd=parent.fd)
+                self._disk.mkdir(name, 0o700, dir_fd=parent.fd)
             except FileExistsError:
                 is_new = False
         return open_folder_beneath(parent.fd, (name,)), is_new
 
-    def _claim(self, parent: _Folder, path: str, name: str) -> bool:
+    def _claim(self, parent: _Folder, item: Item, name: str) -> bool:
         """
         See to it that something may be made by a name.
 
         @return: whether something of that name is known already.
         """
         # What is above was checked when it was entered, and no name that passes has a slash.
-        check_new_name(name)
-        if len(self._within) > MAX_DEPTH or len(path) > _LONG:
-            check_path(path.rstrip("/"))
+        check_new_name(name, lambda: self._other_way(item, name))
+        if len(self._within) > MAX_DEPTH or len(item.path) > _LONG:
+            check_path(item.path.rstrip("/"))
         key = twin_key(name)
         twin = parent.names.get(key)
         if twin is None:
@@ -229,22 +260,30 @@ class Unfolding:
             )
         return True
 
+    def _other_way(self, item: Item, name: str) -> str:
+        """Say how something can be had whose name cannot be here."""
+        with suppress(UnsafeName):
+            check_name(name)  # as the peer has to, which would not give it otherwise
+            if self._origin is not None:
+                return f"`flow512 get {quote(self._origin + item.path)} -o NAME` gets it"
+            if item.root is not None:
+                return f"`flow512 get {format_content_id(item.root)} -o NAME` gets it"
+        return ""
+
     def _is_wanted(self, item: Item) -> bool:
         parent = self._within[-1]
         if parent.fd < 0:
+            self.outcome.leave_out_within(item.path)
             return False
         name = item.path[len(parent.path) :]
         try:
-            if not self._claim(parent, item.path, name):
+            if not self._claim(parent, item, name):
                 return True
-            here = self._disk.stat_in(parent.fd, name)
-        except Flow512Error as error:
+        except Misuse as error:
             self.outcome.leave_out(item.path, str(error))
             return False
-        except OSError as error:
-            doing = f"looking at '{escape(item.path, SHOWN)}'"
-            self.outcome.leave_out(item.path, str(from_os_error(error, doing)))
-            return False
+        with blaming(f"looking at '{escape(item.path, SHOWN)}'"):
+            here = self._disk.stat_in(parent.fd, name)
         if here is None:
             return True
         if (

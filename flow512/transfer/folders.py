@@ -21,8 +21,9 @@ A source that sends something wrong, or nothing at all for long, is left out; wh
 is asked of the others.
 
 What fails for one file (it is gone, has changed, may not be called so) leaves out that file, and
-the rest goes on. What fails for the folder (the disk is full, every source is gone) ends it;
-what is in its place stays, and the next fetch skips it.
+the rest goes on; so does a folder that may not be called so, with all that is in it. What fails for
+the whole (the disk is full, nothing may be written, every source is gone) ends it; what is in its
+place stays, and the next fetch skips it.
 
 What is in the folder and not in the manifest is looked for when all else is done, and deleted only
 if everything that is wanted has come.
@@ -39,6 +40,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock, Defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from flow512.content.choosing import Choosing
 from flow512.content.manifest import Item, ManifestReader
 from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import SHOWN, escape, open_folder
@@ -48,6 +50,7 @@ from flow512.errors import (
     BadDigest,
     Flow512Error,
     Misuse,
+    NotFound,
     Refusal,
     TargetExists,
     Unreachable,
@@ -140,6 +143,8 @@ class FolderFetch:
         blame: Callable[[SourceProtocol, Flow512Error], None] = lambda source, reason: None,
         is_wanted: Callable[[Item], bool] = lambda item: True,
         told: Callable[[Progress], None] = lambda progress: None,
+        left_out: Callable[[str, str], None] = lambda path, reason: None,
+        origin: str | None = None,
     ) -> None:
         """
         @param sources: open ones, who have the manifest.
@@ -147,8 +152,11 @@ class FolderFetch:
         @param run_blocking: runs what waits for the disk.
         @param fetch_large: fetches what no bundle brings.
         @param blame: told who sent something wrong, and what.
-        @param is_wanted: whether something of the manifest is to be taken at all.
+        @param is_wanted: whether something of the manifest is to be taken at all; asked in workers.
+            Of a folder, it says nothing about what is in it: that is asked about, too.
         @param told: called as it goes on.
+        @param left_out: called with each path that is left out, escaped, and why, as it goes on.
+        @param origin: as for L{Unfolding}.
         """
         self._sources = list(sources)
         self._clock = clock
@@ -158,6 +166,8 @@ class FolderFetch:
         self._fetch_large = fetch_large
         self._is_wanted = is_wanted
         self._told = told
+        self._left_out = left_out
+        self._origin = origin
         self._turn = DeferredLock()
         self._large: list[Item] = []
         self._bundle: list[Item] = []
@@ -181,17 +191,17 @@ class FolderFetch:
         @param beyond: what becomes of what is wanted, and is there and not in the manifest. If
             anything was left out, it is counted and not deleted.
         @return: how it went.
+        @raise NotFound: nothing in it is wanted.
         @raise Flow512Error: it could not be fetched to the end; nothing was deleted, unless
             C{surplus} says so.
         """
         folder = await self._run_blocking(_made, top)
-        unfolding = self._unfolding = Unfolding(folder, existing)
+        unfolding = self._unfolding = Unfolding(folder, existing, origin=self._origin)
         progress = self._progress = Progress(unfolding.outcome)
         looks = beyond is not Beyond.IGNORE
         mirror = self._mirror = Mirror(folder, self._is_wanted) if looks else None
         try:
-            async for items in self._items(entry):
-                wanted = [item for item in items if self._is_wanted(item)]
+            async for wanted in self._wanted(entry):
                 for first in range(0, len(wanted), TAKEN):
                     await self._take(wanted[first : first + TAKEN])
             self._ask_bundle()
@@ -210,8 +220,18 @@ class FolderFetch:
             if mirror is not None:
                 mirror.stop()
             await at_its_end(self._do(_close, unfolding, folder, mirror))
+            self._tell_left_out()
         self._told(progress)
         return progress
+
+    def _tell(self) -> None:
+        self._tell_left_out()
+        self._told(self._progress)
+
+    def _tell_left_out(self) -> None:
+        news = self._progress.outcome.news
+        while news:
+            self._left_out(*news.popleft())
 
     def _do(self, work: Callable[..., _T], *args: Any) -> Deferred[_T]:
         # Whoever does not want the result any more leaves the worker at it: the next has to wait.
@@ -223,15 +243,22 @@ class FolderFetch:
 
     # The manifest
 
-    async def _items(self, entry: Entry) -> AsyncIterator[list[Item]]:
+    async def _wanted(self, entry: Entry) -> AsyncIterator[list[Item]]:
         if entry.size > MAX_MANIFEST:
             raise Misuse("The list of that folder is too long; ask for the folders in it.")
         reader = ManifestReader()
+        choosing = Choosing(self._is_wanted)
         async for block in self._blocks(entry):
-            if self._mirror is not None:
-                await self._do(self._mirror.keep, block)
-            yield reader.feed(block)
+            yield await self._do(self._choose, reader, choosing, block)
         reader.finish()
+        if choosing.seen and not choosing.chosen:
+            raise NotFound("Nothing in that folder fits; check --include and --exclude.")
+
+    def _choose(self, reader: ManifestReader, choosing: Choosing, block: bytes) -> list[Item]:
+        # In a worker: a page that was made for it takes long.
+        if self._mirror is not None:
+            self._mirror.keep(block)
+        return choosing.choose(reader.feed(block))
 
     async def _blocks(self, entry: Entry) -> AsyncIterator[bytes]:
         """Read the manifest, proven, each part from the first source that gives it."""
@@ -301,7 +328,7 @@ class FolderFetch:
                     self._room = Deferred()
                     await self._room
             self._check()
-        self._told(self._progress)
+        self._tell()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -360,9 +387,10 @@ class FolderFetch:
                 putting.append(put.addCallback(self._put_ended).addErrback(self._failed))
 
             roots = [item.root or b"" for item in items]
+            sizes = [item.size for item in items]
             lost: Flow512Error | None = None
             try:
-                await self._unless_silent(source, source.bundle(roots, sink))
+                await self._unless_silent(source, source.bundle(roots, sizes, sink))
             except (Unreachable, Refusal, Violation) as error:
                 lost = error
             for each in putting:
@@ -423,8 +451,7 @@ class FolderFetch:
                 put.alone.append(item)
                 put.settled += _weight(item)
                 continue
-            digest = block_digest(content) if content else b""
-            if len(content) != item.size or root_digest(item.size, digest) != item.root:
+            if len(content) != item.size or not _is_right(item, content):
                 wrong.append(item)
                 continue
             put.settled += _weight(item)
@@ -443,7 +470,7 @@ class FolderFetch:
         self._progress.fetched += put.stored
         self._large += put.alone
         self._ahead -= put.settled
-        self._told(self._progress)
+        self._tell()
         self._wake()
 
     # Files that come alone
@@ -457,7 +484,11 @@ class FolderFetch:
         else:
             self._progress.done += 1
             self._progress.stored += item.size
-        self._told(self._progress)
+        self._tell()
+
+
+def _is_right(item: Item, content: memoryview) -> bool:
+    return root_digest(item.size, block_digest(content) if content else b"") == item.root
 
 
 def _weight(item: Item) -> int:

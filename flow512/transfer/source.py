@@ -165,7 +165,7 @@ class _Parcels:
     """A BUNDLE: parcels, in order, until every content has come."""
 
     next: int
-    end: int
+    sizes: Sequence[int]
     sink: ParcelSink
     result: Deferred[Any]
 
@@ -177,11 +177,16 @@ class _Parcels:
             )
         contents = unpack(frame.body)
         first, self.next = self.next, self.next + len(contents)
-        if self.next > self.end:
-            raise BadFrame(f"{self.end} contents were asked for, and more came.")
+        if self.next > len(self.sizes):
+            raise BadFrame(f"{len(self.sizes)} contents were asked for, and more came.")
+        for number, content in enumerate(contents, first):
+            if content is not None and len(content) != self.sizes[number]:
+                raise BadFrame(
+                    f"Content {number} has {self.sizes[number]} bytes; {len(content)} came for it."
+                )
         if not self.result.called:
             self.sink(first, contents)
-        if self.next < self.end:
+        if self.next < len(self.sizes):
             return False
         if not self.result.called:
             self.result.callback(None)
@@ -375,17 +380,20 @@ class SourceProtocol(Caller):
             _Stream(first, first + count, size, run, sink, result),
         )
 
-    def bundle(self, roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+    def bundle(
+        self, roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink
+    ) -> Deferred[None]:
         """
         Ask for small contents, whole; they are yet to be proven.
 
         @param roots: which, 1 to L{MAX_BUNDLE<flow512.wire.bundle.MAX_BUNDLE>}.
+        @param sizes: the bytes of each; whoever sends another number is not listened to further.
         @param sink: called with those that have come, in order; L{None} for one that the source
             does not give so, because it is too large, or is not there.
         @return: fires with L{None} when all have come.
         """
         result: Deferred[None] = Deferred()
-        return self._begin(Bundle(tuple(roots)), _Parcels(0, len(roots), sink, result))
+        return self._begin(Bundle(tuple(roots)), _Parcels(0, tuple(sizes), sink, result))
 
     def stream(self, wanted: Stream, sink: BlockSink) -> Deferred[Entry]:
         """

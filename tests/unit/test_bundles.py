@@ -258,7 +258,7 @@ class SourceTests(TransferTestCase):
                 got[number] = bytes(content)
 
         roots = [entry.root or b"" for entry, _ in entries]
-        self.network.result(source.bundle(roots, sink))
+        self.network.result(source.bundle(roots, [number * 100 for number in range(50)], sink))
         for number, (entry, content) in enumerate(entries):
             self.assertEqual(got[number], content)
             digest = block_digest(content) if content else b""
@@ -266,15 +266,24 @@ class SourceTests(TransferTestCase):
         source.leave()
 
     def test_lies(self) -> None:
-        """Parcels out of order, too many contents, and other kinds, end the conversation."""
+        """Parcels out of order, too many contents, or others by their length, and other kinds, end
+        the conversation, and nothing of them is held."""
         for position, body, kind in (
             (1, pack([b"a"]), Kind.PARCEL),
             (0, pack([b"a"] * 3), Kind.PARCEL),
             (0, b"", Kind.PARCEL),
             (0, b"x" * 512, Kind.DATA),
+            (0, pack([None, b"long"]), Kind.PARCEL),
+            (0, pack([b"", b"b"]), Kind.PARCEL),
         ):
             source, end = ask(Clock())
-            asked = source.bundle([b"a" * 32, b"b" * 32], lambda first, contents: None)
+            came: list[object] = []
+            asked = source.bundle(
+                [b"a" * 32, b"b" * 32],
+                [1, 1],
+                lambda first, contents, came=came: came.append(contents),  # type: ignore[misc]  # a default
+            )
             end.say_frame(kind, 1, body, position)
             self.assertTrue(end.is_closing, (position, body))
             self.failureResultOf(asked, BadFrame)
+            self.assertEqual(came, [])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 
+from flow512.content.disk import Disk
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Mirror
 from flow512.content.unfolding import Existing, Unfolding
@@ -190,10 +192,10 @@ class FolderTests(TransferTestCase):
         waiting = [0]
         bundle = source.bundle
 
-        def counted(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+        def counted(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
             waiting[0] += len(roots)
             ahead.append(waiting[0])
-            return bundle(roots, sink)
+            return bundle(roots, sizes, sink)
 
         source.bundle = counted  # type: ignore[method-assign]  # it counts
         done = [0]
@@ -282,7 +284,7 @@ class FolderTests(TransferTestCase):
         self.put("four", 50)
         source, entry = self.asked()
 
-        def gone(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+        def gone(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
             return fail(PeerLost("It went away."))
 
         source.bundle = gone  # type: ignore[method-assign]  # it goes away
@@ -386,8 +388,9 @@ class FolderTests(TransferTestCase):
         blamed: list[SourceProtocol] = []
         honest = one.bundle
 
-        def lie(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
-            return honest(roots, lambda first, got: sink(first, [memoryview(b"lie")] * len(got)))
+        def lie(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
+            lies = [memoryview(b"lie")] * len(roots)
+            return honest(roots, sizes, lambda first, got: sink(first, lies[: len(got)]))
 
         one.bundle = lie  # type: ignore[method-assign]  # a liar
         fetch = self.fetching([one, other], blame=lambda source, reason: blamed.append(source))
@@ -402,7 +405,7 @@ class FolderTests(TransferTestCase):
         source, entry = self.asked()
         asked: list[Deferred[None]] = []
 
-        def never(roots: Sequence[bytes], sink: ParcelSink) -> Deferred[None]:
+        def never(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
             asked.append(Deferred())
             return asked[-1]
 
@@ -448,10 +451,20 @@ class FolderTests(TransferTestCase):
         for number in range(900):
             self.put(f"{number}", 50)
         source, entry = self.asked()
+        bundle = source.bundle
+        asked: list[Deferred[None]] = []
+
+        def once(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
+            asked.append(bundle(roots, sizes, sink) if not asked else Deferred())
+            return asked[-1]
+
+        source.bundle = once  # type: ignore[method-assign]  # only the first is answered
 
         def leave(progress: Progress) -> None:
-            if progress.done:
+            if progress.done and source.is_open:
                 source.connection.abortConnection()
+                for each in asked[1:]:
+                    each.errback(PeerLost("It went away."))
 
         with self.assertRaises(PeerLost):
             self.fetch([source], entry, fetch=self.fetching([source], told=leave))
@@ -474,6 +487,82 @@ class FolderTests(TransferTestCase):
         with self.assertRaises(DiskFull):
             self.fetch([source], entry)
         self.assertEqual(self.content(), {})
+        source.leave()
+
+    def test_disk_full_for_a_folder(self) -> None:
+        """So it is if it is a folder that cannot be made."""
+        for number in range(3):
+            self.put(f"a{number}/one", 50)
+        source, entry = self.asked()
+
+        def full(*args: object, **more: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        self.patch(Disk, "mkdir", full)
+        with self.assertRaises(DiskFull):
+            self.fetch([source], entry)
+        source.leave()
+
+    def test_left_out(self) -> None:
+        """Each that is left out is told with the reason, what is in a folder that is with it."""
+        for name in ("a/deep/one", "a/two", "three"):
+            self.put(name, 50)
+        (self.target / "a").write_bytes(b"mine")
+        source, entry = self.asked()
+        said: list[tuple[str, str]] = []
+        fetch = self.fetching([source], left_out=lambda *what: said.append(what))
+        progress = self.fetch([source], entry, fetch=fetch)
+        self.assertEqual([path for path, _ in said], ["a/", "a/deep/", "a/deep/one", "a/two"])
+        self.assertNotEqual(said[0][1], said[1][1])
+        outcome = progress.outcome
+        self.assertEqual((outcome.left_out_count, outcome.left_out_within), (4, 3))
+        self.assertEqual(outcome.left_out, said[:1])
+        self.assertEqual(sorted(self.content()), ["a", "three"])
+        source.leave()
+
+    def test_folders_that_nobody_needs(self) -> None:
+        """A folder is made if it is wanted, or something in it; else it is not, and not counted."""
+        for name in ("a/deep/one", "a/two", "b/deep/two"):
+            self.put(name, 50)
+        (self.shelf.folder / "c").mkdir()
+        source, entry = self.asked()
+        fetch = self.fetching([source], is_wanted=lambda item: item.path.endswith("one"))
+        progress = self.fetch([source], entry, fetch=fetch)
+        there = [str(path.relative_to(self.target)) for path in self.target.rglob("*")]
+        self.assertEqual(sorted(there), ["a", "a/deep", "a/deep/one"])
+        self.assertEqual((progress.outcome.folders, progress.outcome.files), (2, 1))
+        fetch = self.fetching([source], is_wanted=lambda item: item.path == "nothing")
+        with self.assertRaises(NotFound):
+            self.fetch([source], entry, fetch=fetch, beyond=Beyond.DELETE)
+        self.assertTrue((self.target / "a/deep/one").exists())
+        source.leave()
+
+    def test_manifest_in_workers(self) -> None:
+        """The manifest is taken apart, and what is wanted of it chosen, by workers alone."""
+        self.put("one", 50)
+        source, entry = self.asked()
+        working: list[bool] = []
+        asked: list[bool] = []
+        run_blocking = self.here.run_blocking
+
+        def watched(work: Callable[..., object], *args: object) -> Deferred[object]:
+            def run() -> object:
+                working.append(True)
+                try:
+                    return work(*args)
+                finally:
+                    working.pop()
+
+            return run_blocking(run)
+
+        def is_wanted(item: Item) -> bool:
+            asked.append(bool(working))
+            return True
+
+        fetch = self.fetching([source], is_wanted=is_wanted)
+        fetch._run_blocking = watched  # type: ignore[assignment]  # it is watched
+        self.fetch([source], entry, fetch=fetch)
+        self.assertEqual(asked, [True])
         source.leave()
 
     def test_no_manifest(self) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.content import manifest
 from flow512.content.manifest import (
     ITEMS_PER_PAGE,
     MAGIC,
@@ -14,6 +17,7 @@ from flow512.content.manifest import (
     ManifestReader,
     manifest_of,
 )
+from flow512.content.paths import MAX_DEPTH
 from flow512.errors import BadMessage
 from tests.unit.cutting import UNHURRIED
 
@@ -109,6 +113,8 @@ class ManifestTests(SynchronousTestCase):
             return b"".join(manifest_of(items))
 
         good = of(TREE[0])
+        deepest = [Item("d/" * depth, 0, 0) for depth in range(1, MAX_DEPTH + 1)]
+        self.assertEqual(read(of(*deepest)), deepest)
         for data, why in {
             b"": "ends in the middle",
             MAGIC[:5]: "ends in the middle",
@@ -132,9 +138,32 @@ class ManifestTests(SynchronousTestCase):
             of(Item("a", 0, 0, -1, ROOT)): "not as it should be",
             of(Item("a", 0, 0, 1, ROOT[1:])): "not as it should be",
             of(Item("", 0, 0)): "not as it should be",
+            of(*deepest, Item("d/" * (MAX_DEPTH + 1), 0, 0)): "folders deep",
+            of(*deepest, Item("d/" * MAX_DEPTH + "x", 0, 0, 0, ROOT)): "folders deep",
+            of(*deepest[:2], Item("e/", 0, 0), Item("e/d/d/", 0, 0)): "does not have",
         }.items():
             error = self.assertRaises(BadMessage, read, data)
             self.assertIn(why, str(error))
+
+    def test_too_many(self) -> None:
+        """A reader takes no more items than it says, though each has few bytes."""
+        self.patch(manifest, "MAX_ITEMS", 10)
+        tree = [Item(f"{number:02}/", 0, 0) for number in range(11)]
+        self.assertEqual(read(b"".join(manifest_of(tree[:10]))), tree[:10])
+        error = self.assertRaises(BadMessage, read, b"".join(manifest_of(tree)))
+        self.assertIn("more than 10 items", str(error))
+
+    def test_memory(self) -> None:
+        """Reading many folders takes no more memory than a few of them."""
+        pages = list(manifest_of(Item(f"{number:06}/", 0, 0) for number in range(20_000)))
+        reader = ManifestReader()
+        reader.feed(pages[0] + pages[1])
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for page in pages[2:]:
+            reader.feed(page)
+        self.assertLess(tracemalloc.get_traced_memory()[0] - before, 100_000)
 
     def test_cut_anywhere(self) -> None:
         """A manifest that is cut off is not taken for a whole one, unless between two pages."""

@@ -343,7 +343,7 @@ class FetchingTests(SynchronousTestCase):
         contents = [bytes(60_000)] * 40
         came: list[int] = []
         result = supplier.source.bundle(
-            [b"r" * 32] * 40, lambda first, parcel: came.append(len(parcel))
+            [b"r" * 32] * 40, [60_000] * 40, lambda first, parcel: came.append(len(parcel))
         )
         supplier.end.take()
         for first in range(0, 40, 4):

@@ -12,11 +12,11 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from flow512.content.disk import DISK, Disk
-from flow512.content.manifest import Item
+from flow512.content.manifest import NOT_ALL, Item
 from flow512.content.paths import MAX_DEPTH
-from flow512.content.tree import root_digest
+from flow512.content.tree import format_content_id, root_digest
 from flow512.content.unfolding import MAX_REASONS, Existing, Unfolding
-from flow512.errors import DiskFull, NotFound, ResourceFailure, TargetExists, UnsafeName
+from flow512.errors import DiskFailure, DiskFull, NotFound, ResourceFailure, TargetExists, UnsafeName
 from flow512.wire.fields import MAX_PATH
 from tests.unit.partial_files import Killed, Step, WatchedDisk, dying_at, failing, failing_at
 
@@ -206,7 +206,8 @@ class UnfoldingTests(SynchronousTestCase):
         items = [Item("a/", 0o755, 0), file("a/x"), file("b")]
         self.assertEqual(unfolding.take(items), [])
         self.assertEqual(self.content(), {"a": b"mine", "b/": None})
-        self.assertEqual(unfolding.outcome.left_out_count, 2)
+        self.assertEqual([path for path, _ in unfolding.outcome.left_out], ["a/", "b"])
+        self.assertEqual((unfolding.outcome.left_out_count, unfolding.outcome.left_out_within), (3, 1))
 
     def test_came_meanwhile(self) -> None:
         """A file that somebody makes while one is fetched is not replaced."""
@@ -363,16 +364,50 @@ class UnfoldingTests(SynchronousTestCase):
         self.assertEqual(taken.outcome.left_out_count, 1)
 
     def test_unreadable(self) -> None:
-        """A file that cannot be looked at is left out, with the reason, and the others come."""
+        """When a file that is here cannot be looked at, that ends it, with the reason."""
         self.write("one")
         disk = WatchedDisk(failing("stat", errno.EIO))
         unfolding = self.unfolding(Existing.REPLACE, disk)
-        self.assertEqual(
-            [item.path for item in unfolding.take([file("one"), file("two")])], ["two"]
-        )
-        [(path, reason)] = unfolding.outcome.left_out
-        self.assertEqual(path, "one")
-        self.assertIn("looking at 'one'", reason)
+        error = self.assertRaises(DiskFailure, unfolding.take, [file("one"), file("two")])
+        self.assertIn("looking at 'one'", str(error))
+
+    def test_folder_that_cannot_be_made(self) -> None:
+        """A full disk, or one on which nothing may be written, is never taken for a bad name."""
+        for number, kind in ((errno.ENOSPC, DiskFull), (errno.EACCES, DiskFailure)):
+
+            class Failing(Disk):
+                def mkdir(self, *args: Any, number: int = number, **kwargs: Any) -> None:  # type: ignore[override]  # a static one there
+                    raise OSError(number, os.strerror(number))
+
+            unfolding = self.unfolding(disk=Failing())
+            error = self.assertRaises(kind, unfolding.take, [Item("a/", 0o755, 0), file("a/x")])
+            self.assertIn("making the folder 'a/'", str(error))
+
+    def test_names_that_windows_forbids(self) -> None:
+        """The peer has it under a name that may not be here: what is said gets it."""
+        root = file("What?").root
+        for origin, path, hint in (
+            ("films/", "What?", "`flow512 get 'films/What?' -o NAME` gets it."),
+            ("", "it's?/", "`flow512 get 'it'\"'\"'s?/' -o NAME` gets it."),
+            (None, "What?", f"`flow512 get {format_content_id(root or b'')} -o NAME` gets it."),
+            (None, "What?/", "which Windows forbids."),
+            ("films/", "CON", "device on Windows."),
+        ):
+            unfolding = Unfolding(self.top, Existing.KEEP, origin=origin)
+            item = Item(path, 0o755, 0) if path.endswith("/") else file(path)
+            self.assertEqual(unfolding.take([item]), [])
+            unfolding.close()
+            [(_, reason)] = unfolding.outcome.left_out
+            self.assertTrue(reason.endswith(hint), reason)
+
+    def test_not_all(self) -> None:
+        """What the peer cannot say at all now counts as left out; what it says is taken."""
+        unfolding = self.unfolding()
+        items = [NOT_ALL, Item("a/", 0o755, 0), file("a/x")]
+        self.assertEqual([item.path for item in unfolding.take(items)], ["a/x"])
+        self.assertEqual([path for path, _ in unfolding.outcome.left_out], ["/"])
+        self.assertEqual(unfolding.outcome.folders, 1)
+        unfolding.finish()
 
     def test_disk_full(self) -> None:
         """A full disk is told as such, and leaves nothing half."""
