@@ -137,14 +137,16 @@ class _Unfolding(Telling):
     def _show(self, stored: int) -> None:
         assert self._progress is not None
         assert self._entry is not None
-        is_first, self._is_shown = not self._is_shown, True
-        if is_first:
-            self._bar.begin(Entry(self._entry.path, 0, 0), stored, is_sized=False)
-        if self._progress.is_listed and not self._is_sized:
-            self._is_sized = True
-            self._bar.sized(self._progress.outcome.size)
-        if not is_first:
-            self._bar.grown(stored)
+        was_sized, self._is_sized = self._is_sized, self._progress.is_listed
+        size = self._progress.outcome.size
+        if not self._is_shown:
+            self._is_shown = True
+            entry = Entry(self._entry.path, size, 0)
+            self._bar.begin(entry, stored, is_sized=self._is_sized)
+            return
+        if self._is_sized and not was_sized:
+            self._bar.sized(size)
+        self._bar.grown(stored)
 
     def done(self, top: str, progress: FolderProgress) -> None:
         """All of it is here that comes."""

@@ -450,7 +450,7 @@ class Library:
             raise NotFound(
                 f"No folder '{escape(path)}' is shared here; `flow512 ls` shows what is."
             )
-        # Whoever mirrors the folder must not take for gone what is in a share that is not there now.
+        # Whoever mirrors the folder must not take for gone what is in a share that is away.
         asker = None if view is None else view.asker
         lacks = any(
             share.is_missed_by(asker) and self._catalog.listing(share.key, prefix, "", 1)

@@ -122,9 +122,10 @@ class CommandCase(SynchronousTestCase):
         host = host or self.server
         machine = self.machine(host)
         given = {"name": host.name, "bootstrap": Mode.ALWAYS, **settings}
+        given.setdefault("shares", (self.share(files, f"share of {host.name}"),))
         node = NodeService(
             machine.reactor,
-            NodeSettings(shares=(self.share(files, f"share of {host.name}"),), **given),
+            NodeSettings(**given),
             random=machine.random,
             run_blocking=machine.run_blocking,
             local_addresses=machine.local_addresses,

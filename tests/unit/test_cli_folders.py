@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+from collections.abc import Sequence
 
+from twisted.internet.defer import Deferred
+
+from flow512.cli import unfolding
 from flow512.cli.outcome import WRONG_USAGE
 from flow512.cli.unfolding import Selection
+from flow512.content.disk import Disk
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Mirror
 from flow512.errors import DiskFailure
+from flow512.transfer import folders
+from flow512.transfer.source import ParcelSink, SourceProtocol
 from tests.unit.command_line import CommandCase, Said
 
 TREE = {
@@ -67,6 +76,118 @@ class FolderTests(CommandCase):
         self.assertEqual(sorted(self.content("a")), ["notes.txt", "photos/one.jpg"])
         self.get("/", "-o", str(self.here / "b"), "--exclude", "raw", "--exclude", "*.txt")
         self.assertEqual(sorted(self.content("b")), ["photos/one.jpg", "photos/two.png"])
+        self.get("/", "-o", str(self.here / "c"), "--include", "raw")
+        self.assertEqual(sorted(self.content("c")), ["photos/raw/one.raw"])
+        self.get("/", "-o", str(self.here / "d"), "--include", "*.txt")
+        self.assertEqual(os.listdir(self.here / "d"), ["notes.txt"])
+
+    def test_nothing_fits(self) -> None:
+        """Patterns that fit nothing are said, and nothing is done, nor deleted."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
+        for patterns in (("--include", "*.bin"), ("--exclude", "*")):
+            said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete", *patterns)
+            self.assertEqual((said.status, said.out), (3, ""))
+            self.assertIn("Nothing in that folder fits; check --include", said.err)
+        self.assertTrue((self.here / "old/a.jpg").exists())
+
+    def test_options_of_the_other_kind(self) -> None:
+        """What would do nothing for a folder, or for a file, is refused before anybody is asked."""
+        for target, option, value in (
+            ("notes.txt", "--include", "*"),
+            ("notes.txt", "--exclude", "*"),
+            ("photos/", "--http-source", "http://10.0.0.1/"),
+            ("photos/", "--run", "1"),
+        ):
+            said = self.get(target, option, value)
+            self.assertEqual((said.status, said.out), (WRONG_USAGE, ""))
+            self.assertIn(f"{option} is not for", said.err)
+
+    def test_names_that_windows_forbids(self) -> None:
+        """A file whose name may not be here is left out, and the command that is said gets it."""
+        self.start_node({"films/What's up?": b"film", "films/b": b"b"}, beacon_port=None)
+        said = self.get("films/", "-o", str(self.here))
+        self.assertEqual(said.status, 7)
+        _, command, _ = said.out.split("`")
+        words = shlex.split(command)
+        self.assertEqual(words[:1] + words[-1:], ["flow512", "NAME"])
+        said = self.get(*words[2:-1], str(self.here / "mine"))
+        self.assertEqual(said.status, 0)
+        self.assertEqual(self.content(), {"b": b"b", "mine": b"film"})
+
+    def test_what_is_left_out_with_a_folder(self) -> None:
+        """A folder that is left out counts with all that is in it; each is told to a program."""
+        files = {f"photos/{number:02}": b"x" for number in range(15)}
+        self.start_node({**TREE, **files}, beacon_port=None)
+        (self.here / "photos").write_bytes(b"mine")
+        said = self.get("/", "-o", str(self.here))
+        self.assertEqual(said.status, 7)
+        self.assertIn("\nLeft out: 19 that are in these folders.\n", said.out)
+        self.assertEqual(said.err, "flow512: Not all of the folder is here; left out: 20.\n")
+        said = self.get("/", "-o", str(self.here), "--json")
+        paths = [event["path"] for event in said.events if event["event"] == "left_out"]
+        self.assertEqual(len(paths), 20)
+        self.assertLessEqual({*files, "photos/raw/one.raw"}, set(paths))
+        kinds = [event["event"] for event in said.events]
+        self.assertLess(kinds.index("left_out"), kinds.index("done"))
+        self.assertEqual((said.event("done")["left_out"], said.status), (20, 7))
+        self.assertEqual(said.event("error")["code"], "Incomplete")
+
+    def test_disk_that_is_full(self) -> None:
+        """When a folder cannot be made for want of space, it has failed, in one sentence."""
+        self.start_node(TREE, beacon_port=None)
+
+        def full(*args: object, **more: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        self.patch(Disk, "mkdir", full)
+        said = self.get("photos/", "-o", str(self.here))
+        self.assertEqual((said.status, said.out), (1, ""))
+        self.assertRegex(said.err, r"\Aflow512: The disk is full while making .*\.\n\Z")
+
+    def test_progress(self) -> None:
+        """How far it is is told from the beginning on, at first without knowing of how much: the
+        list is not read to its end before much of the folder is here."""
+        self.start_node({f"{number:04}": bytes(1000) for number in range(1300)}, beacon_port=None)
+        self.network.run(10)  # until all of it is hashed
+        self.patch(folders, "AHEAD", 200_000)
+        said = self.get("/", "-o", str(self.here), "--json", "--down", "400KiB")
+        told = [event for event in said.events if event["event"] == "progress"]
+        stored = [event["stored"] for event in told if event["bytes"] is None]
+        self.assertGreater(stored[-1], 0)
+        self.assertEqual(told[-1]["bytes"], 1_300_000)
+        self.assertEqual(len({event["bytes"] for event in told}), 2)
+
+    def test_liar(self) -> None:
+        """Who sends something wrong is named on standard error."""
+        self.start_node(TREE, beacon_port=None)
+        bundle = SourceProtocol.bundle
+
+        def lie(
+            source: SourceProtocol, roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink
+        ) -> Deferred[None]:
+            lies = [memoryview(bytes(size)) for size in sizes]
+            return bundle(source, roots, sizes, lambda first, got: sink(first, lies[: len(got)]))
+
+        self.patch(SourceProtocol, "bundle", lie)
+        said = self.get("photos/", "-o", str(self.here))
+        self.assertIn("10.0.0.1:5000 was dropped: The source sent another file", said.err)
+        self.assertEqual(said.status, 1)
+
+    def test_mirror_of_a_share_that_is_gone(self) -> None:
+        """When a share of the peer is gone, none of it is deleted here."""
+        other = self.share({"films/film": b"film"}, "other")
+        files = self.share(TREE, "files")
+        self.start_node({}, beacon_port=None, shares=(files, other))
+        target = ("-o", str(self.here), "--mirror", "--delete")
+        self.assertEqual(self.get("/", *target).status, 0)
+        self.assertIn("films/film", self.content())
+        os.rename(other, other + ".away")
+        self.network.run(70)
+        said = self.get("/", *target)
+        self.assertEqual(said.status, 7)
+        self.assertIn("Left out: /: The peer cannot read all of it now", said.out)
+        self.assertIn("films/film", self.content())
 
     def test_left_out(self) -> None:
         """What is here and is another stays, and is said; with --replace it does not."""
@@ -113,12 +234,16 @@ class FolderTests(CommandCase):
         """What patterns leave out is not touched."""
         self.start_node(TREE, beacon_port=None)
         self.mirrored()
+        (self.here / "empty").mkdir()
+        (self.here / "new").mkdir()
+        (self.here / "new/c.jpg").write_bytes(b"new")
         patterns = ("--mirror", "--delete", "--include", "*.jpg", "--exclude", "b.*")
         said = self.get("photos/", "-o", str(self.here), *patterns)
-        self.assertIn("Deleted: old/a.jpg.", said.out)
+        self.assertIn("Deleted: new/c.jpg, new/, old/a.jpg.", said.out)
         self.assertEqual(self.content()["two.png"], b"mine")
         self.assertEqual((self.here / "raw/old.raw").read_bytes(), b"old")
         self.assertTrue((self.here / "old/b.jpg").exists())
+        self.assertTrue((self.here / "empty").exists())
 
     def test_many_too_much(self) -> None:
         """Of much that is too much, the first are named and the others counted."""
@@ -249,6 +374,33 @@ class SelectionTests(CommandCase):
             ((), ("b.*",), "a/b.txt", False),
             (("*.txt",), ("secret*",), "secret.txt", False),
             ((), ("A",), "a/b", True),
+            (("a",), (), "a/deep/b", True),
+            (("a/deep/",), (), "a/deep/er/b", True),
+            (("a/deep",), (), "a/deeper", False),
+            ((), ("a/d*p",), "a/deep/er/b", False),
+            ((), ("*/d",), "a/b/d/e", False),
+            ((), ("a/b",), "x/a/b", True),
         ):
             chosen = Selection(include, exclude)(Item(path, 0, 0, 0, b"r" * 32))
             self.assertEqual(chosen, expected, (include, exclude, path))
+
+    def test_folders(self) -> None:
+        """With patterns a folder is wanted if it fits; what is in one nobody knows may be."""
+        chosen = Selection(("*.txt",))
+        self.assertFalse(chosen(Item("a/", 0, 0)))
+        self.assertTrue(chosen(Item("a.txt/", 0, 0)))
+        self.assertTrue(chosen(Item("a/", 0, 0, 1)))
+        self.assertFalse(Selection((), ("a",))(Item("a/", 0, 0, 1)))
+
+    def test_long_paths(self) -> None:
+        """A path of thousands of parts is gone through once for a pattern, not once for a part."""
+        looked = 0
+
+        def counted(text: str, pattern: str) -> bool:
+            nonlocal looked
+            looked += len(text)
+            return False
+
+        self.patch(unfolding, "fnmatchcase", counted)
+        Selection(("x/*",), ("y", "z/*"))(Item("a/" * 2000 + "b", 0, 0, 0, b"r" * 32))
+        self.assertLess(looked, 20_000)

@@ -249,6 +249,45 @@ class ProgressTests(CommandCase):
         bar.end()
         self.assertTrue(out.getvalue().endswith("\x1b[1A\x1b[2K"))
 
+    def test_size_that_is_found_out_later(self) -> None:
+        """Until it is known what all comes to, what is here is shown without that."""
+        out, clock = io.StringIO(), Clock()
+        voices = JsonVoice(out, out), PlainVoice(out, out)
+        for progress in (ToldProgress(voices[0], clock), Milestones(voices[1]), Silence()):
+            progress.begin(Entry("photos/", 0, 0), 0, is_sized=False)
+            clock.advance(1)
+            progress.grown(500)
+            progress.sized(1000)
+            clock.advance(1)
+            progress.grown(600)
+        self.assertEqual(
+            out.getvalue().splitlines(),
+            [
+                '{"event": "progress", "stored": 0, "bytes": null}',
+                '{"event": "progress", "stored": 500, "bytes": null}',
+                '{"event": "progress", "stored": 600, "bytes": 1000}',
+                "50 % of 1.0 KiB",
+            ],
+        )
+
+    def test_bar_of_a_folder(self) -> None:
+        """It has the folder's name, and a percentage as soon as that is known."""
+        for path, name in (("my/photos/", "photos"), ("/", "/")):
+            out, clock = TerminalText(), Clock()
+            console = Console(
+                file=out, force_terminal=True, width=100, color_system=None, _environ=TERMINAL
+            )
+            bar = Bar(console, clock)
+            bar.begin(Entry(path, 0, 0), 0, is_sized=False)
+            bar.grown(500)
+            self.assertRegex(out.getvalue(), rf"\r[^\n]*{name} .*500/\? bytes")
+            self.assertNotIn("%", out.getvalue())
+            bar.sized(1000)
+            clock.advance(1)
+            bar.grown(600)
+            self.assertIn(" 60%", out.getvalue())
+            bar.end()
+
     def test_no_bar(self) -> None:
         """Nothing is drawn where there is no terminal; ending what has not begun is harmless."""
         progress = bar_on(io.StringIO(), Clock())

@@ -192,7 +192,9 @@ class FolderTests(TransferTestCase):
         waiting = [0]
         bundle = source.bundle
 
-        def counted(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
+        def counted(
+            roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink
+        ) -> Deferred[None]:
             waiting[0] += len(roots)
             ahead.append(waiting[0])
             return bundle(roots, sizes, sink)

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from flow512.content.library import Library, Share
-from flow512.content.manifest import Item, ManifestReader
+from flow512.content.manifest import NOT_ALL, Item, ManifestReader
 from flow512.content.manifests import Manifests
 from flow512.content.tree import TreeVerifier
 from flow512.content.view import View
@@ -164,6 +164,37 @@ class ManifestsTests(LibraryCase):
             self.assertRaises(NotFound, ask)
         assert theirs.root is not None
         self.library.open(theirs.root, their_view).close()
+
+    def test_share_that_is_gone(self) -> None:
+        """When a share's folder is not there, whoever could see it is told that there may be more,
+        in the folders that it had; nobody else is, and nothing of it is named."""
+        friend, stranger = b"f" * 32, b"s" * 32
+        self.put("two/z", b"gone", self.second)
+        self.library = Library(
+            self.catalog, [Share(self.folder), Share(self.second, "other", allow=[friend])]
+        )
+        self.addCleanup(self.library.close)
+        self.library.scan()
+        self.hash_all()
+        self.library.follow(True)
+        theirs = self.library.stat("two/", view=self.library.seen_by(stranger))
+        os.rename(self.second, self.second + ".away")
+        self.library.scan()
+        for asker, paths in (
+            (stranger, ["a", "deep/", "deep/b", "empty/"]),
+            (friend, ["/", "a", "deep/", "deep/b", "empty/"]),
+            (stranger, ["a", "deep/", "deep/b", "empty/"]),
+        ):
+            entry = self.library.stat("two/", view=self.library.seen_by(asker))
+            items = self.items(entry)
+            self.assertEqual([item.path for item in items], paths)
+            self.assertEqual(items[0].is_missing, asker == friend)
+        self.assertEqual(entry, theirs)
+        self.assertEqual(self.items(self.library.stat("/"))[0], NOT_ALL)
+        self.assertEqual(len(self.items(self.library.stat("two/empty/"))), 0)
+        os.rename(self.second + ".away", self.second)
+        self.library.scan()
+        self.assertEqual(self.items(self.library.stat("two/"))[-1].path, "z")
 
     def looks(self, path: str = "/", view: View | None = None) -> tuple[int, Entry]:
         """Ask for a folder; tell how many folders were listed for that, and the answer."""

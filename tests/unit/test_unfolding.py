@@ -16,7 +16,14 @@ from flow512.content.manifest import NOT_ALL, Item
 from flow512.content.paths import MAX_DEPTH
 from flow512.content.tree import format_content_id, root_digest
 from flow512.content.unfolding import MAX_REASONS, Existing, Unfolding
-from flow512.errors import DiskFailure, DiskFull, NotFound, ResourceFailure, TargetExists, UnsafeName
+from flow512.errors import (
+    DiskFailure,
+    DiskFull,
+    NotFound,
+    ResourceFailure,
+    TargetExists,
+    UnsafeName,
+)
 from flow512.wire.fields import MAX_PATH
 from tests.unit.partial_files import Killed, Step, WatchedDisk, dying_at, failing, failing_at
 
@@ -207,7 +214,9 @@ class UnfoldingTests(SynchronousTestCase):
         self.assertEqual(unfolding.take(items), [])
         self.assertEqual(self.content(), {"a": b"mine", "b/": None})
         self.assertEqual([path for path, _ in unfolding.outcome.left_out], ["a/", "b"])
-        self.assertEqual((unfolding.outcome.left_out_count, unfolding.outcome.left_out_within), (3, 1))
+        self.assertEqual(
+            (unfolding.outcome.left_out_count, unfolding.outcome.left_out_within), (3, 1)
+        )
 
     def test_came_meanwhile(self) -> None:
         """A file that somebody makes while one is fetched is not replaced."""
