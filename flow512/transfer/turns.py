@@ -20,8 +20,8 @@ Invariants:
   - Only the quarter that waits longest is looked at, so nobody has turn after turn because what it
     wants next was never sent. Whoever wants what was sent a moment ago waits longer, but not for
     ever: every L{LONGEST_EVERY}th turn is for who waits longest.
-  - A place is free while fewer than so many are sending. How many is found out: a few more are
-    tried now and then, and kept if together they are sent more; a few fewer are tried, and
+  - A place is free while fewer than so many are sending. How many is found out: twice as many are
+    tried now and then, and kept if together they are sent more; half as many are tried, and
     kept if they are sent as much. So readers that are slow themselves do not keep a fast link idle.
   - Who has a place for L{PLACE_FOR} seconds, and has not taken a block, has it no more.
   - The timer runs only while somebody waits.
@@ -59,13 +59,13 @@ REMEMBERED: Final = 16384
 TRIED_FOR: Final = 1.0
 """Seconds for which a number of places is tried, at least."""
 
-MORE: Final = 1.2
-"""How many times as much half as many places more have to bring."""
+MORE: Final = 1.4
+"""How many times as much twice as many places have to bring."""
 
-AS_MUCH: Final = 0.9
-"""How many times as much a third of the places fewer have to bring."""
+AS_MUCH: Final = 0.8
+"""How many times as much half as many places have to bring."""
 
-SAMPLE: Final = 8
+SAMPLE: Final = 4
 """Blocks for each place that have to be sent for that, at least."""
 
 _LOOK_GAP: Final = 0.1
@@ -250,8 +250,8 @@ class Turns:
         self._measure_anew()
         self._before = self._places, rate
         if self._tries_more:
-            self._places += self._places // 2
+            self._places *= 2
         elif self._places > AT_ONCE:
-            self._places = max(AT_ONCE, self._places * 2 // 3)
+            self._places = max(AT_ONCE, self._places // 2)
         else:
             self._tries_more = True

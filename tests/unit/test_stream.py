@@ -89,7 +89,7 @@ class StreamTests(TransferTestCase):
         run_blocking = self.client._run_blocking
 
         def slowly(function: object, *args: object, **kwargs: object) -> Deferred[None]:
-            if getattr(function, "__name__", "") != "_store_blocks":
+            if getattr(function, "__name__", "") != "_write":
                 return run_blocking(function, *args, **kwargs)  # type: ignore[call-overload, no-any-return]  # as it comes
             held.append(Deferred())
             return held[-1]

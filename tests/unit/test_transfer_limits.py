@@ -169,7 +169,7 @@ class MemoryTests(LimitedTestCase):
         for each in readers[1:]:
             self.fetch(each)
         got = dict.fromkeys(range(30), 0)
-        for step in range(300):
+        for step in range(600):
             if self.workers.jobs:
                 self.workers.do()
             which = step % 30

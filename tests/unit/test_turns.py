@@ -130,7 +130,7 @@ class Places(SynchronousTestCase):
         """
         self.fill()
         waiting = [self.wait(1) for _ in range(1000)]
-        self.clock.pump([PLACE_FOR / 2] * 14)
+        self.clock.pump([PLACE_FOR / 2] * 20)
         self.assertEqual(waiting[-1].turns_had, 1)
 
     def simulate(self, takes: Callable[[int], float], readers: int, seconds: float) -> int:
