@@ -9,7 +9,7 @@ once when no source is left. States of one that was told of::
 
     told of ──a place is free──> dialled ──has it──> source ──left out──> forgotten
        ▲                            └──has it not, cannot be reached──> resting
-       └──────────────────────────────────RETRY seconds────────────────────┘
+       └────────RETRY seconds, and twice as many each time after that──────┘
 
 What holds:
 
@@ -62,7 +62,10 @@ LONGEST_REST: Final = 30.0
 """Seconds between two such times, at most."""
 
 RETRY: Final = 30.0
-"""Seconds until somebody is dialled again who had it not, or was not reached."""
+"""
+Seconds until somebody is dialled again who had it not, or was not reached, or was left out; twice
+as many the next time.
+"""
 
 HOPE_FOR: Final = 60.0
 """Seconds for which it is hoped that asking around brings somebody, if nothing comes meanwhile."""
@@ -128,7 +131,7 @@ class Gathering:
         self._later: list[Found] = []
         self._told_of: dict[_Key, Candidate] = {}
         self._dialled: dict[_Key, None] = {}
-        self._resting: dict[_Key, float] = {}  # until when
+        self._resting: dict[_Key, tuple[float, float]] = {}  # until when, and for how long
         self._asked: dict[Deferred[None], None] = {}
         self._rest = FIRST_REST
         self._timer: IDelayedCall | None = None
@@ -227,7 +230,8 @@ class Gathering:
                 continue
             self._keep(found)
             self._note(found)
-            self._be_hopeful()
+            if _key_of(found.candidate) not in self._resting:
+                self._be_hopeful()
             self._looked_in_vain = False
             if found.entry.is_partial:
                 self._add_part(self._parts[-1])
@@ -312,7 +316,8 @@ class Gathering:
         for peer in choose_to_dial(peers, exchange.limits):
             candidate = Candidate(HostPort(peer.host, peer.port), peer.name, peer.node)
             key = _key_of(candidate)
-            is_taken = key in here or key in self._dialled or self._resting.get(key, 0.0) > now
+            due, _ = self._resting.get(key, (0.0, 0.0))
+            is_taken = key in here or key in self._dialled or due > now
             if not is_taken and len(self._told_of) < MOST_TOLD and exchange.may_dial(peer):
                 self._told_of[key] = candidate
         self._dial_more()
@@ -328,13 +333,15 @@ class Gathering:
         for each in gone:
             self._forget(each)
             is_to_blame = each.candidate in blamed
-            self._let_rest(_key_of(each.candidate), inf if is_to_blame else RETRY)
+            self._let_rest(_key_of(each.candidate), is_for_good=is_to_blame)
 
-    def _let_rest(self, key: _Key, seconds: float) -> None:
+    def _let_rest(self, key: _Key, *, is_for_good: bool = False) -> None:
         now = self._clock.seconds()
         if len(self._resting) >= MOST_TOLD:
-            self._resting = {each: due for each, due in self._resting.items() if due > now}
-        self._resting[key] = now + seconds
+            self._resting = {each: rest for each, rest in self._resting.items() if rest[0] > now}
+        _, before = self._resting.get(key, (0.0, RETRY / 2))
+        seconds = inf if is_for_good else 2 * before
+        self._resting[key] = now + seconds, seconds
 
     # Dialling
 
@@ -353,7 +360,7 @@ class Gathering:
         try:
             found = await self._try(candidate)
         except BaseException:
-            self._let_rest(key, RETRY)
+            self._let_rest(key)
             raise
         finally:
             del self._dialled[key]
