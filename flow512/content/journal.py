@@ -113,6 +113,11 @@ class BlockSet:
         bounds = tuple(self._bounds)
         return ((first, end - first) for first, end in zip(bounds[::2], bounds[1::2], strict=True))
 
+    @property
+    def run_count(self) -> int:
+        """How many runs there are: what it takes of memory."""
+        return len(self._bounds) // 2
+
     def runs_from(self, block: int, most: int) -> list[tuple[int, int]]:
         """
         Give the first runs at or after a block, however many there are in all. Not to be called

@@ -70,6 +70,12 @@ as many the next time.
 HOPE_FOR: Final = 60.0
 """Seconds for which it is hoped that asking around brings somebody, if nothing comes meanwhile."""
 
+MOST_RUNS: Final = 32768
+"""
+Runs of blocks that a source may have. Downloads fill a few pages at a time, so an honest one has
+far fewer; one that told of every other block would fill this machine's memory.
+"""
+
 MOST_TOLD: Final = 512
 """Others that are remembered who were told of and not dialled yet; more are not listened to."""
 
@@ -255,7 +261,9 @@ class Gathering:
             part.has_all = part.has_all or blocks.is_all
             for first, count in blocks.runs:
                 part.has.add(first, count)
-            if self._download is not None and part.sender is not None:
+            if part.has.run_count > MOST_RUNS:
+                part.found.source.leave()
+            elif self._download is not None and part.sender is not None:
                 self._download.has(part.sender, blocks.runs, blocks.is_all)
 
         def failed(failure: Failure) -> None:

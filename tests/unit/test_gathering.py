@@ -6,11 +6,14 @@ same content at the same time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
+from typing import cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.tree import format_content_id
@@ -23,9 +26,13 @@ from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings
 from flow512.testing import Network
 from flow512.transfer.fetch import Fetched, Target
-from flow512.transfer.finding import Candidate
+from flow512.transfer.finding import Candidate, Found
+from flow512.transfer.gathering import MOST_RUNS, Gathering
+from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.fields import Peer
+from flow512.wire.holding import Blocks
+from flow512.wire.messages import Entry
 from tests.unit.offered_files import tree_of
 
 REGISTRY = HostPort("10.0.1.1", 5000)
@@ -282,3 +289,46 @@ class SwarmTests(SynchronousTestCase):
         ]
         for error in town.network.result(gatherResults(errors), limit=600):
             self.assertIsInstance(error, Flow512Error)
+
+
+class Teller:
+    """A source that says which blocks it has, and nothing else."""
+
+    is_open = True
+
+    def watch(self, root: bytes, told: Callable[[Blocks], None]) -> Deferred[None]:
+        """Take who is to be told."""
+        self.tell = told
+        return Deferred()
+
+    def leave(self) -> None:
+        """Go."""
+        self.is_open = False
+
+
+class BoundTests(SynchronousTestCase):
+    """What a source may cost."""
+
+    def test_too_many_runs(self) -> None:
+        """A source that tells of ever more blocks that lie apart is left, and tells no further."""
+        size = 2**40
+        teller = Teller()
+        entry = Entry("film.mkv", size, 0, bytes(32), is_partial=True)
+        download = mock.Mock(size=size, stored=size, root=bytes(32))
+        clock = Clock()
+        gathering = Gathering(
+            mock.Mock(), clock, Random(1), exchange=None, told=lambda download: None
+        )
+        found = Found(Candidate(HostPort("10.0.0.1", 5000)), cast(SourceProtocol, teller), entry)
+        gathering.begin_with([found])
+        gathering.progress(download)
+        for first in range(0, 2 * MOST_RUNS, 1600):
+            runs = [(block, 1) for block in range(first, min(first + 1600, 2 * MOST_RUNS), 2)]
+            teller.tell(Blocks(tuple(runs)))
+        self.assertTrue(teller.is_open)
+        heard = download.has.call_count
+        teller.tell(Blocks(((2 * MOST_RUNS, 1),)))
+        self.assertFalse(teller.is_open)
+        self.assertEqual(download.has.call_count, heard)
+        gathering.end()
+        self.assertEqual(clock.getDelayedCalls(), [])
