@@ -37,9 +37,9 @@ from zope.interface import implementer
 from flow512.link.bulk import IBodyReceiver, IBulkTransport
 from flow512.link.sessions import RECORD, decrypt_into, encrypted_into
 
-AT_ONCE: Final = 2**18 + 2**10
+AT_ONCE: Final = 2**19 + 2**11
 """
-Bytes that are taken from the socket, or given to it, at once: a block, its frame's header, and
+Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers, and
 what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
 """
 
