@@ -39,8 +39,8 @@ from flow512.link.sessions import RECORD, decrypt_into, encrypted_into
 
 AT_ONCE: Final = 2**19 + 2**11
 """
-Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers, and
-what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
+Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers,
+and what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
 """
 
 _SEND: Final = 2**19

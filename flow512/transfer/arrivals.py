@@ -25,10 +25,10 @@ from flow512.transfer.senders import Sender
 RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
 
-GATHER: Final = 8
+GATHER: Final = 4
 """
 Blocks that are stored together, if they come fast: to hand one to a worker costs about as much as
-to verify it.
+to verify it, and of no more than these the processor's cache still has what was received.
 """
 
 GATHER_FOR: Final = 0.02
