@@ -5,9 +5,9 @@ What a user decides about a node, and how an application hears of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 
+import msgspec
 from zope.interface import Interface, implementer
 
 from flow512.discovery.beacon import PORT as BEACON_PORT
@@ -74,8 +74,7 @@ class NodeListener:
         pass
 
 
-@dataclass(frozen=True)
-class NodeSettings:
+class NodeSettings(msgspec.Struct, frozen=True):
     """
     What a user decides about a node.
 
@@ -122,7 +121,7 @@ class NodeSettings:
     registry: HostPort | str | None = None
     registry_node: bytes | None = None
     allow: tuple[bytes, ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     up: int = 0
     down: int = 0
     bootstrap: Mode = Mode.AUTO

@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from flow512.cli.formatting import rate_text, size_text
 from flow512.cli.meeting import Meeting, is_address
@@ -31,8 +33,7 @@ from flow512.transfer.finding import Candidate, Finder
 from flow512.wire.messages import Entry
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """
     What is to be fetched, from whom, to where, and how.
 

@@ -1,10 +1,10 @@
 """
 The end of the process, without Python's own.
 
-Python takes itself down module by module, which takes a tenth of what fetching a small file does and
-frees what the system frees anyway. So once a command has ended, the process leaves at once. Nothing
-is lost by that: what asked to be told of the end is told, what was written is flushed, and while
-anything else is at work, the end is the usual one.
+Python takes itself down module by module, which takes a sixth of what fetching a small file does,
+and frees what the system frees anyway. So once a command has ended, the process leaves at once.
+Nothing is lost by that: what asked to be told of the end is told, what was written is flushed, and
+while anything else is at work, the end is the usual one.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
 
     standard.open_missing()
     standard.guard()
-    leave(_typed(sys.argv[1:], runner))
+    return leave(_typed(sys.argv[1:], runner))
 
 
 def _typed(arguments: Sequence[str], runner: Runner) -> int:

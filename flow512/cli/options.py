@@ -5,11 +5,11 @@ Options that several commands have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
     from flow512.settings import NodeSettings
@@ -21,8 +21,7 @@ WAIT: Final = 5.0
 """Seconds that a command looks for peers, unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """
     How far a command's node looks.
 

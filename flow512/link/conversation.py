@@ -37,10 +37,10 @@ the other side reads nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, cast
 from typing import Protocol as Shape
 
+import msgspec
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -107,8 +107,7 @@ class Transport(Shape):
     def unregisterProducer(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """
     How long a conversation waits, in seconds.
 

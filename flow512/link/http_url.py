@@ -4,10 +4,10 @@ Addresses of files on web servers, as links and users name them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import quote, unquote
 
+import msgspec
 from hyperlink import URL, URLParseError
 
 from flow512.errors import Misuse
@@ -18,8 +18,7 @@ MAX_URL: Final = 2048
 _SCHEMES: Final = ("http", "https")
 
 
-@dataclass(frozen=True)
-class HttpUrl:
+class HttpUrl(msgspec.Struct, frozen=True):
     """
     Where a file is on the web. C{str()} gives all of it, and so what is secret in it: a user's
     name and password, and a query, which in presigned addresses is as good as a password. Neither
@@ -29,8 +28,8 @@ class HttpUrl:
     @ivar credentials: the user's name and password; L{None} if there are none.
     """
 
-    plain: str = field(repr=False)
-    credentials: tuple[str, str] | None = field(default=None, repr=False)
+    plain: str
+    credentials: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         if self.credentials is None:

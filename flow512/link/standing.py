@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from flow512.errors import ResourceFailure
@@ -24,8 +24,7 @@ from flow512.link.introduction import MAX_NAME, Introduction
 from flow512.link.tls import Encryption, security_of
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """
     What a user says of a node or registry; see L{flow512.settings.NodeSettings}.
     """

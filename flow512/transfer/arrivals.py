@@ -9,10 +9,10 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -35,8 +35,7 @@ GATHER_FOR: Final = 0.02
 """Seconds that a block waits for others."""
 
 
-@dataclass(eq=False)
-class Arrived:
+class Arrived(msgspec.Struct, eq=False):
     """A block, and the digest that it has to have."""
 
     block: int

@@ -6,8 +6,8 @@ of its own downloads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from flow512.limits import Limits
@@ -16,8 +16,7 @@ from flow512.transfer.offers import Offers
 from flow512.wire.fields import Peer
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """
     How a download finds sources that nobody named, and is one itself.
 

@@ -15,11 +15,11 @@ Elsewhere that is how changes are noticed at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from threading import Event
 from typing import Final
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -41,8 +41,7 @@ WATCHED_RESCAN: Final = 900.0
 """The same where they are, in case something was missed."""
 
 
-@dataclass(frozen=True)
-class Indexed:
+class Indexed(msgspec.Struct, frozen=True):
     """
     What one round found.
 

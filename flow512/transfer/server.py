@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from threading import Event
 from typing import ClassVar, Final, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
@@ -91,19 +91,17 @@ _LINES: Final = (5.0, 100.0)
 _T = TypeVar("_T")
 
 
-@dataclass(eq=False)
-class _Working:
+class _Working(msgspec.Struct, eq=False, kw_only=True):
     """
     A request that a worker is busy with.
 
     @ivar stop: set when nobody wants the answer any more.
     """
 
-    stop: Event = field(default_factory=Event, kw_only=True)
+    stop: Event = msgspec.field(default_factory=Event)
 
 
-@dataclass(eq=False)
-class _Listing(_Working):
+class _Listing(_Working, eq=False):
     """One LIST; it may have to wait for its turn."""
 
     request: int

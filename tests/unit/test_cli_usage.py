@@ -7,7 +7,8 @@ import hashlib
 import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from flow512 import errors
 from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
