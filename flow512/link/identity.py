@@ -9,15 +9,14 @@ As Ed25519 signs without any randomness, the same key always gives the same cert
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import os
 import stat
+from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import platformdirs
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -32,6 +31,9 @@ from flow512.errors import Misuse, StateInUse, Violation, from_os_error
 from flow512.link.introduction import MAX_NAME
 from flow512.link.secret_file import read_secret, write_new_secret
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 ID_SIZE: Final = 32
 """Bytes in a node id."""
 
@@ -41,24 +43,25 @@ SEED_SIZE: Final = 32
 _IDENTITY_FILE: Final = "identity.pem"
 _LOCK_FILE: Final = "lock"
 
-_SUBJECT: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "flow512")])
-# RFC 5280, 4.1.2.5: the end of a certificate that has none. A key does not age by the clock.
-_NOT_BEFORE: Final = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
-_NOT_AFTER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
-
 
 def default_state() -> str:
     """
     Give the state folder of a node whose user names none: the usual place of this system.
     """
-    return platformdirs.user_state_dir("flow512", appauthor=False)
+    return _state_folder("flow512")
 
 
 def default_registry_state() -> str:
     """
     Likewise for a registry by itself, which may run beside a node.
     """
-    return platformdirs.user_state_dir("flow512-registry", appauthor=False)
+    return _state_folder("flow512-registry")
+
+
+def _state_folder(name: str) -> str:
+    import platformdirs  # which takes a while to load
+
+    return platformdirs.user_state_dir(name, appauthor=False)
 
 
 def check_names(*names: str) -> None:
@@ -101,7 +104,6 @@ class Identity:
     A node's key, and what follows from it.
 
     @ivar key: the private key.
-    @ivar certificate: signed with it.
     @ivar node: the node id, 32 bytes.
     """
 
@@ -111,15 +113,23 @@ class Identity:
         """
         self.key = key
         self.node = _node_id(key.public_key())
-        self.certificate = (
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """The certificate, signed with the key; TLS alone needs it."""
+        from cryptography import x509  # which takes a while to load
+
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "flow512")])
+        return (
             x509.CertificateBuilder()
-            .subject_name(_SUBJECT)
-            .issuer_name(_SUBJECT)
-            .public_key(key.public_key())
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(self.key.public_key())
             .serial_number(int.from_bytes(self.node[:8], "big") | 1)
-            .not_valid_before(_NOT_BEFORE)
-            .not_valid_after(_NOT_AFTER)
-            .sign(key, None)
+            # A key does not age by the clock. RFC 5280, 4.1.2.5, has the end of one that has none.
+            .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+            .sign(self.key, None)
         )
 
     @classmethod

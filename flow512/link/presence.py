@@ -158,7 +158,7 @@ class Presence:
         """
         self._watch = self.standing.ban_watch(run_blocking, self.shared.end)
         if self._watch is not None:
-            self._watch.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+            self._watch.startService()
 
     async def fall_silent(self) -> None:
         """
