@@ -67,8 +67,8 @@ from flow512.errors import (
     from_wire,
 )
 from flow512.link.address import HostPort
+from flow512.link.bulk import IBodyReceiver, Lane, open_lane
 from flow512.link.introduction import Introduction
-from flow512.link.records import IBodyReceiver
 from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
 from flow512.wire.fields import Message
 from flow512.wire.frame import BufferPool, Frame, FrameReader
@@ -173,6 +173,7 @@ class Conversation(Protocol):
         self._reading_stopped_by: set[str] = set()
         self._taking_frames = False
         self._timer: IDelayedCall | None = None
+        self._lane: Lane | None = None
         self._heard = False
         self._pinged = False
         self._full_since = 0.0
@@ -437,7 +438,10 @@ class Conversation(Protocol):
         if ITCPTransport.providedBy(tcp):
             tcp.setTcpNoDelay(True)
             tcp.setTcpKeepAlive(True)
-        self.connection = cast(Transport, self.transport)
+        self._lane = open_lane(self.transport)
+        if self._lane is not None:
+            self._lane.receive_bodies(self)
+        self.connection = cast(Transport, self._lane or self.transport)
         self.connection.registerProducer(self, True)
         self._arm(self.patience.greeting)
         if not is_tls(self.transport):
@@ -468,7 +472,7 @@ class Conversation(Protocol):
         self._reader.receive(data)
         self._take_frames()
 
-    # IBodyReceiver: what arrives by TLS is decrypted to where it is needed
+    # IBodyReceiver: much data is received, or decrypted, to where it is needed
 
     def body_room(self) -> memoryview | None:
         return None if self._is_closed else self._reader.body_room()
@@ -482,6 +486,8 @@ class Conversation(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._disarm()
+        if self._lane is not None:
+            self._lane.gone()
         if self._is_closed:
             return
         if isinstance(reason.value, SSL.Error):

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from twisted.python.failure import Failure
 
 from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
-from flow512.link.records import IBulkTransport
+from flow512.link.bulk import IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
 from flow512.transfer.read_memory import ReadMemory
@@ -255,11 +256,12 @@ class Bundles:
         header = encode_header(Kind.PARCEL, asked.request, parcel.size, ready.first)
         connection = self._conversation.connection
         bulk = IBulkTransport(connection, None)
+        give_back = partial(self._memory.buffers.give_back, ready.buffer)
         if bulk is not None:
-            bulk.write_bulk(header, parcel.body)
+            bulk.write_bulk(header, parcel.body, give_back)
         else:
             connection.write(header + parcel.body)
-        self._memory.buffers.give_back(ready.buffer)
+            give_back()
         if ready.first + parcel.count == len(asked.roots):
             del self._pending[asked.request]
             self._ended()
