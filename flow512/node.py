@@ -55,9 +55,9 @@ from flow512.link.faults import BANNED_FOR, STRIKES, Faults
 from flow512.link.introduction import Introduction
 from flow512.link.node_id import format_node_id, parse_node_id
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims, Standing
 from flow512.link.throttle import Throttle
-from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory

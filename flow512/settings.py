@@ -17,7 +17,7 @@ from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.identity import check_names
 from flow512.link.rate import check_rate
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.fields import Peer
 

@@ -58,10 +58,11 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
     if arguments is not None:
         return _typed(arguments, runner)
     take_signals()
-    from flow512.cli import standard
+    from flow512.cli import sparing, standard
 
     standard.open_missing()
     standard.guard()
+    sparing.load_no_more_than(sys.argv[1:])
     return leave(_typed(sys.argv[1:], runner))
 
 

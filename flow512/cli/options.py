@@ -53,7 +53,7 @@ class Reach(msgspec.Struct, frozen=True):
         from flow512.link.address import parse_address
         from flow512.link.identity import default_state
         from flow512.link.node_id import split_node_id
-        from flow512.link.tls import Encryption
+        from flow512.link.security import Encryption
         from flow512.settings import NodeSettings
 
         node, place = (None, None) if self.registry is None else split_node_id(self.registry)

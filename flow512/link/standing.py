@@ -21,7 +21,7 @@ from flow512.link.bans import BANS_FILE, MAX_REASON, Bans
 from flow512.link.closed_network import membership_of
 from flow512.link.identity import SEED_SIZE, Identity, StateFolder, read_identity
 from flow512.link.introduction import MAX_NAME, Introduction
-from flow512.link.tls import Encryption, security_of
+from flow512.link.security import Encryption, security_of
 
 
 class Claims(msgspec.Struct, frozen=True):

@@ -26,8 +26,8 @@ from flow512.link.address import (
 from flow512.link.identity import check_names
 from flow512.link.introduction import Introduction
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims
-from flow512.link.tls import Encryption
 from flow512.registry.server import RegistryFactory
 from flow512.wire.fields import Peer
 

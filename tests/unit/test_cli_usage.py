@@ -212,7 +212,7 @@ class SettingsTests(CommandCase):
         from flow512.link.address import HostPort
         from flow512.link.identity import default_state
         from flow512.link.node_id import format_node_id
-        from flow512.link.tls import Encryption
+        from flow512.link.security import Encryption
 
         node = bytes(range(32))
         reach = Reach(
