@@ -85,13 +85,19 @@ class Arrivals:
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
 
+    def no_more_come(self) -> None:
+        """
+        Store what is here: nothing that it could wait for is on its way.
+        """
+        self._stop_waiting()
+        self._store()
+
     def hurry(self) -> None:
         """
         Store what is here, and wait for no more: the download is over.
         """
         self._is_hurried = True
-        self._stop_waiting()
-        self._store()
+        self.no_more_come()
 
     def _gathered(self) -> None:
         self._timer = None

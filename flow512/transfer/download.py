@@ -458,6 +458,8 @@ class Download:
             sender.source.buffers.give_back(data)
         if self._swarm.is_eager:
             self._advance()
+        if not self._swarm.is_expecting:
+            self._arrivals.no_more_come()
 
     def _were_stored(self, right: Sequence[Arrived], wrong: Sequence[Arrived]) -> None:
         for each in wrong:
