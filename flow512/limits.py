@@ -19,6 +19,9 @@ from flow512.errors import Misuse
 SCALE: Final = "nodes-per-address"
 """The setting that raises everything that many nodes behind one address need."""
 
+RESCAN: Final = 60.0
+"""Seconds between two looks at everything where the shares are not followed live."""
+
 _MEBIBYTE: Final = 2**20
 _MULTIPLES: Final = {"": 1, "KiB": 2**10, "MiB": _MEBIBYTE, "GiB": 2**30}
 _VALUE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(KiB|MiB|GiB)?")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
 import msgspec
 from zope.interface import Interface, implementer
@@ -13,13 +14,15 @@ from zope.interface import Interface, implementer
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
-from flow512.limits import Limits
+from flow512.limits import RESCAN, Limits
 from flow512.link.address import HostPort
 from flow512.link.identity import check_names
 from flow512.link.rate import check_rate
 from flow512.link.security import Encryption
-from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.fields import Peer
+
+if TYPE_CHECKING:
+    from flow512.transfer.indexing import Indexed
 
 
 class INodeListener(Interface):

@@ -120,9 +120,13 @@ def check_folder_target(wanted: str, target: Target) -> None:
 def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     """
     Make the settings of a node that only asks: it serves nothing and is nobody's bootstrap. If
-    the user named an address, there is nobody else to look for.
+    the user named an address, there is nobody else to look for; if he named a peer, nothing is
+    passed on to others.
     """
-    settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
+    offers = settings.offer_downloads and not peer
+    settings = replace(
+        settings, serves=False, bootstrap=Mode.NEVER, state=None, offer_downloads=offers
+    )
     return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
 
 

@@ -212,10 +212,9 @@ def node_options(command: _F) -> _F:
         **options: Any,
     ) -> Any:
         from flow512.discovery.election import Mode
-        from flow512.limits import Limits
+        from flow512.limits import RESCAN, Limits
         from flow512.link.identity import default_state
         from flow512.link.node_id import parse_node_id
-        from flow512.transfer.indexing import RESCAN
 
         settings = reach.settings(
             listen=listen,

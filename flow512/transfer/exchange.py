@@ -6,14 +6,17 @@ of its own downloads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 from twisted.internet.defer import Deferred
 
 from flow512.limits import Limits
 from flow512.transfer.holders import KnownHolders
-from flow512.transfer.offers import Offers
 from flow512.wire.fields import Peer
+
+if TYPE_CHECKING:
+    from flow512.transfer.offers import Offers
 
 
 class Exchange(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from random import Random
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
@@ -42,11 +42,13 @@ from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download, Order
 from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import DamagedPartial
-from flow512.transfer.offers import Offer, Offers
 from flow512.transfer.senders import telling_most
 from flow512.transfer.source import fell_silent
 from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
+
+if TYPE_CHECKING:
+    from flow512.transfer.offers import Offer, Offers
 
 _T = TypeVar("_T")
 

@@ -31,11 +31,9 @@ from flow512.content.library import Library, ScanReport
 from flow512.content.paths import escape
 from flow512.errors import Cancelled, Flow512Error
 from flow512.interfaces import RunBlocking
+from flow512.limits import RESCAN
 from flow512.transfer.following import FolderWatches
 from flow512.transfer.inotify import OpenNotifier
-
-RESCAN: Final = 60.0
-"""Seconds between two looks at everything where the shares are not followed live."""
 
 WATCHED_RESCAN: Final = 900.0
 """The same where they are, in case something was missed."""

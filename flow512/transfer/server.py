@@ -67,6 +67,7 @@ from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
 from flow512.wire.messages import (
+    TRANSFER,
     TRANSFER_SERVER,
     Cancel,
     Checksum,
@@ -82,8 +83,6 @@ from flow512.wire.messages import (
     decode,
 )
 from flow512.wire.streaming import Stream
-
-CONVERSATION: Final = "transfer"
 
 _LINES: Final = (5.0, 100.0)
 """Lines a second, and at once, that connections may log by coming and going."""
@@ -128,7 +127,7 @@ class TransferProtocol(Answerer):
     The serving side of one transfer conversation.
     """
 
-    conversation = CONVERSATION
+    conversation = TRANSFER
     allowed: Mapping[int, int] = TRANSFER_SERVER
     log = Logger()
 

@@ -36,7 +36,6 @@ from flow512.transfer.blocks import Sink
 from flow512.transfer.incoming import BlockSink, Incoming
 from flow512.transfer.intake import Intake
 from flow512.transfer.pace import WINDOW
-from flow512.transfer.server import CONVERSATION
 from flow512.transfer.swarm import silent
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import Bundle, unpack
@@ -45,6 +44,7 @@ from flow512.wire.frame import HEADER_SIZE, MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Blocks, Holders, PiecesRequest, Watch, Who
 from flow512.wire.messages import (
+    TRANSFER,
     TRANSFER_CLIENT,
     Cancel,
     Checksum,
@@ -217,7 +217,7 @@ class SourceProtocol(Caller):
     tells the source that nobody wants the answer any more.
     """
 
-    conversation = CONVERSATION
+    conversation = TRANSFER
     allowed: Mapping[int, int] = TRANSFER_CLIENT
     log = Logger()
 

@@ -424,6 +424,9 @@ REQUESTS: Final = frozenset(
 )
 """What a source serves."""
 
+TRANSFER: Final = "transfer"
+"""What conversations about files are called."""
+
 TRANSFER_SERVER: Final = caps_of(*REQUESTS, Kind.CANCEL, Kind.PING, Kind.PONG, Kind.ERROR)
 """What may arrive at the serving side of a transfer conversation."""
 
