@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from flow512.content.paths import escape
 from flow512.errors import Misuse, StateInUse, Violation, from_os_error
@@ -39,6 +34,13 @@ ID_SIZE: Final = 32
 
 SEED_SIZE: Final = 32
 """Bytes that an Ed25519 key is made from."""
+
+# RFC 8410, sections 4 and 7: what stands before the 32 bytes of a public and of a private key.
+_PUBLIC_DER: Final = bytes.fromhex("302a300506032b6570032100")
+_PRIVATE_DER: Final = bytes.fromhex("302e020100300506032b657004220420")
+_PEM: Final = re.compile(
+    b"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n"
+)
 
 _IDENTITY_FILE: Final = "identity.pem"
 _LOCK_FILE: Final = "lock"
@@ -80,7 +82,7 @@ def check_names(*names: str) -> None:
 
 
 def _node_id(key: Ed25519PublicKey) -> bytes:
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return sha256(_PUBLIC_DER + key.public_bytes_raw()).digest()
 
 
 def node_of_certificate(certificate: x509.Certificate) -> bytes:
@@ -148,6 +150,12 @@ class Identity:
 
         @raise ValueError: there is no Ed25519 private key in it.
         """
+        plain = _PEM.match(text)
+        if plain is not None and (der := b64decode(plain[1])).startswith(_PRIVATE_DER):
+            return cls.from_seed(der.removeprefix(_PRIVATE_DER))
+        # Another's way to write one; what reads them all takes a while to load.
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         try:
             key = load_pem_private_key(text, None)
         except TypeError:
@@ -158,10 +166,10 @@ class Identity:
 
     def pem(self) -> bytes:
         """
-        Write the private key and the certificate, as openssl and everybody else read them.
+        Write the private key, as openssl and everybody else read it (PKCS #8, RFC 5958).
         """
-        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return key + self.certificate.public_bytes(Encoding.PEM)
+        text = b64encode(_PRIVATE_DER + self.key.private_bytes_raw())
+        return b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n" % text
 
 
 def _make_folder(path: str) -> str:
