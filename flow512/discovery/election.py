@@ -24,10 +24,11 @@ decisions but the times, so a decision may be asked for again whenever something
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from random import Random
 from typing import Final, TypeAlias
+
+import msgspec
 
 from flow512.discovery.engine import Sighting
 
@@ -52,8 +53,7 @@ class Mode(Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """
     Do nothing yet.
 
@@ -63,21 +63,18 @@ class Wait:
     until: float | None
 
 
-@dataclass(frozen=True)
-class FollowConfigured:
+class FollowConfigured(msgspec.Struct, frozen=True):
     """Stay with the configured registry, which answers."""
 
 
-@dataclass(frozen=True)
-class Follow:
+class Follow(msgspec.Struct, frozen=True):
     """Register with the registry at this address."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True)
-class Lead:
+class Lead(msgspec.Struct, frozen=True):
     """Start a registry in this process."""
 
 

@@ -37,11 +37,10 @@ the other side reads nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, cast
 from typing import Protocol as Shape
 
-from OpenSSL import SSL
+import msgspec
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
@@ -69,7 +68,7 @@ from flow512.errors import (
 from flow512.link.address import HostPort
 from flow512.link.bulk import IBodyReceiver, Lane, open_lane
 from flow512.link.introduction import Introduction
-from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
+from flow512.link.security import TLS_RECORDS, beneath, is_tls
 from flow512.wire.fields import Message
 from flow512.wire.frame import BufferPool, Frame, FrameReader
 from flow512.wire.handshake import Agreement, Channel
@@ -107,8 +106,7 @@ class Transport(Shape):
     def unregisterProducer(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """
     How long a conversation waits, in seconds.
 
@@ -451,6 +449,8 @@ class Conversation(Protocol):
     def handshakeCompleted(self) -> None:
         if self._is_closed:
             return
+        from flow512.link.tls import channel_of
+
         try:
             channel = channel_of(self.transport)
             if self.channel is None:
@@ -491,8 +491,8 @@ class Conversation(Protocol):
             self._lane.gone()
         if self._is_closed:
             return
-        if isinstance(reason.value, SSL.Error):
-            sentence = why_tls_failed(reason.value)
+        if is_tls(self.transport) and (why := self._why_tls_failed(reason)):
+            sentence = why
         elif isinstance(reason.value, ConnectionDone) and self.agreement is None:
             sentence = self._closed_in_greeting()
         elif isinstance(reason.value, ConnectionDone) and self._reader.is_between_frames:
@@ -504,6 +504,11 @@ class Conversation(Protocol):
             sentence = f"The connection to {self._peer_text()} was lost."
         self._finish()
         self.conversation_ended(PeerLost(sentence))
+
+    def _why_tls_failed(self, reason: Failure) -> str:
+        from flow512.link.tls import why_tls_failed
+
+        return why_tls_failed(reason.value)
 
     # IPushProducer: what the transport tells us of its buffer
 

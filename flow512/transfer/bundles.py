@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from twisted.python.failure import Failure
 
 from flow512.errors import TimedOut
@@ -36,8 +36,7 @@ from flow512.wire.frame import HEADER_SIZE, encode_header
 from flow512.wire.messages import Kind
 
 
-@dataclass(eq=False)
-class _Asked:
+class _Asked(msgspec.Struct, eq=False):
     """
     A BUNDLE that has not ended.
 
@@ -49,8 +48,7 @@ class _Asked:
     read: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
+class _Ready(msgspec.Struct, frozen=True, eq=False):
     """
     What a worker has brought.
 

@@ -31,11 +31,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -116,8 +116,7 @@ class ServingConversation(Protocol):
         """Close the conversation because of an error."""
 
 
-@dataclass(eq=False)
-class _Opened:
+class _Opened(msgspec.Struct, eq=False):
     """
     A file that is being read.
 
@@ -129,16 +128,14 @@ class _Opened:
     readers: int = 0
 
 
-@dataclass(eq=False)
-class _Opening:
+class _Opening(msgspec.Struct, eq=False):
     """A READ whose file is not open yet."""
 
     request: int
     wanted: Read
 
 
-@dataclass(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False):
     """
     A READ whose file is open.
 
