@@ -228,6 +228,7 @@ class SourceProtocol(Caller):
         patience: Patience | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
         down: Throttle | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
@@ -236,9 +237,10 @@ class SourceProtocol(Caller):
         @param connections: where it is counted while it is connected.
         @param down: how fast data frames are taken, from all sources together; no limit unless
             given.
+        @param buffers: see L{buffers}; sources that work for one node share theirs.
         """
         self._connections = connections or OpenConnections()
-        self.buffers = BufferPool(BLOCK, WINDOW)
+        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, _Pending] = {}
         self._down = down or Throttle(clock)
@@ -500,6 +502,7 @@ class SourceFactory(Factory[SourceProtocol]):
         expected: bytes | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
         down: Throttle | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
@@ -508,6 +511,7 @@ class SourceFactory(Factory[SourceProtocol]):
         @param expected: the node id that the other side must have; L{None} for any.
         @param connections: where connections are counted.
         @param down: how fast all of them together take data frames; no limit unless given.
+        @param buffers: where all of them put blocks together.
         """
         self.connections = connections or OpenConnections()
         self.introduction = introduction
@@ -515,10 +519,16 @@ class SourceFactory(Factory[SourceProtocol]):
         self.patience = patience or Patience()
         self.expected = expected
         self.down = down or Throttle(clock)
+        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
 
     def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
         source = SourceProtocol(
-            self.introduction, self.clock, self.patience, self.connections, self.down
+            self.introduction,
+            self.clock,
+            self.patience,
+            self.connections,
+            self.down,
+            self.buffers,
         )
         source.expected = self.expected
         return source
