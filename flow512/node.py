@@ -58,6 +58,7 @@ from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims, Standing
 from flow512.link.throttle import Throttle
 from flow512.link.tls import Encryption
+from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.server import RegistryFactory
@@ -68,6 +69,7 @@ from flow512.settings import (
     NodeSettings,
 )
 from flow512.transfer.access_log import AccessLog
+from flow512.transfer.acquainting import Acquainting, Surroundings
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.candidates import candidates_among, choose_candidate
 from flow512.transfer.client import TransferClient
@@ -84,6 +86,7 @@ from flow512.transfer.offers import Offers
 from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.fields import Peer
+from flow512.wire.meeting import Met as MetMessage
 from flow512.wire.messages import Entry
 
 _CATALOG_FILE: Final = "catalog.sqlite"
@@ -175,6 +178,7 @@ class NodeService(Service):
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
         self._telling: Telling | None = None
+        self._acquainting: Acquainting | None = None
         self._holders = KnownHolders()
         self._faults = Faults()
         self._fetching: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
@@ -227,6 +231,7 @@ class NodeService(Service):
             self.down,
             self._random,
         )
+        self._acquainting = self._make_acquainting()
         self._registry_place = self._configured(standing)
         if self._registry_place is not None:
             # Whether that is an address at all is known now, and not only when it is dialled.
@@ -249,6 +254,46 @@ class NodeService(Service):
                     self._roots_changed,
                 )
                 undo.pop_all()
+
+    def _make_acquainting(self) -> Acquainting:
+        settings = self.settings
+        is_patient = settings.beacon_port is not None or settings.registry is not None
+        return Acquainting(
+            self._reactor,
+            self.client.connect,
+            Surroundings(
+                self._registry_now,
+                self._said_to_be_there,
+                lambda: self.port,
+                self._may_ask,
+                self._reconsider_registry,
+            ),
+            settings.limits,
+            self._random,
+            self._run_blocking,
+            name=self.introduction.name,
+            named=settings.peers,
+            state=(settings.state or settings.beside) if settings.remembers else None,
+            may_write=settings.state is not None,
+            is_patient=is_patient,
+        )
+
+    def _registry_now(self) -> Peer | None:
+        client = None if self._follower is None else self._follower.client
+        return None if client is None else client.registry
+
+    def _said_to_be_there(self) -> list[Peer]:
+        listed = [] if self._follower is None else self._follower.peers_to_dial()
+        seen = [
+            Peer(each.node_id, each.name, each.host, port)
+            for each in self.sightings()
+            if each.node_id and (port := each.port("node")) is not None
+        ]
+        return [*listed, *seen]
+
+    def _reconsider_registry(self) -> None:
+        if self._follower is not None:
+            self._follower.reconsider()
 
     def _configured(self, standing: Standing) -> tuple[HostPort | str, bytes | None] | None:
         """The registry that the user named, or that came with the network, and its node id."""
@@ -274,8 +319,13 @@ class NodeService(Service):
             up=self.up,
             offers=self.offers,
             holders=self._holders,
+            met=self._met,
         )
         presence.shared.conversations["transfer"] = self._transfer
+
+    def _met(self, visitor: bytes, at: Peer | None) -> MetMessage:
+        acquainting = self._acquainting
+        return MetMessage() if acquainting is None else acquainting.asked(visitor, at)
 
     def _listen(self, presence: Presence) -> None:
         self._serve(presence)
@@ -361,6 +411,8 @@ class NodeService(Service):
                 self.offers.began = self._telling.hold_part
                 self.offers.ended = self._telling.drop_part
         self._follower.startService()
+        if self._acquainting is not None:
+            self._acquainting.start()
 
     def _may_have_downloads(self, asker: bytes) -> bool:
         # In a worker. A download may go to any of the shares, so it is for those who see them all.
@@ -415,8 +467,7 @@ class NodeService(Service):
             self._telling.changed()
 
     def _sightings_changed(self, sighting: Sighting) -> None:
-        if self._follower is not None:
-            self._follower.reconsider()
+        self._reconsider_registry()
 
     # Stopping
 
@@ -433,6 +484,8 @@ class NodeService(Service):
         presence = self._presence
         if presence is not None:
             await presence.fall_silent()
+        if self._acquainting is not None:
+            await self._acquainting.stop()
         telling, self._telling = self._telling, None
         told = succeed(None) if telling is None else telling.stop()
         follower, self._follower = self._follower, None
@@ -465,7 +518,7 @@ class NodeService(Service):
         if self._presence is not None:
             self._presence.close()
         self._library = self._catalog = self._presence = None
-        self._transfer = self._registry = None
+        self._transfer = self._registry = self._acquainting = None
         self._is_prepared = False
 
     # The registry
@@ -525,6 +578,25 @@ class NodeService(Service):
         listed = () if self._follower is None else self._follower.peers
         return [peer for peer in listed if not self.is_itself(peer.node)]
 
+    @property
+    def acquaintances(self) -> list[Peer]:
+        """The peers that this node has met lately, whether a registry lists them or not."""
+        return [] if self._acquainting is None else self._acquainting.known
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all have been visited whom this node heard of by now, or remembers."""
+        return self._acquainting is None or self._acquainting.is_settled
+
+    @property
+    def known_registries(self) -> list[Met]:
+        """
+        Registries that may be tried, besides those that the user named or the beacon sees: those
+        that have listed this node, now or in an earlier run, the latest first; then those that
+        peers have told of, with no time. Nobody vouches for them.
+        """
+        return [] if self._acquainting is None else self._acquainting.registries
+
     def is_itself(self, node: bytes) -> bool:
         """
         Tell whether a node id is only this node's.
@@ -555,11 +627,13 @@ class NodeService(Service):
 
     def candidates(self) -> list[Candidate]:
         """
-        Everyone who may be asked for a file: those whom the registry lists, and those whom the
-        beacon sees besides.
+        Everyone who may be asked for a file: those whom the registry lists, those whom this node
+        has met otherwise, and those whom the beacon sees besides.
         """
         listed = [] if self._follower is None else self._follower.peers_to_dial()
-        return candidates_among(listed, self.sightings(), self._may_ask)
+        known = {each.node for each in listed}
+        met = [each for each in self.acquaintances if each.node not in known]
+        return candidates_among([*listed, *met], self.sightings(), self._may_ask)
 
     def _may_ask(self, node: bytes) -> bool:
         return not self.is_itself(node) and self.introduction.admits(node)

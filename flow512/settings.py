@@ -18,6 +18,7 @@ from flow512.link.address import HostPort
 from flow512.link.identity import check_names
 from flow512.link.rate import check_rate
 from flow512.link.tls import Encryption
+from flow512.transfer.finding import Candidate
 from flow512.transfer.indexing import RESCAN, Indexed
 from flow512.wire.fields import Peer
 
@@ -95,6 +96,9 @@ class NodeSettings:
         or a free one if that is taken.
     @ivar registry: the registry's address; L{None} to look for one.
     @ivar registry_node: the node id that the registry must have; L{None} for any.
+    @ivar peers: nodes to be asked whom they know, as long as they are there; those that no beacon
+        reaches.
+    @ivar remembers: whether peers and registries are tried that are remembered in the state folder.
     @ivar allow: node ids of those who may see what is shared; everybody if empty.
     @ivar limits: how much it takes on.
     @ivar up: bytes a second of files that it sends, at most, to all together; 0 for no limit. See
@@ -121,6 +125,8 @@ class NodeSettings:
     listen: str = ""
     registry: HostPort | str | None = None
     registry_node: bytes | None = None
+    peers: tuple[Candidate, ...] = ()
+    remembers: bool = True
     allow: tuple[bytes, ...] = ()
     limits: Limits = field(default_factory=Limits)
     up: int = 0

@@ -162,6 +162,18 @@ class RegistryClient(Service):
         return self._conversation is not None and self._conversation.is_listed
 
     @property
+    def registry(self) -> Peer | None:
+        """
+        Where the registry is that lists the node now, and the node id that it has said, which is
+        proven under TLS; L{None} while none does.
+        """
+        conversation = self._conversation
+        if conversation is None or not conversation.is_listed or conversation.agreement is None:
+            return None
+        host, port = conversation.peer
+        return Peer(conversation.agreement.peer.node, "", host, port) if port else None
+
+    @property
     def peers(self) -> Mapping[bytes, Peer]:
         """
         All peers by node id, this node among them if it has a port. Without a connection it is

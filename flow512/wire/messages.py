@@ -45,6 +45,7 @@ from flow512.wire.fields import (
 )
 from flow512.wire.frame import Frame, encode_frame
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.streaming import Stream
 
 
@@ -86,6 +87,8 @@ class Kind(IntEnum):
     BUNDLE = 0x2E
     PARCEL = 0x2F
     STREAM = 0x30
+    MEET = 0x31
+    MET = 0x32
 
 
 class Hello(Message, frozen=True):
@@ -383,6 +386,8 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.PIECES: (PiecesRequest, 128),
     Kind.BUNDLE: (Bundle, 16 * KIB),
     Kind.STREAM: (Stream, 16 * KIB),
+    Kind.MEET: (Meet, 16),
+    Kind.MET: (Met, 128 * KIB),
 }
 
 CAPS: Final[dict[int, int]] = {
@@ -419,7 +424,7 @@ HELLO_ANSWER: Final[dict[int, int]] = {
 REQUESTS: Final = frozenset(
     {
         *(Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM),
-        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE, Kind.STREAM),
+        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE, Kind.STREAM, Kind.MEET),
     }
 )
 """What a source serves."""
@@ -437,6 +442,7 @@ TRANSFER_CLIENT: Final = caps_of(
     Kind.BLOCKS,
     Kind.HOLDERS,
     Kind.PARCEL,
+    Kind.MET,
     Kind.ERROR,
     Kind.PING,
     Kind.PONG,

@@ -17,6 +17,7 @@ from flow512.wire.bundle import Bundle
 from flow512.wire.fields import Message, Peer
 from flow512.wire.frame import Frame, encode_frame, encode_header
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
     Cancel,
     Challenge,
@@ -100,6 +101,10 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("who holds it, beside me", Who(ROOT, 5000), 9),
     ("holders", Holders((ANNA, BEN)), 9),
     ("holders, nobody", Holders(()), 9),
+    ("whom have you met", Meet(), 13),
+    ("whom have you met, beside me", Meet(5000), 13),
+    ("met", Met("Carl", (ANNA, BEN), (BEN,)), 13),
+    ("met nobody", Met(), 13),
     ("list everything", List(), 1),
     ("list, next page of a folder", List("Fotos/", "Fotos/a.jpg", 100), 2),
     ("listing", Listing((PHOTO, FRESH), True), 1),

@@ -49,6 +49,7 @@ PURE: Final = (
     "flow512.link.http_url",
     "flow512.link.origin",
     "flow512.link.rate",
+    "flow512.registry.acquaintances",
     "flow512.registry.holdings",
     "flow512.registry.inventory",
     "flow512.registry.table",
