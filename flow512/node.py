@@ -589,6 +589,11 @@ class NodeService(Service):
         return self._acquainting is None or self._acquainting.is_settled
 
     @property
+    def peer_trouble(self) -> str:
+        """Why a peer that the user named was not reached, if none was."""
+        return "" if self._acquainting is None else self._acquainting.trouble
+
+    @property
     def known_registries(self) -> list[Met]:
         """
         Registries that may be tried, besides those that the user named or the beacon sees: those

@@ -122,7 +122,9 @@ def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     the user named an address, there is nobody else to look for.
     """
     settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
-    return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
+    if not is_address(peer):
+        return settings
+    return replace(settings, registry=None, beacon_port=None, peers=(), remembers=False)
 
 
 class Telling:

@@ -38,7 +38,8 @@ class Acquaintance:
     @ivar node: its node id.
     @ivar name: what it calls itself; hostile until it is escaped.
     @ivar address: where it serves.
-    @ivar known_by: C{"registry"}, C{"beacon"} or C{"both"}.
+    @ivar known_by: C{"registry"}, C{"beacon"} or C{"both"}; C{"peers"} if neither knows it, and
+        others have told of it, or the user.
     """
 
     node: bytes
@@ -67,6 +68,11 @@ def acquaintances(node: NodeService) -> list[Acquaintance]:
             sighting.name if before is None else before.name,
             HostPort(sighting.host, port) if before is None else before.address,
             "beacon" if before is None or before.known_by == "beacon" else "both",
+        )
+    for each in node.acquaintances:
+        known.setdefault(
+            each.node,
+            Acquaintance(each.node, each.name, HostPort(each.host, each.port), known_by="peers"),
         )
     return sorted(known.values(), key=lambda each: (each.name, each.node))
 

@@ -70,13 +70,13 @@ class Meeting:
         Wait until it is worth asking around: a registry's list is here with somebody on it, or
         those have answered who hear the beacon.
 
-        @raise Unreachable: the registry that the user named does not answer, and nobody is known
-            otherwise.
+        @raise Unreachable: the registry or peer that the user named does not answer, and nobody is
+            known otherwise.
         @raise Refusal: likewise, and it says why, or is none.
         """
         is_named = self.node.settings.registry is not None
         await self._gather(
-            lambda listened: self.node.is_listed or (listened and not is_named),
+            lambda listened: self.node.is_listed or (listened and not is_named and self._has_met),
         )
 
     async def everybody(self) -> None:
@@ -87,12 +87,17 @@ class Meeting:
         """
         is_named = self.node.settings.registry is not None
         await self._gather(
-            lambda listened: listened and (self.node.is_listed or not is_named),
+            lambda listened: listened and (self.node.is_listed or (not is_named and self._has_met)),
         )
+
+    @property
+    def _has_met(self) -> bool:
+        """Whether there is nobody who is still to be asked whom he knows."""
+        return self.node.is_settled
 
     async def _gather(self, is_enough: Callable[[bool], bool]) -> None:
         settings = self.node.settings
-        if settings.registry is None and settings.beacon_port is None:
+        if settings.registry is None and settings.beacon_port is None and self._has_met:
             return
         listens = LISTEN if settings.beacon_port is not None else 0.0
         listened_at = self.clock.seconds() + listens
@@ -108,6 +113,11 @@ class Meeting:
                 raise Refusal(f"The registry at {settings.registry} does not list us: {trouble}")
             raise Unreachable(
                 f"The registry at {settings.registry} does not answer; is it running?"
+            )
+        if self.node.peer_trouble and not self.node.candidates():
+            raise Unreachable(
+                f"No peer was found, and the one that was named is not reached"
+                f" ({self.node.peer_trouble}); is a node running there?"
             )
 
     async def peer(self, wanted: str) -> Candidate:

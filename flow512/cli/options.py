@@ -27,6 +27,7 @@ class Reach:
     How far a command's node looks.
 
     @ivar registry: the registry's address; L{None} to look for one.
+    @ivar peers: nodes to be asked whom they know, each C{ADDRESS} or C{ID@ADDRESS}.
     @ivar network: the name of the network; empty for the one that was joined.
     @ivar key_file: the file with the key of a closed network; empty for none.
     @ivar plaintext: whether connections are left bare.
@@ -36,6 +37,7 @@ class Reach:
     """
 
     registry: str | None
+    peers: tuple[str, ...]
     network: str
     key_file: str
     plaintext: bool
@@ -56,11 +58,13 @@ class Reach:
         from flow512.link.node_id import split_node_id
         from flow512.link.tls import Encryption
         from flow512.settings import NodeSettings
+        from flow512.transfer.candidates import named_candidate
 
         node, place = (None, None) if self.registry is None else split_node_id(self.registry)
         return NodeSettings(
             registry=None if place is None else parse_address(place),
             registry_node=node,
+            peers=tuple(named_candidate(each) for each in self.peers),
             network=self.network,
             network_key_file=self.key_file,
             encryption=Encryption.NONE if self.plaintext else Encryption.TLS,
@@ -102,6 +106,13 @@ def reach_options(command: _F) -> _F:
     @click.option(
         "--registry", metavar="[ID@]ADDRESS", help="The registry; found by beacon if not given."
     )
+    @click.option(
+        "--peer",
+        "peers",
+        multiple=True,
+        metavar="[ID@]ADDRESS",
+        help="A node to ask whom it knows, where no beacon reaches it; may be repeated.",
+    )
     @click.option("--state", metavar="DIR", help="The folder for identity, network and catalog.")
     @click.option(
         "--network-key-file",
@@ -132,6 +143,7 @@ def reach_options(command: _F) -> _F:
     def with_reach(
         *,
         registry: str | None,
+        peers: tuple[str, ...],
         network: str,
         key_file: str,
         plaintext: bool,
@@ -142,7 +154,7 @@ def reach_options(command: _F) -> _F:
         **options: Any,
     ) -> Any:
         port = None if no_beacon else beacon_port or 0
-        reach = Reach(registry, network, key_file, plaintext, state, port, interfaces)
+        reach = Reach(registry, peers, network, key_file, plaintext, state, port, interfaces)
         return command(reach=reach, **options)
 
     return with_reach  # type: ignore[return-value]  # click calls it by keywords alone

@@ -21,6 +21,7 @@ from flow512.link.rate import parse_rate
 from flow512.node import NodeService
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.settings import NodeSettings
+from flow512.transfer.candidates import named_candidate
 from flow512.transfer.indexing import RESCAN
 
 COMMAND = "flow512-node"
@@ -59,12 +60,20 @@ class Options(ServiceOptions):
         super().__init__()
         self["share"] = []
         self["allow"] = []
+        self["peer"] = []
 
     def opt_share(self, folder: str) -> None:
         """
         A folder to share. May be repeated.
         """
         self["share"].append(folder)
+
+    def opt_peer(self, peer: str) -> None:
+        """
+        A node to ask whom it knows, where no beacon reaches it; HOST, HOST:PORT or ID@HOST:PORT.
+        May be repeated.
+        """
+        self["peer"].append(named_candidate(peer))
 
     def opt_allow(self, node_id: str) -> None:
         """
@@ -92,6 +101,7 @@ class Options(ServiceOptions):
             listen=self["listen"],
             registry=None if place is None else parse_address(place),
             registry_node=registry_node,
+            peers=tuple(self["peer"]),
             allow=tuple(self["allow"]),
             limits=Limits.with_settings(self["limit"]),
             rescan=self["rescan"],

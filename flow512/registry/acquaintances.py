@@ -16,8 +16,9 @@ What holds:
   2. What is told of a peer never takes the place of where it was met; it is tried in turn with
      that once nobody answers there.
   3. Of what was only told of, no more is dialled in an hour than one search may dial: in all, at
-     one address, and in one subnet (L{Limits.dials}). What fails rests, and is given up after
-     L{TRIES}; so nobody can be made to dial a victim in a loop, or to hammer one.
+     one address, and in one subnet (L{Limits.dials}). What fails rests, and after L{TRIES} is only
+     tried once for each time that it is told of, and not before L{LONGEST_REST}; so nobody can be
+     made to dial a victim in a loop, or to hammer one.
   4. Memory is bounded: L{Limits.dials} peers, of whom one teller names L{MOST_TOLD_BY_ONE}. Who
      was met is not pushed out by who was told of.
 
@@ -70,12 +71,12 @@ LONGEST_REST: Final = 3600.0
 """Seconds until somebody who was not reached is tried again; at first, and at most."""
 
 TRIES: Final = 6
-"""Visits in vain after which a peer that was never met is forgotten."""
+"""Visits in vain after which a peer that was never met is left alone, unless it is told of."""
 
 MOST_TOLD_BY_ONE: Final = MAX_PEERS
 """Peers that one teller may have told of who were not met yet."""
 
-MOST_KEPT: Final = 128
+MOST_KEPT: Final = 64
 """Peers that are remembered over a restart; those met last."""
 
 MOST_TOLD_REGISTRIES: Final = 32
@@ -129,11 +130,17 @@ class _Someone:
     visits: int = 0
     told: int = 0
     is_out: bool = False
+    rests_until: float = 0.0
 
     @property
     def place(self) -> Peer:
         """Where to try it next."""
         return self.hint if self.hint is not None and self.failures % 2 else self.peer
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was only told of, and is being tried."""
+        return self.met is None and self.failures < TRIES
 
     def is_known(self, now: float) -> bool:
         """Whether it counts as there."""
@@ -218,7 +225,7 @@ class Acquaintances:
         @param peers: as whoever can be reached from here would see them; nobody vouches for them.
         @param by: who says so; what one says crowds out nothing that others say.
         """
-        unmet = Counter(each.told_by for each in self._people.values() if each.met is None)
+        unmet = Counter(each.told_by for each in self._people.values() if each.is_fresh)
         for peer in peers:
             if not can_be_dialled(peer) or not self._may_meet(peer.node):
                 continue
@@ -231,7 +238,11 @@ class Acquaintances:
 
     def _told_again(self, known: _Someone, peer: Peer, now: float) -> None:
         is_elsewhere = (peer.host, peer.port) != (known.peer.host, known.peer.port)
-        if not is_elsewhere or not known.failures or known.is_out:
+        if not known.failures or known.is_out:
+            return
+        if known.due == inf and now >= known.rests_until:
+            known.due = now
+        if not is_elsewhere:
             return
         if known.met is None:
             known.peer = peer
@@ -361,11 +372,10 @@ class Acquaintances:
         someone.is_out = False
         someone.failures += 1
         someone.visits = 0
-        if someone.met is None and someone.failures >= TRIES:
-            del self._people[someone.peer.node]
-            return
         rest = FIRST_REST * 2.0 ** min(someone.failures - 1, 20)
         someone.due = now + self._jittered(min(rest, LONGEST_REST))
+        if someone.met is None and not someone.is_fresh:
+            someone.due, someone.rests_until = inf, now + LONGEST_REST
         for named in self._named:
             if named.node == someone.peer.node and named.due == inf:
                 named.due = now

@@ -84,6 +84,8 @@ class Acquainting:
     One node's visits to others, and theirs to it.
 
     @ivar acquaintances: whom it has met; to be read.
+    @ivar trouble: why a peer that the user named was not reached, when that was last tried; empty
+        if one was.
     """
 
     log = Logger()
@@ -136,7 +138,7 @@ class Acquainting:
         self._has_news = False
         self._places: dict[bytes, tuple[str, int]] = {}
         self._writing: Deferred[None] = succeed(None)
-        self._told: set[str] = set()
+        self.trouble = ""
         self._is_running = False
 
     # Beginning and end
@@ -239,6 +241,8 @@ class Acquainting:
         finally:
             source.leave()
         now = self._clock.seconds()
+        if visit.named is not None:
+            self.trouble = ""
         if visit.peer is not None:
             host, port = visit.peer.host, visit.peer.port
         elif isinstance(candidate.address, HostPort):
@@ -267,14 +271,11 @@ class Acquainting:
         if visit.named is None or not self._is_running:
             self.log.debug("A peer was not met: {why}.", why=why)
             return
-        address = str(self._named[visit.named].address)
-        if why not in self._told:
-            self._told.add(why)
-            self.log.warn(
-                "The peer at {address}, which was named, is not reached: {why}. Trying again.",
-                address=escape(address),
-                why=why,
-            )
+        trouble = f"{self._named[visit.named].address}: {why}"
+        if trouble != self.trouble:
+            # The same trouble over and over is one line.
+            self.trouble = trouble
+            self.log.warn("A peer that was named is not reached: {why}. Trying again.", why=trouble)
 
     def _broken(self, failure: Failure) -> None:
         self.log.failure("A visit failed.", failure)

@@ -60,6 +60,15 @@ class PluginTestCase(SynchronousTestCase):
 class OptionsTests(PluginTestCase):
     """Every option, and every wrong value."""
 
+    def test_peers(self) -> None:
+        """Nodes to be asked are given by address, with their ids or without."""
+        settings = self.node("--peer", "10.0.0.5", "--peer", "box:5001").settings
+        self.assertEqual(
+            [each.address for each in settings.peers],
+            [HostPort("10.0.0.5", 5000), HostPort("box", 5001)],
+        )
+        self.assertIn("is no address", self.refused(node_tap, "--peer", "a b"))
+
     def test_node(self) -> None:
         """Each option of a node is in its settings."""
         share, other, state = (str(a_folder(self)) for _ in range(3))
