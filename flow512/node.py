@@ -10,7 +10,7 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
@@ -262,7 +262,7 @@ class NodeService(Service):
             self._reactor,
             self.client.connect,
             Surroundings(
-                self._registry_now,
+                lambda: self.registry,
                 self._said_to_be_there,
                 lambda: self.port,
                 self._may_ask,
@@ -277,10 +277,6 @@ class NodeService(Service):
             may_write=settings.state is not None,
             is_patient=is_patient,
         )
-
-    def _registry_now(self) -> Peer | None:
-        client = None if self._follower is None else self._follower.client
-        return None if client is None else client.registry
 
     def _said_to_be_there(self) -> list[Peer]:
         listed = [] if self._follower is None else self._follower.peers_to_dial()
@@ -618,6 +614,35 @@ class NodeService(Service):
         """Whether a registry knows this node, and has sent the list of peers."""
         client = None if self._follower is None else self._follower.client
         return client is not None and client.is_listed
+
+    @property
+    def registry(self) -> Peer | None:
+        """Where the registry is that lists this node now, and its node id; L{None} if none does."""
+        client = None if self._follower is None else self._follower.client
+        return None if client is None else client.registry
+
+    @property
+    def is_reachable(self) -> bool | None:
+        """Whether the registry has reached this node; L{None} if it has not said so."""
+        client = None if self._follower is None else self._follower.client
+        return None if client is None else client.is_reachable
+
+    @property
+    def why_unreachable(self) -> str:
+        """Why the registry has not reached this node, escaped; empty if it did, or was silent."""
+        client = None if self._follower is None else self._follower.client
+        return "" if client is None else client.why_unreachable
+
+    @property
+    def off_clock(self) -> Mapping[str, float]:
+        """Some whose clocks are too far off: address, and seconds that they are late by ours."""
+        beacon = None if self._presence is None else self._presence.beacon
+        return {} if beacon is None else beacon.off_clock
+
+    @property
+    def beacon_addresses(self) -> Sequence[LocalAddress]:
+        """The addresses of this machine that the beacon uses, or would."""
+        return () if self._presence is None else self._presence.beacon_addresses
 
     @property
     def registry_trouble(self) -> str:

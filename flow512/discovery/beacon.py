@@ -45,6 +45,9 @@ PORT: Final = 5120
 REFRESH: Final = 30.0
 """Seconds after which the interfaces are read again."""
 
+_MOST_OFF_CLOCK: Final = 64
+"""Addresses that are remembered to be off."""
+
 Interfaces = Sequence[LocalAddress] | Callable[[], Sequence[LocalAddress]]
 OnSighting = Callable[[Sighting], None]
 
@@ -156,6 +159,7 @@ class Beacon(Service):
         self._wake: IDelayedCall | None = None
         self._refresh: IDelayedCall | None = None
         self._told: set[tuple[str, str]] = set()
+        self._off_clock: dict[str, float] = {}
 
     # For the application
 
@@ -168,6 +172,14 @@ class Beacon(Service):
     def ignored(self) -> Mapping[Ignored, int]:
         """How many datagrams were ignored since the start, and why."""
         return self._engine.ignored
+
+    @property
+    def off_clock(self) -> Mapping[str, float]:
+        """
+        Some of those who are not heard because of their clocks, by address, and how many seconds
+        each is late by ours.
+        """
+        return self._off_clock
 
     def offer(self, kind: str, port: int) -> None:
         """
@@ -405,6 +417,8 @@ class Beacon(Service):
             self.log.info("The beacon cannot use {where}: {error}", where=where, error=error)
 
     def _note_clock(self, host: str, late: float) -> None:
+        if host in self._off_clock or len(self._off_clock) < _MOST_OFF_CLOCK:
+            self._off_clock[host] = late
         # Once for all members: if it is this clock that is wrong, it is so for every one.
         if self._is_new("clock", "off"):
             self.log.warn(

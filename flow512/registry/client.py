@@ -85,6 +85,7 @@ class RegistryClient(Service):
     @ivar seen_host: the address that the registry sees the node at; empty before it has said so.
     @ivar is_reachable: whether the registry reached the node at its port, when it last tried;
         L{None} before it has said so, of a registry that does not try, and without a port.
+    @ivar why_unreachable: why not, escaped; empty if it did, or has not said so.
     @ivar peer_list: the list and how current it is; to be read.
     @ivar inventory: what the node holds, and what of that is to be told.
     @ivar trouble: why its latest conversation ended, escaped; empty if none did since the registry
@@ -150,7 +151,7 @@ class RegistryClient(Service):
         self.failures = 0
         self._told_to_wait = 0.0
         self.trouble = ""
-        self._warned = ""
+        self.why_unreachable = ""
         self._has_list = False
         self._waiting: list[Deferred[None]] = []
 
@@ -324,14 +325,14 @@ class RegistryClient(Service):
             return
         self.is_reachable = told.ok
         if told.ok:
-            if self._warned:
+            if self.why_unreachable:
                 self.log.info("Others can reach this node now, and it is listed.")
-            self._warned = ""
+            self.why_unreachable = ""
         else:
             reason = escape(told.sentence, 500)
-            if reason != self._warned:
+            if reason != self.why_unreachable:
                 # It is tried again and again; that is one line.
-                self._warned = reason
+                self.why_unreachable = reason
                 self.log.warn(
                     "Others cannot reach this node, so it is not listed, and only fetches: {reason}"
                     " Open TCP port {port} in the firewall or router, or choose a port that others"
