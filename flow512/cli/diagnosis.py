@@ -295,23 +295,28 @@ class Registered:
     @ivar at: the one that lists this machine now; empty for none.
     @ivar trouble: why none does, if it said so.
     @ivar peers: how many it lists.
+    @ivar is_other: whether it is certainly not the one that was named.
     """
 
     named: str = ""
     at: str = ""
     trouble: str = ""
     peers: int = 0
+    is_other: bool = False
 
 
 def judge_registry(it: Registered) -> Finding:
     """
     Judge what became of registering.
     """
+    if it.at and it.is_other:
+        return note(
+            "registry",
+            f"The registry at {escape(it.named)} does not answer; the one at {it.at} takes its"
+            f" place, and lists {it.peers} peers.",
+        )
     if it.at:
-        elsewhere = ""
-        if it.named and it.at != it.named:
-            elsewhere = f" ({escape(it.named)} was named)"
-        return fine("registry", f"The registry at {it.at} lists {it.peers} peers{elsewhere}.")
+        return fine("registry", f"The registry at {it.at} lists {it.peers} peers.")
     if it.trouble:
         return wrong(
             "registry",

@@ -35,12 +35,14 @@ from flow512.cli.diagnosis import (
     note,
     wrong,
 )
+from flow512.cli.meeting import is_address
 from flow512.cli.outcome import DONE, FAILED
 from flow512.cli.running import Machine
 from flow512.cli.voice import Voice
 from flow512.content.paths import escape
 from flow512.discovery.echo import TOKEN, echo
 from flow512.discovery.election import LISTEN, Mode
+from flow512.discovery.engine import BASE_INTERVAL, JITTER
 from flow512.errors import Flow512Error, NotAllowed, PortTaken, Unsupported
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, HostPort
 from flow512.link.listening_file import Listening, read_listening
@@ -53,6 +55,9 @@ MOST_TRIED: Final = 8
 
 ANSWERS_WITHIN: Final = 5.0
 """Seconds for one of them to say hello."""
+
+_ANNOUNCED: Final = BASE_INTERVAL * (1 + JITTER) + 0.1
+"""Seconds within which every member of a small network has announced itself."""
 
 _LOOK_EVERY: Final = 0.1
 
@@ -186,14 +191,20 @@ class Doctor:
         clock = self.machine.reactor
         began = clock.seconds()
         listens = LISTEN if node.settings.beacon_port is not None else 0.0
+        is_closed = node.introduction.key is not None
 
         def is_enough() -> bool:
             passed = clock.seconds() - began
             is_told = node.is_listed and (not node.port or node.is_reachable is not None)
             is_named = node.settings.registry is not None
-            return passed >= listens and (is_told or (not is_named and not self._is_seen(node)))
+            # Members whose clocks are off answer no question; they are heard when they announce.
+            is_hearing = passed >= _ANNOUNCED or node.sightings() or node.off_clock
+            if passed < listens or (listens and is_closed and not is_hearing):
+                return False
+            return is_told or (not is_named and not self._is_seen(node))
 
-        while clock.seconds() - began < self.wait and not (is_enough() and node.is_settled):
+        wait = max(self.wait, _ANNOUNCED) if listens and is_closed else self.wait
+        while clock.seconds() - began < wait and not (is_enough() and node.is_settled):
             await deferLater(clock, _LOOK_EVERY)
 
     def _is_seen(self, node: NodeService) -> bool:
@@ -213,7 +224,12 @@ class Doctor:
         at = "" if registry is None else str(HostPort(registry.host, registry.port))
         others = [each for each in node.peers if each.node != node.introduction.node]
         return Registered(
-            "" if named is None else str(named), at, node.registry_trouble, len(others)
+            "" if named is None else str(named),
+            at,
+            node.registry_trouble,
+            len(others),
+            # What is named by a host's name, or by an endpoint, is not to be compared.
+            isinstance(named, HostPort) and is_address(str(named.host)) and str(named) != at,
         )
 
     def _reachability(self, node: NodeService, listening: Listening | None) -> Finding:
