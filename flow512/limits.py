@@ -80,7 +80,8 @@ class Limits:
         counts twice. Two million take up to 500 MB.
     @ivar holdings_per_node: of these, of one node id. A node tells no more of its shares.
     @ivar lookups_per_minute: questions who holds a content, that a registry answers one node id.
-    @ivar dials: peers that one search dials, of those whom nobody named but the registry.
+    @ivar dials: peers that one search dials, of those whom nobody named but the registry; also how
+        many a node dials in an hour, of those whom only other peers have told of.
     @ivar dials_per_address: of these, at one address. The registry may lie, and a victim at that
         address is dialled no more often than this.
     @ivar dials_per_subnet: of these, in one subnet, for the same reason.

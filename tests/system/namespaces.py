@@ -26,6 +26,8 @@ CLI: Final = [sys.executable, "-m", "flow512.cli"]
 LIMIT: Final = 60.0
 """Seconds after which a test that still waits has failed."""
 
+_IP: Final = shutil.which("ip", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
 _NOT_OURS: Final = ("not permitted", "permission denied", "not supported", "unknown device type")
 """What the system says where such a network cannot be made. Anything else is a mistake of ours."""
 
@@ -34,7 +36,7 @@ _numbers = itertools.count(1)
 
 def why_not() -> str:
     """Say why no such network can be made here; empty if it can."""
-    if shutil.which("ip") is None:
+    if _IP is None:
         return "there is no command `ip` here; install iproute2"
     try:
         with lan(1):
@@ -47,7 +49,12 @@ def why_not() -> str:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    subprocess.run(_command(*arguments), check=True, capture_output=True, text=True)
+
+
+def _command(*arguments: str) -> list[str]:
+    assert _IP is not None
+    return [_IP, *arguments]
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ class Host:
         self.folder.mkdir(parents=True, exist_ok=True)
         typed = [sys.executable, "-m", python, *command] if python else [*CLI, *command, "--json"]
         process = Process(
-            ["ip", "netns", "exec", self.namespace, *typed],
+            _command("netns", "exec", self.namespace, *typed),
             self.folder,
             self.folder / f"err{next(_numbers)}",
         )
@@ -268,7 +275,7 @@ def lan(
         for host in hosts:
             host.stop_all()
         for namespace in made:
-            subprocess.run(["ip", "netns", "delete", namespace], check=True)
+            _ip("netns", "delete", namespace)
 
 
 def _add(namespace: str, made: list[str]) -> None:
@@ -279,8 +286,7 @@ def _add(namespace: str, made: list[str]) -> None:
 def _sysctl(host: Host, setting: str) -> None:
     key, value = setting.split("=")
     path = "/proc/sys/" + key.replace(".", "/")
-    command = ["ip", "netns", "exec", host.namespace, "sh", "-c", f"echo {value} > {path}"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    _ip("netns", "exec", host.namespace, "sh", "-c", f"echo {value} > {path}")
 
 
 def wait_until(what: Callable[[], bool], limit: float = LIMIT) -> float:

@@ -212,10 +212,12 @@ class SettingsTests(CommandCase):
         from flow512.link.identity import default_state
         from flow512.link.node_id import format_node_id
         from flow512.link.tls import Encryption
+        from flow512.transfer.finding import Candidate
 
         node = bytes(range(32))
         reach = Reach(
             registry=f"{format_node_id(node)}@registry:5001",
+            peers=("10.0.0.5", f"{format_node_id(node)}@box"),
             network="office",
             key_file="key",
             plaintext=True,
@@ -230,6 +232,10 @@ class SettingsTests(CommandCase):
                 beside="state",
                 registry=HostPort("registry", 5001),
                 registry_node=node,
+                peers=(
+                    Candidate(HostPort("10.0.0.5", 5000)),
+                    Candidate(HostPort("box", 5000), node=node),
+                ),
                 network="office",
                 network_key_file="key",
                 encryption=Encryption.NONE,
@@ -237,6 +243,6 @@ class SettingsTests(CommandCase):
                 interfaces=("lo",),
             ),
         )
-        plain = Reach(None, "", "", False, None, None, ())
+        plain = Reach(None, (), "", "", False, None, None, ())
         self.assertEqual(plain.settings(), NodeSettings(beside=default_state(), beacon_port=None))
         self.assertEqual(replace(plain, beacon_port=99).settings().beacon_port, 99)
