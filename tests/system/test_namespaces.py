@@ -5,7 +5,9 @@ multicasts, real link-local addresses, real cuts.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -139,3 +141,104 @@ def test_doctor(tmp_path: Path) -> None:
         status, told = second.type("doctor", "--state", "asks", "--registry", "192.0.2.1")
         assert status == 1
         assert told[-1] == {"event": "diagnosis", "wrong": 1}, told
+
+
+BIG = 24 * 1024 * 1024 + 77
+"""Bytes of a download during which something happens; it takes a quarter of a minute."""
+
+SLOWLY = "1500K"
+AFTER_KILL = 10.0
+AFTER_STOP = 2.0
+"""Seconds from the end of the leader to a complete list at every survivor, at most."""
+
+
+def leads(node: Process) -> bool:
+    """Whether a node has said that it carries the registry."""
+    return any(line.event["event"] == "bootstrap" for line in node.lines)
+
+
+def settle(nodes: list[Process]) -> None:
+    """Wait until each node's list has all others."""
+    namespaces.wait_until(lambda: all(node.peers == len(nodes) - 1 for node in nodes))
+
+
+def begin_download(source: Host, target: Host) -> tuple[Process, bytes]:
+    """Begin to fetch something large, slowly; the content that it is to be."""
+    content = Random(7).randbytes(BIG)
+    share(source, "big.bin", content)
+    download = target.start(
+        *("get", "big.bin", "--from", source.name, "--down", SLOWLY, "-o", "fetched"),
+        *("--state", "state", "--no-offer"),
+    )
+    download.wait_for("progress")
+    return download, content
+
+
+def finish_download(download: Process, target: Host, content: bytes) -> None:
+    """A download comes to its end, in one go, and nobody was dropped."""
+    assert download.finish() == 0, download.said
+    [done] = [line.event for line in download.lines if line.event["event"] == "done"]
+    assert (done["fetched"], done["resumed"]) == (len(content), 0)
+    assert {line.event["event"] for line in download.lines} == {"found", "progress", "done"}
+    assert (target.folder / "fetched").read_bytes() == content
+
+
+@pytest.mark.parametrize("ipv4", [True, False], ids=["IPv4", "link-local"])
+def test_leader_is_killed(tmp_path: Path, ipv4: bool) -> None:
+    """
+    The leader is killed: another one leads, the lists of the survivors are complete within 10
+    seconds, and a download between them goes on as if nothing had happened.
+    """
+    with lan(3, tmp_path, ipv4=ipv4) as net:
+        first, second, third = net.hosts
+        leader = first.serve()
+        leader.wait_for("bootstrap")
+        others = [second.serve(), third.serve()]
+        settle([leader, *others])
+        download, content = begin_download(second, third)
+        killed = time.monotonic()
+        leader.kill()
+        namespaces.wait_until(lambda: all(node.peers == 1 for node in others))
+        complete = max(node.lines[-1].at for node in others) - killed
+        print(f"lists complete {complete:.2f} s after SIGKILL")
+        assert complete < AFTER_KILL
+        assert sum(map(leads, others)) == 1
+        assert download.is_running
+        finish_download(download, third, content)
+
+
+def test_leader_stops(tmp_path: Path) -> None:
+    """The leader is stopped: the lists are complete within 2 seconds of its end."""
+    with lan(3, tmp_path) as net:
+        first, second, third = net.hosts
+        leader = first.serve()
+        leader.wait_for("bootstrap")
+        others = [second.serve(), third.serve()]
+        settle([leader, *others])
+        stopping = time.monotonic()
+        leader.stop()
+        namespaces.wait_until(lambda: all(node.peers == 1 for node in others))
+        complete = max(node.lines[-1].at for node in others) - stopping
+        print(f"lists complete {complete:.2f} s after the signal to stop")
+        assert complete < AFTER_STOP
+        assert sum(map(leads, others)) == 1
+
+
+def test_cut_and_healed(tmp_path: Path) -> None:
+    """
+    A network is cut in two: each part has its own leader, and lists who is there. It is healed: all
+    are on one list again, and none is lost or twice on it.
+    """
+    with lan(4, tmp_path) as net:
+        first = net.hosts[0].serve()
+        first.wait_for("bootstrap")
+        nodes = [first, *(host.serve() for host in net.hosts[1:])]
+        settle(nodes)
+        net.cut("c", "d")
+        namespaces.wait_until(lambda: all(node.peers == 1 for node in nodes))
+        assert [leads(node) for node in nodes[:2]] == [True, False]
+        assert sum(map(leads, nodes[2:])) == 1
+        net.heal()
+        settle(nodes)
+        found = known(net.hosts[0])
+        assert set(found) == {"a", "b", "c", "d"}
