@@ -122,7 +122,7 @@ def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     the user named an address, there is nobody else to look for.
     """
     settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
-    return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
+    return replace(settings, registries=(), beacon_port=None) if is_address(peer) else settings
 
 
 class Telling:

@@ -13,8 +13,8 @@ A I{link} is a registration at an address, under way or listed. Links that the u
 are for ever: whoever has them tries by itself. All others end with their first failure, and are
 made again here, later each time.
 
-Everything that happens is told by a method of its own, and then L{Election.step} is to be called: it
-gives the actions to take, in order. L{Election.wake_at} is when to call it at the latest.
+Everything that happens is told by a method of its own, and then L{Election.step} is to be called.
+It gives the actions to take, in order; L{Election.wake_at} is when to call it at the latest.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PREFERRED_AFTER: Final = 5.0
 
 STAND_AFTER: Final = 0.5
 STAGGER: Final = 0.5
-"""Seconds from the loss of the leader to the first heir's turn, and from one heir's to the next's."""
+"""Seconds from the loss of the leader to the first heir's turn, and on to each heir's after it."""
 
 TURNS: Final = 8
 """Heirs that have turns of their own."""
@@ -68,6 +68,9 @@ LATE_SPREAD: Final = 4.0
 
 DIAL_PATIENCE: Final = 4.0
 """Seconds for a link to be listed; named ones take as long as they need."""
+
+HELD_UP: Final = 3.0
+"""Seconds by which links that are tried can put off a turn."""
 
 DIALS: Final = 2
 """Links that are tried at once, besides the named ones."""
@@ -425,10 +428,15 @@ class Election:
     def _preferred(self, current: _Link | None, now: float) -> _Link | None:
         """Find what the user prefers to the current link, and is there again for long enough."""
         place = inf if current is None or current.place is None else current.place
-        for link in sorted(self._links.values(), key=lambda link: link.begun):
-            if link.place is not None and link.place < place and link.is_listed and not link.points:
-                if self._is_due(link.listed + PREFERRED_AFTER, now):
-                    return link
+        for link in self._links.values():
+            is_preferred = link.place is not None and link.place < place
+            if (
+                is_preferred
+                and link.is_listed
+                and link.points is None
+                and self._is_due(link.listed + PREFERRED_AFTER, now)
+            ):
+                return link
         return None
 
     def _follow(self, link: _Link, why: Why, now: float, actions: list[Action]) -> None:
@@ -447,7 +455,7 @@ class Election:
             self._go_over(link.points, now)
 
     def _is_kept(self, place: int | None) -> bool:
-        """Tell whether a link of the user's choice is to be had, beside the one that is followed."""
+        """Tell whether a named link is to be had, beside the one that is followed."""
         if place is None:
             return False
         current = None if self.following is None else self._places.get(self.following)
@@ -457,29 +465,27 @@ class Election:
         """Find out whether this node leads on, from those who have proved to lead as well."""
         best: _Link | None = None
         for link in list(self._links.values()):
-            if link.claim is None:
+            if link.claim is None or (link.place is not None and not claim.appointed):
                 continue
             is_better = link.claim.is_better_than(claim)
-            if link.place is not None and not claim.appointed:
-                continue
             if not is_better:
                 actions.append(Tell(link.address, None))
                 self._judged[link.claim.node] = now + TELL_AGAIN
                 self._drop(link, actions)
-            elif claim.appointed or not link.claim.appointed:
-                best = _better(best, link)
-            elif self._is_due(link.listed + PREFERRED_AFTER, now):
+            elif claim.appointed == link.claim.appointed or self._is_due(
+                link.listed + PREFERRED_AFTER, now
+            ):
                 best = _better(best, link)
         if claim.appointed:
             self._point(claim, best, actions)
             return
         preferred = self._preferred(None, now)
-        link = preferred or best
-        if link is not None and link.claim is not None:
+        winner = preferred or best
+        if winner is not None and winner.claim is not None:
             self.claim = None
-            actions.append(StepDown(link.address, link.claim))
+            actions.append(StepDown(winner.address, winner.claim))
             why = Why.BETTER if preferred is None else Why.NAMED
-            self._follow(link, why, now, actions)
+            self._follow(winner, why, now, actions)
 
     def _point(self, claim: Claim, best: _Link | None, actions: list[Action]) -> None:
         """Send on those who come to this appointed leader, as long as there is a better one."""
@@ -607,7 +613,8 @@ class Election:
         under_way = [link.begun for link in self._links.values() if link.place is None]
         if under_way and not self._is_heir:
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
-            if not self._is_due(min(max(under_way) + DIAL_PATIENCE, self._stands_at + 3.0), now):
+            until = min(max(under_way) + DIAL_PATIENCE, self._stands_at + HELD_UP)
+            if not self._is_due(until, now):
                 return
         why = Why.HEIR if self._is_heir else Why.LOST if self._has_followed else Why.NOBODY
         self._lead(now, why, actions)
@@ -626,7 +633,7 @@ class Election:
         actions.append(Lead(self.claim, why))
 
 
-def _better(one: _Link | None, other: _Link) -> _Link:
+def _better(one: _Link | None, other: _Link) -> _Link | None:
     if one is None or one.claim is None or other.claim is None:
         return other
     return other if other.claim.is_better_than(one.claim) else one

@@ -187,6 +187,11 @@ class RegistryTable(Generic[_Connection]):
         ]
 
     @property
+    def count(self) -> int:
+        """How many are registered now, by a connection that there is."""
+        return len(self._held)
+
+    @property
     def has_changes(self) -> bool:
         """Whether L{take_deltas} has anything to give."""
         return bool(self._unpublished)

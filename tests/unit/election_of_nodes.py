@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import Final
@@ -31,7 +31,6 @@ from flow512.discovery.election import Election, Mode
 from flow512.registry.peer_list import PeerList
 from flow512.registry.server import WINDOW
 from flow512.registry.table import RegistryTable
-from flow512.wire.fields import Peer
 from flow512.wire.frame import FrameReader
 from flow512.wire.messages import CAPS, Delta, Register, Snapshot, decode
 
