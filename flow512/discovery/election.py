@@ -188,6 +188,7 @@ class Election:
         self._count = 0  # peers on the latest list
         self._handovers: list[float] = []
         self._goes_to: RegistryOffer | None = None  # where the registry sends it that it follows
+        self._gone = b""  # the leader that was lost last
         self._is_heir = False
         self._is_pointing = False
         self._has_followed = False
@@ -312,7 +313,7 @@ class Election:
     def _begin_to_stand(
         self, now: float, leader: Claim | None, heirs: Sequence[Heir], count: int
     ) -> None:
-        gone = b"" if leader is None else leader.node
+        gone = self._gone = b"" if leader is None else leader.node
         self._count = count
         self._heirs = sorted(
             (heir for heir in heirs if heir.node != gone), key=lambda heir: heir.node
@@ -353,7 +354,7 @@ class Election:
         self._dial_named(now, actions)
         self._dial(known, now, actions)
         self._tell(known, now, actions)
-        self._stand(now, actions)
+        self._stand(known, now, actions)
         return actions
 
     def _is_due(self, at: float, now: float) -> bool:
@@ -519,13 +520,15 @@ class Election:
                 actions.append(Dial(address, node))
 
     def _dial(self, known: list[RegistryOffer], now: float, actions: list[Action]) -> None:
-        under_way = [
-            link for link in self._links.values() if link.place is None and not link.is_listed
-        ]
-        room = DIALS - len(under_way)
+        room = DIALS - len(self._under_way(known))
         busy = {self._node_at(link.address, known) for link in self._links.values()}
         due = [offer for offer in known if self._is_to_be_dialled(offer, now)]
-        due.sort(key=lambda offer: self._resting.failures(offer.address))
+        due.sort(
+            key=lambda offer: (
+                offer.node == self._gone,
+                self._resting.failures(offer.address),
+            )
+        )
         for offer in due:
             if room <= 0:
                 return
@@ -539,6 +542,16 @@ class Election:
         self._links[address] = _Link(address, now, None)
         self._is_due(now + DIAL_PATIENCE, now)
         actions.append(Dial(address))
+
+    def _under_way(self, known: list[RegistryOffer]) -> list[_Link]:
+        """The links that are tried, but for those to who is likely to be dead."""
+        return [
+            link
+            for link in self._links.values()
+            if link.place is None
+            and not link.is_listed
+            and (not self._gone or self._node_at(link.address, known) != self._gone)
+        ]
 
     def _node_at(self, address: Address, known: list[RegistryOffer]) -> bytes:
         link = self._links.get(address)
@@ -558,7 +571,7 @@ class Election:
             at = max(at, self._quiet_until, self._looks_at)
             if "%" in offer.host:
                 at = max(at, self._has_heard_at)
-            if address in self._ranks():
+            if offer.claim is None and address not in self._heard and address in self._ranks():
                 at = max(
                     at, self._seeks_since + STAND_AFTER + self._ranks()[address] * STAGGER + 0.2
                 )
@@ -592,7 +605,9 @@ class Election:
             return
         for offer in known:
             claim = offer.claim
-            if claim is None or not claim.is_better_than(self.leader):
+            if claim is None or claim.node == self._gone:
+                continue
+            if not claim.is_better_than(self.leader):
                 continue
             if offer.address not in self._told:
                 # Nearly always the leader sees it too; and not all have to tell at once.
@@ -605,12 +620,12 @@ class Election:
 
     # Leading
 
-    def _stand(self, now: float, actions: list[Action]) -> None:
+    def _stand(self, known: list[RegistryOffer], now: float, actions: list[Action]) -> None:
         if self._mode is not Mode.AUTO or self.claim is not None or self.following is not None:
             return
         if not self._is_due(self._stands_at, now):
             return
-        under_way = [link.begun for link in self._links.values() if link.place is None]
+        under_way = [link.begun for link in self._under_way(known)]
         if under_way and not self._is_heir:
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
             until = min(max(under_way) + DIAL_PATIENCE, self._stands_at + HELD_UP)
