@@ -374,7 +374,8 @@ class Election:
             *offers,
             *(() if self._goes_to is None else (self._goes_to,)),
         ):
-            if offer.node != self.node or not offer.node:
+            if offer.node != self.node or self._mode is Mode.NEVER:
+                # A command may have the identity of the node on its machine, and never leads.
                 known[offer.address] = offer
         self._seen = {at: self._seen.get(at, now) for at in known}
         claims = {at: offer.claim for at, offer in known.items() if offer.claim is not None}
@@ -523,10 +524,12 @@ class Election:
         room = DIALS - len(self._under_way(known))
         busy = {self._node_at(link.address, known) for link in self._links.values()}
         due = [offer for offer in known if self._is_to_be_dialled(offer, now)]
+        # Who waits for longest comes first, so that no new ones, made up or not, keep him out.
         due.sort(
             key=lambda offer: (
-                offer.node == self._gone,
-                self._resting.failures(offer.address),
+                bool(self._gone) and offer.node == self._gone,
+                offer.claim is None,
+                max(self._resting.until(offer.address), self._seen[offer.address]),
             )
         )
         for offer in due:
@@ -642,6 +645,7 @@ class Election:
         self.leader, self.why = self.claim, why
         self._has_followed = True
         self._is_heir = False
+        self._gone = b""
         for link in list(self._links.values()):
             if link.place is None:
                 self._drop(link, actions)

@@ -45,11 +45,6 @@ class Resting:
         rest = self._rests.get(address)
         return -inf if rest is None else rest.until
 
-    def failures(self, address: Address) -> int:
-        """Tell how often in a row it was tried in vain."""
-        rest = self._rests.get(address)
-        return 0 if rest is None else rest.failures
-
     def fail(self, address: Address, now: float, *, is_claimed: bool, delay: float = 0.0) -> None:
         """
         Let an address rest that was tried in vain: twice as long each time.
@@ -57,7 +52,8 @@ class Resting:
         @param is_claimed: whether a registry is said to be there.
         @param delay: seconds beyond that.
         """
-        failures = self.failures(address) + 1
+        before = self._rests.get(address)
+        failures = 1 if before is None else before.failures + 1
         longest = LONGEST if is_claimed else LONGEST_IF_UNCLAIMED
         rest = min(SHORTEST * 2 ** min(failures, 10), longest) * self._random.uniform(0.75, 1.25)
         self._put(address, _Rest(failures, now + rest + delay))

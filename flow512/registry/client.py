@@ -110,6 +110,7 @@ class RegistryClient(Service):
         ticket: bytes,
         random: Random,
         expected: bytes | None = None,
+        shuns: bytes | None = None,
         listener: IPeerListListener | None = None,
         state_changed: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
@@ -127,6 +128,7 @@ class RegistryClient(Service):
             others with the same node id: one of them may serve, the others watch.
         @param random: for the waits between connections.
         @param expected: the node id that the registry must have; L{None} for any.
+        @param shuns: a node id that the registry must not have; L{None} for none.
         @param listener: is told of every change of the list.
         @param state_changed: called when L{is_listed}, L{failures}, L{is_reachable}, L{claim} or
             L{elsewhere} may be another than before, while the service runs.
@@ -142,6 +144,7 @@ class RegistryClient(Service):
         self.ticket = ticket
         self.patience = patience or Patience()
         self.expected = expected
+        self.shuns = shuns
         self.can_lead = can_lead
         self.term = term
         self.claim: Claim | None = None

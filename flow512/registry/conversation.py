@@ -18,7 +18,15 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 
 from flow512.discovery.claims import Claim
-from flow512.errors import BadFrame, BadMessage, Flow512Error, TimedOut, Unreachable, from_wire
+from flow512.errors import (
+    BadFrame,
+    BadMessage,
+    Flow512Error,
+    NotAllowed,
+    TimedOut,
+    Unreachable,
+    from_wire,
+)
 from flow512.link.greeting import Caller
 from flow512.registry.leaders import offer_told
 from flow512.registry.questions import Questions
@@ -155,6 +163,8 @@ class RegistryConversation(Caller):
         self._client.connection_made(self)
 
     def conversation_opened(self, agreement: Agreement) -> None:
+        if agreement.peer.node == self._client.shuns:
+            raise NotAllowed("That registry is this node's own.")
         self._list.begin(self.peer_host)
         self._call = self.clock.callLater(self.patience.greeting, self._unheard)
         self.register()

@@ -392,7 +392,7 @@ class RegistryFollower(Service):
         address = self._office.begin(claim)
         if self._registers:
             # It has to be this very process, and no other that answers at its address.
-            self._own = self._start_client(address, self._introduction.node)
+            self._own = self._start_client(address, self._introduction.node, is_own=True)
             self._follow(self._own)
 
     def _end_own(self) -> None:
@@ -448,7 +448,9 @@ class RegistryFollower(Service):
                 why=leadership.why.value,
             )
 
-    def _start_client(self, address: HostPort | str, expected: bytes | None) -> RegistryClient:
+    def _start_client(
+        self, address: HostPort | str, expected: bytes | None, *, is_own: bool = False
+    ) -> RegistryClient:
         ear = _Ear(self)
         ear.client = client = RegistryClient(
             self._clock,
@@ -458,6 +460,8 @@ class RegistryFollower(Service):
             ticket=self._ticket,
             random=self._random,
             expected=expected,
+            # A process that may lead dials itself, where it is announced, in no case but on purpose.
+            shuns=None if is_own or self._mode is Mode.NEVER else self._introduction.node,
             listener=ear,
             state_changed=self._reconsider_soon,
             limits=self._limits,

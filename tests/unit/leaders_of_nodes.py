@@ -148,32 +148,23 @@ class Village:
             names = [peer.node for peer in node.peers]
             assert len(set(names)) == len(names), "a node is listed twice"
 
-    def settle(self, limit: float) -> float:
+    def settle(self, limit: float, quiet: float = 1.0) -> float:
         """
-        Let time pass until all is as it should be.
+        Let time pass until all is as it should be, and has been for a while.
 
-        @return: seconds from the last disturbance.
+        @param quiet: seconds for which it must have been.
+        @return: seconds from the last disturbance until then.
         @raise AssertionError: it is not by C{limit} seconds.
         """
-        while self.trouble():
-            if self.now > self.disturbed + limit:
-                raise AssertionError(f"After {limit} s: {self.trouble()}")
-            self.network.run(LOOK_EVERY)
-            self.check()
-        return self.now - self.disturbed
-
-    def stays(self, seconds: float) -> None:
-        """
-        Let time pass in which nothing gets worse.
-
-        @raise AssertionError: something does.
-        """
-        end = self.now + seconds
-        while self.now < end:
-            self.network.run(LOOK_EVERY)
-            self.check()
+        settled = self.disturbed
+        while self.now < max(settled, self.disturbed) + quiet:
             trouble = self.trouble()
-            assert not trouble, trouble
+            if trouble:
+                settled = self.now + LOOK_EVERY
+                assert settled < self.disturbed + limit, f"After {limit} s: {trouble}"
+            self.network.run(LOOK_EVERY)
+            self.check()
+        return settled - self.disturbed
 
     def end(self) -> None:
         """
@@ -227,8 +218,7 @@ class Misfortune:
         if random.random() < 0.3:
             self._partition()
         network.datagram_loss = min(network.datagram_loss, 0.1)
-        settled = village.settle(limit)
-        village.stays(20.0)
+        settled = village.settle(limit, quiet=35.0)
         village.end()
         return settled
 
