@@ -502,6 +502,8 @@ class NodeService(Service):
             heard=heard,
         )
         self.log.info("Bootstrap node started on port {port}.", port=self.port)
+        if not self.peers:
+            self.log.info("No peers available yet, this is the first node in the network.")
         self._listener.bootstrap_started(self.port)
         return registry
 

@@ -249,6 +249,7 @@ class RegistryConversation(Caller):
         self._not_silent()
         self._interval = pong.interval
         if self._is_registered:
+            self._ping_later()
             self._list.pong(pong.number)
             self._ask_for_missing()
         if self.is_listed:

@@ -460,7 +460,7 @@ class RegistryFollower(Service):
             ticket=self._ticket,
             random=self._random,
             expected=expected,
-            # A process that may lead dials itself, where it is announced, in no case but on purpose.
+            # Whoever may lead may find himself announced, and is to register there on purpose only.
             shuns=None if is_own or self._mode is Mode.NEVER else self._introduction.node,
             listener=ear,
             state_changed=self._reconsider_soon,

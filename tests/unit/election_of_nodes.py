@@ -112,6 +112,7 @@ class _Link:
     wire: Wire | None
     peers: PeerList
     claim: Claim | None = None
+    elsewhere: RegistryOffer | None = None
     is_listed: bool = False
     heard: float = 0.0
     is_over: bool = False
@@ -400,14 +401,18 @@ class Node:
     def _update(self, address: Address, claim: Claim) -> None:
         link = self.links.get(address)
         if link is not None:
-            link.claim = claim
+            link.claim, link.elsewhere = claim, None
             if link.is_listed:
                 self.election.listed(address, claim, self.now)
                 self.step()
 
     def _pointed(self, address: Address, offer: RegistryOffer) -> None:
-        self.election.handed(address, offer, self.now)
-        self.step()
+        link = self.links.get(address)
+        if link is not None:
+            link.elsewhere = offer
+            if link.is_listed:
+                self.election.handed(address, offer, self.now)
+                self.step()
 
     def _snapshot(self, address: Address, link: _Link, frames: list[bytes]) -> None:
         reader = FrameReader(CAPS)
@@ -420,6 +425,8 @@ class Node:
             link.is_listed = True
             assert link.claim is not None
             self.election.listed(address, link.claim, self.now)
+            if link.elsewhere is not None:
+                self.election.handed(address, link.elsewhere, self.now)
             self.step()
 
     # The registry

@@ -43,7 +43,7 @@ class Village:
             self.network.host(f"10.0.0.{number + 1}", name=f"host{number}")
             for number in range(count)
         ]
-        self.modes = {host: Mode.AUTO for host in self.hosts}
+        self.modes = dict.fromkeys(self.hosts, Mode.AUTO)
         self.running: dict[Host, NodeService] = {}
         self.registries: dict[Host, RegistryService] = {}
         self.terms: dict[Host, int] = {}
@@ -174,8 +174,7 @@ class Village:
         """
         self.network.heal()
         stopping = [node.stopService() for node in self.running.values()]
-        for registry in self.registries.values():
-            stopping.append(registry.stopService())
+        stopping += [registry.stopService() for registry in self.registries.values()]
         self.running.clear()
         self.network.result(gatherResults(stopping), limit=120)
         self.network.run(100.0)
