@@ -137,6 +137,7 @@ class Election:
     @ivar following: the link whose list counts; L{None} while there is none, or this node leads.
     @ivar leader: what the leader claims that this node follows, itself if it leads.
     @ivar why: why it is that one.
+    @ivar count: how many peers are on the latest list.
     @ivar wake_at: when to call L{step} at the latest; L{None}: only when something happens.
     """
 
@@ -185,7 +186,7 @@ class Election:
         self._told: dict[Address, float] = {}  # when the leader is to be told of it
         self._heirs: list[Heir] = []
         self._rank: int | None = None  # of this node among them
-        self._count = 0  # peers on the latest list
+        self.count = 0
         self._handovers: list[float] = []
         self._goes_to: RegistryOffer | None = None  # where the registry sends it that it follows
         self._gone = b""  # the leader that was lost last
@@ -221,7 +222,7 @@ class Election:
         Learn of a term that somebody knows who registers here.
         """
         self.term = rise(self.term, term)
-        if self.claim is not None:
+        if self.claim is not None and self.claim.term < self.term:
             self.claim = replace(self.claim, term=self.term)
             if self.following is None:
                 self.leader = self.claim
@@ -314,7 +315,7 @@ class Election:
         self, now: float, leader: Claim | None, heirs: Sequence[Heir], count: int
     ) -> None:
         gone = self._gone = b"" if leader is None else leader.node
-        self._count = count
+        self.count = count
         self._heirs = sorted(
             (heir for heir in heirs if heir.node != gone), key=lambda heir: heir.node
         )
@@ -381,7 +382,7 @@ class Election:
         claims = {at: offer.claim for at, offer in known.items() if offer.claim is not None}
         for address, claim in claims.items():
             if address not in self._claims or claim.since != self._claims[address].since:
-                self._resting.shorten(address, now + SAID_ANEW)
+                self._resting.shorten(address, now + SAID_ANEW + self._delay())
         self._claims = claims
         if self._goes_to is not None:
             self._claims.setdefault(self._goes_to.address, Claim(self._goes_to.node, 0, 0))
@@ -594,7 +595,7 @@ class Election:
 
     def _delay(self) -> float:
         """What keeps the many nodes of one registry apart."""
-        return self._random.uniform(0, self._count / ARRIVALS)
+        return self._random.uniform(0, self.count / ARRIVALS)
 
     def _fail(self, address: Address, now: float) -> None:
         is_claimed = address in self._claims or address in self._places
@@ -614,7 +615,7 @@ class Election:
                 continue
             if offer.address not in self._told:
                 # Nearly always the leader sees it too; and not all have to tell at once.
-                wait = self._random.uniform(2, 6) + self._random.uniform(0, self._count / 50)
+                wait = self._random.uniform(2, 6) + self._random.uniform(0, self.count / 50)
                 self._told[offer.address] = now + wait
             if self._is_due(self._told[offer.address], now):
                 self._told[offer.address] = now + TELL_AGAIN

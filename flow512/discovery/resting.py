@@ -66,10 +66,11 @@ class Resting:
 
     def shorten(self, address: Address, until: float) -> None:
         """
-        Let it be tried sooner, since somebody says that a registry is there now.
+        Let it be tried sooner that was tried in vain, since somebody says that a registry is there
+        now.
         """
         rest = self._rests.get(address)
-        if rest is not None:
+        if rest is not None and rest.failures:
             rest.until = min(rest.until, until)
 
     def forget(self, address: Address) -> None:

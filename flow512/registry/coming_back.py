@@ -2,7 +2,8 @@
 How long a node waits before it tries its registry again.
 
 When the registry of many nodes ends, all of them lose it at one moment. So the wait is random, over
-as long a time as it takes to take them all, which each of them knows from its last list.
+as long a time as it takes to take them all, which each of them knows from its last list; and nobody
+tries again before all the others have tried.
 """
 
 from __future__ import annotations
@@ -31,5 +32,7 @@ def wait_before(failures: int, peers: int, told: float, random: Random) -> float
     @return: seconds.
     """
     wait = min(FIRST * GROWTH ** min(failures - 1, 20), LONGEST)
-    crowd = random.uniform(0.0, max(SPREAD, peers / ARRIVALS))
-    return max(wait + crowd, told * random.uniform(1.0, 1.1))
+    crowd = peers / ARRIVALS
+    turn = random.uniform(0.0, crowd) if failures <= 1 else random.uniform(crowd, 2 * crowd)
+    wait += random.uniform(0.0, SPREAD) + turn
+    return max(wait, told * random.uniform(1.0, 1.1))

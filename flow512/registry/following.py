@@ -298,6 +298,8 @@ class RegistryFollower(Service):
             return
         for address, link in list(self._links.items()):
             self._tell_election(self._election, address, link)
+        if self.client is not None:
+            self._election.count = len(self.client.peers)
         offers = list(self._offers())
         for _ in range(_MOST_ROUNDS):
             actions = self._election.step(self._clock.seconds(), offers)

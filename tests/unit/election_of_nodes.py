@@ -309,6 +309,8 @@ class Node:
         life = there.life
 
         def arrived() -> None:
+            if self.links.get(address) is not link:
+                return  # it was given up
             if not self.world.passes(self, there) or not there.is_up:
                 self.later(10.0, lambda: self._failed(address, link))
                 return
