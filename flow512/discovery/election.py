@@ -70,7 +70,11 @@ DIAL_PATIENCE: Final = 4.0
 """Seconds for a link to be listed; named ones take as long as they need."""
 
 HELD_UP: Final = 3.0
-"""Seconds by which links that are tried can put off a turn."""
+HELD_UP_UNCLAIMED: Final = 1.0
+"""
+Seconds for which a link that is tried can put off a turn: where a registry is said to be, and where
+one may be by now.
+"""
 
 DIALS: Final = 2
 """Links that are tried at once, besides the named ones."""
@@ -570,6 +574,8 @@ class Election:
         if self.following is not None and self.claim is None and offer is not self._goes_to:
             return False
         at = self._resting.until(address)
+        if offer is self._goes_to:
+            return self._is_due(at, now)
         if self.claim is None:
             # An address of a link is of no use to others; it is for those who have no other.
             at = max(at, self._quiet_until, self._looks_at)
@@ -629,12 +635,13 @@ class Election:
             return
         if not self._is_due(self._stands_at, now):
             return
-        under_way = [link.begun for link in self._under_way(known)]
-        if under_way and not self._is_heir:
+        until = self._stands_at
+        for link in () if self._is_heir else self._under_way(known):
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
-            until = min(max(under_way) + DIAL_PATIENCE, self._stands_at + HELD_UP)
-            if not self._is_due(until, now):
-                return
+            longest = HELD_UP if link.address in self._claims else HELD_UP_UNCLAIMED
+            until = max(until, min(link.begun, self._stands_at) + longest)
+        if not self._is_due(until, now):
+            return
         why = Why.HEIR if self._is_heir else Why.LOST if self._has_followed else Why.NOBODY
         self._lead(now, why, actions)
 

@@ -96,7 +96,7 @@ class RestingTests(SynchronousTestCase):
         return waits
 
     def test_grows(self) -> None:
-        """Each failure doubles the rest, up to a cap, a lower one where a registry is said to be."""
+        """Each failure doubles the rest, up to a cap: a lower one where one is announced."""
         for is_claimed, longest in ((True, LONGEST), (False, LONGEST_IF_UNCLAIMED)):
             waits = self.rests(Resting(Random(1)), is_claimed=is_claimed)
             for number, wait in enumerate(waits):
