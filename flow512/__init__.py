@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flow512.link.conversation import Patience
     from flow512.link.identity import Identity
     from flow512.link.introduction import Introduction
+    from flow512.link.named_registry import NamedRegistry
     from flow512.link.shared_port import SharedPortFactory
     from flow512.link.tls import Encryption, Plaintext, Tls
     from flow512.node import NodeService
@@ -99,6 +100,7 @@ __all__ += [
     "LocalAddress",
     "Misuse",
     "Mode",
+    "NamedRegistry",
     "NetworkKey",
     "NodeListener",
     "NodeService",
@@ -152,6 +154,7 @@ _NAMES = {
     ),
     "interfaces": ("RunBlocking", "Workers"),
     "limits": ("Limits",),
+    "link.named_registry": ("NamedRegistry",),
     "link.address": ("HostPort", "client_endpoint", "parse_address"),
     "link.conversation": ("Patience",),
     "link.identity": ("Identity",),

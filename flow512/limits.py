@@ -74,6 +74,8 @@ class Limits:
     @ivar registrations_per_address: of these, from one address: two for each node behind it, for
         a command may watch beside it.
     @ivar registrations_per_node: of these, of one node id: one that serves, others that watch.
+    @ivar registrations_per_second: that are made or changed, in all. Whoever is over that is told
+        when it is his turn, each a moment after the one before.
     @ivar registrations_per_address_per_minute: that are made or changed from one address.
     @ivar registrations_per_node_per_minute: that are made or changed by one node id.
     @ivar holdings: contents that a registry remembers nodes to hold, in all; one that two hold
@@ -107,6 +109,7 @@ class Limits:
     registrations: int = _count(100_000, most=100_000_000)
     registrations_per_address: int = _count(2048, most=100_000_000)
     registrations_per_node: int = _count(64)
+    registrations_per_second: int = _count(500)
     registrations_per_address_per_minute: int = _count(8192)
     registrations_per_node_per_minute: int = _count(60)
     holdings: int = _count(2_000_000, most=100_000_000)

@@ -39,6 +39,8 @@ from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
 )
+from flow512.discovery.claims import Claim, RegistryOffer
+from flow512.discovery.deeds import Why
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
 from flow512.errors import Cancelled, Flow512Error, Misuse
@@ -46,13 +48,12 @@ from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
     LOOPBACK,
-    HostPort,
     client_endpoint,
-    host_of,
     usual_places,
 )
 from flow512.link.faults import BANNED_FOR, STRIKES, Faults
 from flow512.link.introduction import Introduction
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id, parse_node_id
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims, Standing
@@ -60,9 +61,12 @@ from flow512.link.throttle import Throttle
 from flow512.link.tls import Encryption
 from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
-from flow512.registry.following import RegistryFollower
+from flow512.registry.following import Leadership, RegistryFollower
+from flow512.registry.leaders import offers_known, offers_seen
+from flow512.registry.office import Office
 from flow512.registry.server import RegistryFactory
 from flow512.registry.telling import Telling
+from flow512.registry.term_file import TermKeeper
 from flow512.settings import (
     INodeListener,
     NodeListener,
@@ -174,7 +178,7 @@ class NodeService(Service):
         self._catalog: Catalog | None = None
         self._library: Library | None = None
         self._transfer: TransferFactory | None = None
-        self._registry: RegistryFactory | None = None
+        self._office: Office | None = None
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
         self._telling: Telling | None = None
@@ -232,10 +236,13 @@ class NodeService(Service):
             self._random,
         )
         self._acquainting = self._make_acquainting()
-        self._registry_place = self._configured(standing)
-        if self._registry_place is not None:
+        self._named = self._configured(standing)
+        for each in self._named:
             # Whether that is an address at all is known now, and not only when it is dialled.
-            client_endpoint(self._reactor, self._registry_place[0])
+            client_endpoint(self._reactor, each.address)
+        self._terms = TermKeeper(
+            None if standing.state is None else standing.state.path, self._run_blocking
+        )
         catalog = IN_MEMORY
         if standing.state is not None:
             check_state_is_not_shared(standing.state.path, settings.offered)
@@ -257,7 +264,7 @@ class NodeService(Service):
 
     def _make_acquainting(self) -> Acquainting:
         settings = self.settings
-        is_patient = settings.beacon_port is not None or settings.registry is not None
+        is_patient = settings.beacon_port is not None or bool(settings.registries)
         return Acquainting(
             self._reactor,
             self.client.connect,
@@ -291,14 +298,13 @@ class NodeService(Service):
         if self._follower is not None:
             self._follower.reconsider()
 
-    def _configured(self, standing: Standing) -> tuple[HostPort | str, bytes | None] | None:
-        """The registry that the user named, or that came with the network, and its node id."""
-        if self.settings.registry is not None:
-            return self.settings.registry, self.settings.registry_node
-        for each in standing.network.registries:
-            if each.node is None or not self.is_itself(each.node):
-                return each.address, each.node
-        return None
+    def _configured(self, standing: Standing) -> tuple[NamedRegistry, ...]:
+        """The registries that the user named, or that came with the network."""
+        return self.settings.registries or tuple(
+            NamedRegistry(each.address, each.node)
+            for each in standing.network.registries
+            if each.node is None or not self.is_itself(each.node)
+        )
 
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
@@ -377,23 +383,27 @@ class NodeService(Service):
             )
             self._indexing.startService()
         presence.announce("node", self._sightings_changed)
+        office = self._office = Office(self._reactor, presence, self._make_registry)
         self._follower = RegistryFollower(
             self._reactor,
             presence.standing.endpoint,
             self.introduction,
             # Whom nobody can reach by TCP would be a registry for nobody.
             mode=settings.bootstrap if self.port else Mode.NEVER,
-            configured=None if self._registry_place is None else self._registry_place[0],
-            configured_node=None if self._registry_place is None else self._registry_place[1],
+            named=self._named,
+            keeps_all=settings.registry_all,
             port=self.port,
             ticket=self._random.randbytes(16),
             random=self._random,
-            sightings=self.sightings,
+            offers=self._registry_offers,
             listens=presence.beacon is not None,
-            lead=self._lead,
+            office=office,
             listener=self,
             limits=settings.limits,
+            term=self._terms.term,
+            remember=self._terms.remember,
         )
+        office.known, office.heard = self._follower.known, self._follower.heard
         if self._library is not None:
             self._telling = Telling(
                 self._reactor,
@@ -493,8 +503,8 @@ class NodeService(Service):
         await self.client.stop()
         if presence is not None:
             await presence.stop_listening()
-        if self._registry is not None:
-            await self._registry.stop()
+        if self._office is not None:
+            await self._office.stop()
         if self.offers is not None:
             self.offers.stop()
         if self._transfer is not None:
@@ -502,6 +512,7 @@ class NodeService(Service):
         if self._indexing is not None:
             await maybeDeferred(self._indexing.stopService)
         await told
+        await self._terms.finish()
         if self._workers is not None:
             self._workers.stopService()
         self._close()
@@ -514,31 +525,40 @@ class NodeService(Service):
         if self._presence is not None:
             self._presence.close()
         self._library = self._catalog = self._presence = None
-        self._transfer = self._registry = self._acquainting = None
+        self._transfer = self._office = self._acquainting = None
         self._is_prepared = False
 
     # The registry
 
-    def _lead(self) -> HostPort:
+    def _make_registry(
+        self,
+        claim: Claim,
+        known: Callable[[int], None],
+        heard: Callable[[RegistryOffer], None],
+    ) -> RegistryFactory:
         presence = self._presence
         assert presence is not None
-        self.log.info("No bootstrap node found, starting as bootstrap.")
-        self._registry = RegistryFactory(
+        if claim.why == Why.NOBODY.value:
+            self.log.info("No bootstrap node found, starting as bootstrap.")
+        registry = RegistryFactory(
             self.introduction,
             self._reactor,
             connect=presence.standing.endpoint,
             random=self._random,
             limits=self.settings.limits,
+            claim=claim,
+            term_known=known,
+            heard=heard,
         )
-        self._registry.startFactory()
-        presence.shared.conversations["registry"] = self._registry
         self.log.info("Bootstrap node started on port {port}.", port=self.port)
-        self.log.info("No peers available yet, this is the first node in the network.")
-        self._registry.listening(self.host, self.port)
-        if presence.beacon is not None and self.port:
-            presence.beacon.offer("registry", self.port)
+        if not self.peers:
+            self.log.info("No peers available yet, this is the first node in the network.")
         self._listener.bootstrap_started(self.port)
-        return HostPort(host_of(presence.listening, LOOPBACK), self.port)
+        return registry
+
+    def _registry_offers(self) -> list[RegistryOffer]:
+        """Where registries may be."""
+        return [*offers_seen(self.sightings()), *offers_known(self.known_registries)]
 
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
@@ -652,8 +672,13 @@ class NodeService(Service):
 
     @property
     def is_bootstrap(self) -> bool:
-        """Whether this node carries the registry."""
-        return self._registry is not None
+        """Whether this node carries the registry that it follows."""
+        return self._follower is not None and self._follower.is_leading
+
+    @property
+    def leadership(self) -> Leadership | None:
+        """Who carries the registry that this node follows; L{None} while there is none."""
+        return None if self._follower is None else self._follower.leadership
 
     def candidates(self) -> list[Candidate]:
         """

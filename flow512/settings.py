@@ -14,8 +14,8 @@ from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
 from flow512.limits import Limits
-from flow512.link.address import HostPort
 from flow512.link.identity import check_names
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.rate import check_rate
 from flow512.link.tls import Encryption
 from flow512.transfer.finding import Candidate
@@ -94,8 +94,10 @@ class NodeSettings:
     @ivar serves: whether it listens at all.
     @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
         or a free one if that is taken.
-    @ivar registry: the registry's address; L{None} to look for one.
-    @ivar registry_node: the node id that the registry must have; L{None} for any.
+    @ivar registries: the registries that the user named, the preferred one first; none to look
+        for one.
+    @ivar registry_all: whether to be listed by all of these that answer, and not only by the one
+        that is followed.
     @ivar peers: nodes to be asked whom they know, as long as they are there; those that no beacon
         reaches.
     @ivar remembers: whether peers and registries are tried that are remembered in the state folder.
@@ -123,8 +125,8 @@ class NodeSettings:
     encryption: Encryption = Encryption.TLS
     serves: bool = True
     listen: str = ""
-    registry: HostPort | str | None = None
-    registry_node: bytes | None = None
+    registries: tuple[NamedRegistry, ...] = ()
+    registry_all: bool = False
     peers: tuple[Candidate, ...] = ()
     remembers: bool = True
     allow: tuple[bytes, ...] = ()

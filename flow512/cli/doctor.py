@@ -196,7 +196,7 @@ class Doctor:
         def is_enough() -> bool:
             passed = clock.seconds() - began
             is_told = node.is_listed and (not node.port or node.is_reachable is not None)
-            is_named = node.settings.registry is not None
+            is_named = bool(node.settings.registries)
             # Members whose clocks are off answer no question; they are heard when they announce.
             is_hearing = passed >= _ANNOUNCED or node.sightings() or node.off_clock
             if passed < listens or (listens and is_closed and not is_hearing):
@@ -220,16 +220,19 @@ class Doctor:
         return sorted(names.values())
 
     def _registered(self, node: NodeService) -> Registered:
-        named, registry = node.settings.registry, node.registry
+        named = [each.address for each in node.settings.registries]
+        registry = node.registry
         at = "" if registry is None else str(HostPort(registry.host, registry.port))
         others = [each for each in node.peers if each.node != node.introduction.node]
         return Registered(
-            "" if named is None else str(named),
+            " or ".join(map(str, named)),
             at,
             node.registry_trouble,
             len(others),
             # What is named by a host's name, or by an endpoint, is not to be compared.
-            isinstance(named, HostPort) and is_address(str(named.host)) and str(named) != at,
+            bool(named)
+            and all(isinstance(each, HostPort) and is_address(each.host) for each in named)
+            and at not in map(str, named),
         )
 
     def _reachability(self, node: NodeService, listening: Listening | None) -> Finding:

@@ -124,7 +124,7 @@ def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
     if not is_address(peer):
         return settings
-    return replace(settings, registry=None, beacon_port=None, peers=(), remembers=False)
+    return replace(settings, registries=(), beacon_port=None, peers=(), remembers=False)
 
 
 class Telling:

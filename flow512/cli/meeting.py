@@ -74,7 +74,7 @@ class Meeting:
             known otherwise.
         @raise Refusal: likewise, and it says why, or is none.
         """
-        is_named = self.node.settings.registry is not None
+        is_named = bool(self.node.settings.registries)
         await self._gather(
             lambda listened: self.node.is_listed or (listened and not is_named and self._has_met),
         )
@@ -85,7 +85,7 @@ class Meeting:
 
         @raise Flow512Error: as L{anybody}.
         """
-        is_named = self.node.settings.registry is not None
+        is_named = bool(self.node.settings.registries)
         await self._gather(
             lambda listened: listened and (self.node.is_listed or (not is_named and self._has_met)),
         )
@@ -97,7 +97,7 @@ class Meeting:
 
     async def _gather(self, is_enough: Callable[[bool], bool]) -> None:
         settings = self.node.settings
-        if settings.registry is None and settings.beacon_port is None and self._has_met:
+        if not settings.registries and settings.beacon_port is None and self._has_met:
             return
         listens = LISTEN if settings.beacon_port is not None else 0.0
         listened_at = self.clock.seconds() + listens
@@ -107,13 +107,17 @@ class Meeting:
             return is_enough(listened) and bool(self.node.candidates())
 
         await self._until(holds)
-        if settings.registry is not None and not (self.node.is_listed or self.node.candidates()):
+        if settings.registries and not (self.node.is_listed or self.node.candidates()):
             trouble = self.node.registry_trouble
+            first, *others = (each.address for each in settings.registries)
+            if others:
+                raise Unreachable(
+                    f"None of the {1 + len(others)} registries that were named lists us; are they"
+                    f" running? {trouble}".rstrip()
+                )
             if trouble:
-                raise Refusal(f"The registry at {settings.registry} does not list us: {trouble}")
-            raise Unreachable(
-                f"The registry at {settings.registry} does not answer; is it running?"
-            )
+                raise Refusal(f"The registry at {first} does not list us: {trouble}")
+            raise Unreachable(f"The registry at {first} does not answer; is it running?")
         if self.node.peer_trouble and not self.node.candidates():
             raise Unreachable(
                 f"No peer was found, and the one that was named is not reached"

@@ -181,16 +181,22 @@ class Beacon(Service):
         """
         return self._off_clock
 
-    def offer(self, kind: str, port: int) -> None:
+    def offer(
+        self, kind: str, port: int, *, term: int = 0, since: int = 0, appointed: bool = False
+    ) -> None:
         """
-        Offer something, or the same at another port, and tell everybody soon.
+        Offer something, or say something else of it than before, and tell everybody soon.
 
         @param kind: C{"registry"} or C{"node"}.
         @param port: its TCP port.
+        @param term: of a registry: the term in which it leads.
+        @param since: of a registry: since when, in milliseconds since 1970.
+        @param appointed: of a registry: whether its user wants it to lead.
         @raise Misuse: a limit is broken; nothing was changed.
         """
-        actions = self._engine.offer(kind, port, self._clock.seconds())
-        self._offers[kind] = Offer(kind, port)
+        now = self._clock.seconds()
+        actions = self._engine.offer(kind, port, now, term=term, since=since, appointed=appointed)
+        self._offers[kind] = Offer(kind, port, term, since, appointed)
         self._perform(actions)
 
     def withdraw(self, kind: str) -> None:

@@ -20,7 +20,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -29,14 +29,17 @@ from twisted.logger import Logger
 from zope.interface import Interface
 
 from flow512.content.paths import escape
+from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.errors import Busy, Cancelled, Flow512Error, Unreachable
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
+from flow512.registry.coming_back import wait_before
 from flow512.registry.conversation import RegistryConversation
 from flow512.registry.inventory import Inventory
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, choose_to_dial
 from flow512.wire.fields import Peer
+from flow512.wire.leading import Leader
 from flow512.wire.messages import Reached
 
 LONGEST_OBEYED: Final = 3600.0
@@ -91,6 +94,9 @@ class RegistryClient(Service):
     @ivar trouble: why its latest conversation ended, escaped; empty if none did since the registry
         has listed it for a while.
     @ivar failures: connections in a row that could not be made, or did not last.
+    @ivar claim: by what right the registry leads, as it says in this conversation; L{None} before.
+    @ivar leader_name: what the registry's user calls it, as it says.
+    @ivar elsewhere: the registry that this one sends its nodes to; L{None} as long as it leads.
     """
 
     log = Logger()
@@ -105,11 +111,14 @@ class RegistryClient(Service):
         ticket: bytes,
         random: Random,
         expected: bytes | None = None,
+        shuns: bytes | None = None,
         listener: IPeerListListener | None = None,
         state_changed: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
         limits: Limits | None = None,
+        can_lead: bool = False,
+        term: Callable[[], int] = lambda: 0,
     ) -> None:
         """
         @param clock: for pings, deadlines and the waits between connections.
@@ -120,12 +129,15 @@ class RegistryClient(Service):
             others with the same node id: one of them may serve, the others watch.
         @param random: for the waits between connections.
         @param expected: the node id that the registry must have; L{None} for any.
+        @param shuns: a node id that the registry must not have; L{None} for none.
         @param listener: is told of every change of the list.
-        @param state_changed: called when L{is_listed}, L{failures} or L{is_reachable} may be
-            another than before, while the service runs.
+        @param state_changed: called when L{is_listed}, L{failures}, L{is_reachable}, L{claim} or
+            L{elsewhere} may be another than before, while the service runs.
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
         @param limits: how many peers L{peers_to_dial} and L{who} give, those called C{dials}.
+        @param can_lead: whether this node may carry the registry, if there is no other.
+        @param term: gives the latest term that this node knows.
         """
         self.clock = clock
         self.introduction = introduction
@@ -133,6 +145,12 @@ class RegistryClient(Service):
         self.ticket = ticket
         self.patience = patience or Patience()
         self.expected = expected
+        self.shuns = shuns
+        self.can_lead = can_lead
+        self.term = term
+        self.claim: Claim | None = None
+        self.leader_name = ""
+        self.elsewhere: RegistryOffer | None = None
         self.seen_host = ""
         self.is_reachable: bool | None = None
         self.peer_list = PeerList(most_peers)
@@ -141,9 +159,6 @@ class RegistryClient(Service):
         self._listener = listener
         self._state_changed = state_changed
         self._limits = limits or Limits()
-        self._backoff = backoffPolicy(
-            initialDelay=0.5, maxDelay=58.0, jitter=lambda: random.uniform(0.0, 2.0)
-        )
         self._service = ClientService(
             endpoint, _Conversations(self), retryPolicy=self._wait_before, clock=clock
         )
@@ -284,6 +299,7 @@ class RegistryClient(Service):
         Somebody is at the other end, who may be the registry.
         """
         self._conversation = conversation
+        self.claim = self.elsewhere = None
 
     def conversation_ended(self, error: Flow512Error) -> None:
         """
@@ -314,6 +330,32 @@ class RegistryClient(Service):
         for deferred in waiting:
             deferred.callback(None)
         self._state_changed()
+
+    def leads(self, claim: Claim, name: str) -> None:
+        """
+        The registry says by what right it leads, or leads again.
+
+        @param claim: with the node id that it has proven.
+        @param name: what its user calls it.
+        """
+        self.claim, self.leader_name, self.elsewhere = claim, name, None
+        self._state_changed()
+
+    def sent_to(self, offer: RegistryOffer | None) -> None:
+        """
+        The registry says that another leads.
+
+        @param offer: where that is; L{None} if it is nowhere.
+        """
+        self.elsewhere = offer
+        self._state_changed()
+
+    def tell(self, leader: Leader) -> None:
+        """
+        Tell the registry of another one, if it is there.
+        """
+        if self._conversation is not None:
+            self._conversation.tell(leader)
 
     def reached(self, told: Reached) -> None:
         """
@@ -355,4 +397,4 @@ class RegistryClient(Service):
         self.failures += 1
         self._state_changed()
         told, self._told_to_wait = self._told_to_wait, 0.0
-        return max(self._backoff(self.failures), told * self._random.uniform(1.0, 1.25))
+        return wait_before(self.failures, len(self.peers), told, self._random)

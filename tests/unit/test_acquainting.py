@@ -22,6 +22,7 @@ from flow512.errors import ResourceFailure
 from flow512.link.address import HostPort
 from flow512.link.identity import read_identity
 from flow512.link.join_link import JoinLink
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.link.tls import Encryption
 from flow512.node import NodeService
@@ -36,6 +37,7 @@ from flow512.wire.meeting import Met
 from tests.unit.transfer_ends import a_folder
 
 HOUR = 3600.0
+REGISTRY = NamedRegistry(HostPort("registry", 5000))
 
 
 def said(events: Sequence[LogEvent]) -> str:
@@ -193,7 +195,7 @@ class MeetingTests(AcquaintingCase):
         registry = self.node("registry", bootstrap=Mode.ALWAYS)
         self.network.run(1)
         for number in range(6):
-            self.node(f"n{number}", registry=HostPort("registry", 5000))
+            self.node(f"n{number}", registries=(REGISTRY,))
         self.network.run(20)
         self.assertEqual(len(registry.peers), 6)
         self.assertEqual(self.known_to("n1"), set())
@@ -207,7 +209,7 @@ class MeetingTests(AcquaintingCase):
         self.node("registry", bootstrap=Mode.ALWAYS)
         self.network.run(1)
         for number in range(20):
-            self.node(f"n{number}", registry=HostPort("registry", 5000))
+            self.node(f"n{number}", registries=(REGISTRY,))
         self.network.run(120)
         self.assertEqual({len(self.known_to(f"n{number}")) for number in range(20)}, {8})
 
@@ -215,7 +217,7 @@ class MeetingTests(AcquaintingCase):
         """Who knows one address is told where the registry is, by that node or from it."""
         self.node("registry", bootstrap=Mode.ALWAYS)
         self.network.run(1)
-        listed = self.node("n0", registry=HostPort("registry", 5000))
+        listed = self.node("n0", registries=(REGISTRY,))
         self.network.run(6)
         for peer in ("n0", "registry"):
             late = self.node(f"asks {peer}", f"{peer}:5000")
@@ -391,7 +393,7 @@ class RememberingTests(AcquaintingCase):
         """The registry that listed a node is among those that it may try the next time."""
         self.node("registry", bootstrap=Mode.ALWAYS)
         self.network.run(1)
-        self.node("n0", registry=HostPort("registry", 5000))
+        self.node("n0", registries=(REGISTRY,))
         self.network.run(6)
         self.stop("n0")
         again = self.node("n0")

@@ -14,6 +14,7 @@ from flow512.content.scan import ScanReport
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host
@@ -463,7 +464,7 @@ class GoneTests(CommandCase):
                 self.network.host(f"10.0.0.{number}", name=f"node{number}"),
                 bootstrap=Mode.NEVER,
                 beacon_port=None,
-                registry=HostPort("registry", 5000),
+                registries=(NamedRegistry(HostPort("registry", 5000)),),
             )
         self.network.run(2)
         for gone in self.network.hosts[3:]:

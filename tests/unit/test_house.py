@@ -41,6 +41,7 @@ GROUND: Final = {"descriptors", "errors", "units", "interfaces", "limits", "_ver
 
 PURE: Final = (
     "flow512.content",
+    "flow512.discovery.claims",
     "flow512.discovery.datagram",
     "flow512.discovery.election",
     "flow512.discovery.engine",

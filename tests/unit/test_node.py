@@ -38,6 +38,7 @@ from flow512.interfaces import Workers
 from flow512.link.address import HostPort
 from flow512.link.bans import Bans
 from flow512.link.faults import BANNED_FOR, STRIKES
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.client import IPeerListListener
@@ -241,7 +242,10 @@ class LifeTests(NodeTestCase):
         shares = (self.share("s"), self.share("t"), str(self.base / "none"))
         said = self.refused(ShareMissing, self.make(host, NodeSettings(shares, state=other)))
         self.assertIn("none", said)
-        self.refused(Misuse, self.make(host, NodeSettings(registry="nonsense:1", state=other)))
+        self.refused(
+            Misuse,
+            self.make(host, NodeSettings(registries=(NamedRegistry("nonsense:1"),), state=other)),
+        )
         self.refused(Misuse, self.make(host, NodeSettings(listen="nonsense:1", state=other)))
 
     def test_state_in_a_share(self) -> None:
@@ -519,7 +523,10 @@ class TogetherTests(NodeTestCase):
         self.start(self.host(1), NodeSettings(name="one", beacon_port=None))
         self.network.run(1.0)
         settings = NodeSettings(
-            name="two", beacon_port=None, registry=HostPort("host1", 5000), bootstrap=Mode.NEVER
+            name="two",
+            beacon_port=None,
+            registries=(NamedRegistry(HostPort("host1", 5000)),),
+            bootstrap=Mode.NEVER,
         )
         two = self.start(self.host(2), settings)
         self.network.run_until(lambda: two.peers)

@@ -25,8 +25,8 @@ from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.answering import RegistryProtocol
-from flow512.registry.server import RegistryFactory
-from flow512.registry.table import MAX_CHANGES
+from flow512.registry.server import SHORTEST_INTERVAL, RegistryFactory
+from flow512.registry.table import MAX_CHANGES, RegistryTable
 from flow512.wire.fields import MAX_PEERS, Message, Peer
 from flow512.wire.messages import (
     Delta,
@@ -178,7 +178,7 @@ class RegisterTests(RegistryTestCase):
         """However a node's bytes are cut, the registry makes the same of them."""
         talk = hello(1) + encode(Register(bytes(16), 5000, "Ada"), 1) + encode(Ping(), 2)
         talk += encode(Register(bytes(16), 6000, "Eve"), 3)
-        expected = [Registered(30.0, "192.0.2.1"), Snapshot(0, ()), Pong(0)]
+        expected = [Registered(30.0, "192.0.2.1"), Snapshot(0, ()), Pong(0, SHORTEST_INTERVAL)]
         expected += [Registered(30.0, "192.0.2.1")]
         for chunks in cuttings(talk):
             self.factory = self.make()
@@ -295,7 +295,13 @@ class RegisterTests(RegistryTestCase):
         self.assertEqual(node.heard(), [Pong(0)])
         node.register()
         node.say(Ping(), 6)
-        self.assertEqual(node.heard(), [Pong(1)])
+        self.assertEqual(node.heard(), [Pong(1, SHORTEST_INTERVAL)])
+
+    def test_ping_interval(self) -> None:
+        """The more there are, the less often the registry wants pings, down to three in a lease."""
+        for count, interval in ((1, 2.0), (500, 2.0), (501, 2.004), (2000, 8.0), (90_000, 10.0)):
+            self.patch(RegistryTable, "count", count)
+            self.assertEqual(self.factory.ping_interval, interval)
 
     def test_takeover(self) -> None:
         """A second connection with the ticket takes over; the first is told and closed."""
