@@ -229,6 +229,58 @@ class MeetingTests(AcquaintingCase):
         self.assertEqual(met.peer.host, "10.0.1.1")
         self.assertIsNotNone(met.at)
 
+    def test_joins(self) -> None:
+        """Who knows one address is told of the registry there, registers, and has its list."""
+        self.node("registry", bootstrap=Mode.ALWAYS)
+        self.network.run(1)
+        self.node("n0", registries=(REGISTRY,))
+        self.network.run(6)
+        late = self.node("late", "n0:5000")
+        self.network.run_until(
+            lambda: {each.name for each in late.peers} == {"registry", "n0"}, limit=30
+        )
+
+    def test_one_bootstrap(self) -> None:
+        """
+        Nodes that may lead, and that each know one address of one, agree on one registry though no
+        beacon reaches any; when the leader dies another one leads, and all are on its list.
+        """
+        names = [f"n{number}" for number in range(5)]
+        for name in names:
+            peers = () if name == "n0" else ("n0:5000",)
+            self.node(name, *peers, bootstrap=Mode.AUTO)
+            self.network.run(0.5)
+
+        def are_listed(*names: str) -> bool:
+            nodes = [self.nodes[name] for name in names]
+            leaders = {node.registry.node for node in nodes if node.registry is not None}
+            return len(leaders) == 1 and all(
+                {each.name for each in node.peers} == {*names} - {node.settings.name}
+                for node in nodes
+            )
+
+        self.network.run_until(lambda: are_listed(*names), limit=120)
+        [leader] = [name for name in names if self.nodes[name].is_bootstrap]
+        self.stop(leader)
+        survivors = [name for name in names if name != leader]
+        self.network.run_until(lambda: are_listed(*survivors), limit=30)
+
+    def test_all_restart(self) -> None:
+        """Without being told of anybody, nodes that restart find the registry they remember."""
+        self.node("n0", bootstrap=Mode.AUTO)
+        for number in range(1, 4):
+            self.node(f"n{number}", "n0:5000", bootstrap=Mode.AUTO)
+        self.network.run_until(
+            lambda: all(len(node.peers) == 3 for node in self.nodes.values()), limit=120
+        )
+        for name in list(self.nodes):
+            self.stop(name)
+        for number in range(4):
+            self.node(f"n{number}", bootstrap=Mode.AUTO)
+        self.network.run_until(
+            lambda: all(len(node.peers) == 3 for node in self.nodes.values()), limit=120
+        )
+
     def test_by_beacon(self) -> None:
         """Those whom the beacon sees are met as well, so that who comes from afar hears of them."""
         for number in (1, 2, 3):
