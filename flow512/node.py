@@ -10,7 +10,7 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
@@ -270,6 +270,7 @@ class NodeService(Service):
             self.client.connect,
             Surroundings(
                 lambda: self.registry,
+                self._listed,
                 self._said_to_be_there,
                 lambda: self.port,
                 self._may_ask,
@@ -284,6 +285,10 @@ class NodeService(Service):
             may_write=settings.state is not None,
             is_patient=is_patient,
         )
+
+    def _listed(self) -> Collection[bytes]:
+        client = None if self._follower is None else self._follower.client
+        return () if client is None else frozenset(client.peers)
 
     def _said_to_be_there(self) -> list[Peer]:
         listed = [] if self._follower is None else self._follower.peers_to_dial()

@@ -22,15 +22,16 @@ What holds:
   4. Memory is bounded: L{Limits.dials} peers, of whom one teller names L{MOST_TOLD_BY_ONE}. Who
      was met is not pushed out by who was told of.
 
-While a registry lists the node, that tells it of everybody, and it only keeps L{FEW} acquaintances
-warm, for whoever asks and for later. Without one it visits everybody whom it hears of, again and
-again, the more rarely the more there are.
+Without a registry a node visits everybody whom it hears of, again and again, the more rarely the
+more there are. While a registry lists it, that tells it of everybody on its list, and of these it
+only keeps L{FEW} warm, for whoever asks and for later. Whoever is not on the list may follow another
+registry, and is visited as before, to hear of that.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -69,6 +70,9 @@ ROUND_OF_FEW: Final = 300.0
 FIRST_REST: Final = 15.0
 LONGEST_REST: Final = 3600.0
 """Seconds until somebody who was not reached is tried again; at first, and at most."""
+
+LONGEST_REST_OF_MET: Final = 300.0
+"""Likewise at most for who was met once: he may be back, or on the other side of a cut."""
 
 TRIES: Final = 6
 """Visits in vain after which a peer that was never met is left alone, unless it is told of."""
@@ -160,11 +164,9 @@ class _Named:
 class Acquaintances:
     """
     One node's acquaintances.
-
-    @ivar is_alone: whether no registry lists the node.
     """
 
-    is_alone = True
+    _listed: Collection[bytes] | None = None
 
     def __init__(
         self,
@@ -200,6 +202,28 @@ class Acquaintances:
         return Budgets(dials / _HOUR, dials, _MOST_SOURCES, now)
 
     # What is heard
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no registry lists the node."""
+        return self._listed is None
+
+    def list_is(self, listed: Collection[bytes] | None, now: float) -> None:
+        """
+        Know the list of the registry.
+
+        @param listed: the node ids on it, in something that is quick to look them up in; L{None}
+            if no registry lists the node.
+        """
+        before, self._listed = self._listed, listed
+        for node, someone in self._people.items():
+            if before is not None and node in before and not self._is_covered(node):
+                # It is dead, or follows another registry now.
+                someone.due = min(someone.due, now + self._jittered(FIRST_ROUND))
+
+    def _is_covered(self, node: bytes) -> bool:
+        """Whether the registry tells of somebody."""
+        return self._listed is not None and node in self._listed
 
     def remember(self, peers: Iterable[Met], registries: Iterable[Met], at: float) -> None:
         """
@@ -305,17 +329,20 @@ class Acquaintances:
         return [*self._people.values(), *self._named]
 
     def _in_turn(self, now: float) -> list[_Someone]:
-        known = [each for each in self._people.values() if each.is_known(now)]
-        others = [each for each in self._people.values() if not each.is_known(now)]
-        if not self.is_alone:
-            known = sorted(known, key=lambda each: each.met or 0.0, reverse=True)[:FEW]
-            out = sum(each.is_out for each in others)
-            ready = self._ready(others, now)
-            self._random.shuffle(ready)
-            return [*self._ready(known, now), *ready[: max(0, FEW - len(known) - out)]]
-        ready = self._ready([*known, *others], now)
+        strangers = [each for node, each in self._people.items() if not self._is_covered(node)]
+        ready = self._ready(strangers, now)
         self._random.shuffle(ready)
-        return sorted(ready, key=lambda each: -(each.met or 0.0))
+        ready.sort(key=lambda each: -(each.met or 0.0))
+        covered = [each for node, each in self._people.items() if self._is_covered(node)]
+        warm = self._warm(covered, now)
+        lacking = FEW - len(warm) - sum(each.is_out for each in covered if each not in warm)
+        others = self._ready((each for each in covered if each not in warm), now)
+        self._random.shuffle(others)
+        return [*self._ready(warm, now), *ready, *others[: max(0, lacking)]]
+
+    def _warm(self, covered: Iterable[_Someone], now: float) -> list[_Someone]:
+        known = [each for each in covered if each.is_known(now)]
+        return sorted(known, key=lambda each: each.met or 0.0, reverse=True)[:FEW]
 
     def _ready(self, people: Iterable[_Someone], now: float) -> list[_Someone]:
         return [
@@ -373,7 +400,8 @@ class Acquaintances:
         someone.failures += 1
         someone.visits = 0
         rest = FIRST_REST * 2.0 ** min(someone.failures - 1, 20)
-        someone.due = now + self._jittered(min(rest, LONGEST_REST))
+        longest = LONGEST_REST if someone.met is None else LONGEST_REST_OF_MET
+        someone.due = now + self._jittered(min(rest, longest))
         if someone.met is None and not someone.is_fresh:
             someone.due, someone.rests_until = inf, now + LONGEST_REST
         for named in self._named:
@@ -381,7 +409,7 @@ class Acquaintances:
                 named.due = now
 
     def _round(self, someone: _Someone) -> float:
-        if not self.is_alone:
+        if self._is_covered(someone.peer.node):
             return ROUND_OF_FEW
         usual = max(ROUND, len(self._people) * ROUND_PER_PEER)
         return min(usual, FIRST_ROUND * 2.0 ** min(someone.visits - 1, 20))
@@ -417,6 +445,10 @@ class Acquaintances:
         return not any(
             each.is_out or (self.is_alone and each.due <= now) for each in self._everybody
         )
+
+    def is_lacking(self, now: float) -> bool:
+        """Whether it is of use to be told of more peers."""
+        return self.is_alone or len(self.known(now)) < FEW
 
     def known(self, now: float) -> list[Peer]:
         """Give the peers that were met lately, and did not fail since."""

@@ -7,7 +7,7 @@ A visit is a conversation C{transfer} of one question, MEET. It has one deadline
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -66,6 +66,7 @@ class Surroundings:
 
     @ivar registry: the registry that lists it now, and the node id that it has proven; L{None} if
         none does.
+    @ivar listed: the node ids on the list of that registry.
     @ivar others: who is said to be there, by the last list and by the beacon: may be dialled.
     @ivar port: the TCP port that this node serves at; 0 for none.
     @ivar may_meet: tells by node id whether somebody may be spoken with.
@@ -73,6 +74,7 @@ class Surroundings:
     """
 
     registry: Callable[[], Peer | None]
+    listed: Callable[[], Collection[bytes]]
     others: Callable[[], Iterable[Peer]]
     port: Callable[[], int]
     may_meet: Callable[[bytes], bool]
@@ -185,15 +187,13 @@ class Acquainting:
             return
         now = self._clock.seconds()
         self._look_around(now)
-        is_listed = not self.acquaintances.is_alone
-        if not is_listed or now - self._began >= WARM_AFTER:
-            for visit in self.acquaintances.visits(now):
-                self._begin(visit)
+        for visit in self.acquaintances.visits(now):
+            self._begin(visit)
         wait = WRITE_EVERY if self._has_news else WRITE_AGAIN
         if self._places and now - self._written_at >= wait:
             self._writing = Deferred.fromCoroutine(self._write())
         wait = LOOK_EVERY
-        if not is_listed and len(self._out) < AT_ONCE:
+        if self.acquaintances.is_alone and len(self._out) < AT_ONCE:
             wait = min(wait, max(0.1, self.acquaintances.wake_at() - now))
         self._timer = self._clock.callLater(wait, self._look)
 
@@ -203,8 +203,13 @@ class Acquainting:
             self._listed_at = now
             self.acquaintances.registered(registry, now)
             self._note(registry)
-        self.acquaintances.is_alone = now - self._listed_at >= ALONE_AFTER
-        if now - self._began >= OTHERS_AFTER:
+        # What was told last counts for a while longer: a registry is soon followed by another.
+        if now - self._listed_at >= ALONE_AFTER:
+            self.acquaintances.list_is(None, now)
+        elif registry is not None:
+            self.acquaintances.list_is(self._surroundings.listed(), now)
+        after = OTHERS_AFTER if self.acquaintances.is_alone else WARM_AFTER
+        if now - self._began >= after and self.acquaintances.is_lacking(now):
             self.acquaintances.told(self._surroundings.others(), "", now)
 
     def _begin(self, visit: Visit) -> None:

@@ -309,8 +309,8 @@ class RoundTests(AcquaintancesCase):
 
     def test_few(self) -> None:
         """While a registry is there, some few are kept warm, whatever is told."""
-        self.known.is_alone = False
         everybody = [peer(number) for number in range(1, 101)]
+        self.known.list_is({each.node for each in everybody}, self.now)
         self.known.told(everybody, "list", self.now)
         self.assertEqual(len(self.meet_all()), FEW)
         warm = set(self.known.known(self.now))
@@ -322,8 +322,9 @@ class RoundTests(AcquaintancesCase):
 
     def test_few_are_replaced(self) -> None:
         """Another takes the place of one who is gone."""
-        self.known.is_alone = False
-        self.known.told([peer(number) for number in range(1, 101)], "list", self.now)
+        everybody = [peer(number) for number in range(1, 101)]
+        self.known.list_is({each.node for each in everybody}, self.now)
+        self.known.told(everybody, "list", self.now)
         gone = self.meet_all()[0]
         for _ in range(60):
             self.now += 10
@@ -335,6 +336,39 @@ class RoundTests(AcquaintancesCase):
         known = self.known.known(self.now)
         self.assertEqual(len(known), FEW)
         self.assertNotIn(gone, known)
+
+    def test_not_on_the_list(self) -> None:
+        """Who is not on the list of the registry is visited as if there was none."""
+        listed = [peer(number) for number in range(1, 21)]
+        self.known.list_is({each.node for each in listed}, self.now)
+        self.known.told([*listed, peer(99)], "x", self.now)
+        self.meet_all()
+        counts: Counter[Peer] = Counter()
+        for _ in range(230):
+            self.now += 1
+            counts.update(self.meet_all())
+        self.assertEqual([*counts], [peer(99)])
+        self.assertGreater(counts[peer(99)], 3)
+
+    def test_leaves_the_list(self) -> None:
+        """Who is on the list no longer is visited at once: he may follow another registry."""
+        listed = {peer(number).node for number in range(1, 4)}
+        self.known.list_is(listed, self.now)
+        self.known.told([peer(number) for number in range(1, 4)], "list", self.now)
+        self.meet_all()
+        self.now += 20
+        self.known.list_is(listed - {peer(2).node}, self.now)
+        self.now += 6
+        self.assertEqual(self.meet_all(), [peer(2)])
+
+    def test_long_away(self) -> None:
+        """Who was met once is tried every few minutes, however long he is away."""
+        self.known.told([peer(1)], "x", self.now)
+        self.meet_all()
+        dialled = [at for at, _ in self.fail_until(self.now + 86400, step=30)]
+        gaps = [after - before for before, after in pairwise(dialled)]
+        self.assertLessEqual(max(gaps), 300 * 1.2 + 30)
+        self.assertGreater(min(gaps[-100:]), 200)
 
     def test_at_once(self) -> None:
         """So many are visited at the same time, and the next when one has come to its end."""
