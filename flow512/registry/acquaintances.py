@@ -24,8 +24,8 @@ What holds:
 
 Without a registry a node visits everybody whom it hears of, again and again, the more rarely the
 more there are. While a registry lists it, that tells it of everybody on its list, and of these it
-only keeps L{FEW} warm, for whoever asks and for later. Whoever is not on the list may follow another
-registry, and is visited as before, to hear of that.
+only keeps L{FEW} warm, for whoever asks and for later. Whoever is not on the list may follow
+another registry, and is visited as before, to hear of that.
 """
 
 from __future__ import annotations
