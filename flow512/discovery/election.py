@@ -313,6 +313,9 @@ class Election:
             self._goes_to = None
         self.leader = self.claim
         if self.claim is None:
+            # The next one that the user named has its chance before any other.
+            patience = NEXT_NAMED * len(self._named) if address in self._places else 0.0
+            self._looks_at = now + patience
             self._begin_to_stand(now, leader, heirs, count)
 
     def _begin_to_stand(
@@ -330,7 +333,7 @@ class Election:
         self._quiet_until = now + self._delay()
         turn = TURNS if self._rank is None else min(self._rank, TURNS)
         late = self._random.uniform(0, LATE_SPREAD if turn == TURNS else 0.1)
-        self._stands_at = now + STAND_AFTER + turn * STAGGER + late
+        self._stands_at = self._looks_at + STAND_AFTER + turn * STAGGER + late
         if self._is_heir:
             self._stands_at = now
         for heir in self._heirs:
