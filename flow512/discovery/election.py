@@ -32,6 +32,7 @@ from flow512.discovery.deeds import (
     Dial,
     Follow,
     HangUp,
+    Introduce,
     Lead,
     Point,
     State,
@@ -335,7 +336,7 @@ class Election:
         late = self._random.uniform(0, LATE_SPREAD if turn == TURNS else 0.1)
         self._stands_at = self._looks_at + STAND_AFTER + turn * STAGGER + late
         if self._is_heir:
-            self._stands_at = now
+            self._stands_at = self._looks_at
         for heir in self._heirs:
             self._resting.forget((heir.host, heir.port))
 
@@ -427,8 +428,7 @@ class Election:
         preferred = self._preferred(current, now)
         if preferred is not None:
             assert preferred.claim is not None
-            if isinstance(preferred.address, tuple):
-                actions.append(Tell(current.address, _offer_of(preferred.address, preferred.claim)))
+            actions.append(Introduce(current.address, preferred.address, preferred.claim))
             self._follow(preferred, Why.NAMED, now, actions)
         elif self._goes_to is not None:
             link = self._links.get(self._goes_to.address)
@@ -639,7 +639,10 @@ class Election:
         if not self._is_due(self._stands_at, now):
             return
         until = self._stands_at
-        for link in () if self._is_heir else self._under_way(known):
+        is_wanted = self._is_heir and not any(
+            offer.claim is not None and offer.node != self._gone for offer in known
+        )
+        for link in () if is_wanted else self._under_way(known):
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
             longest = HELD_UP if link.address in self._claims else HELD_UP_UNCLAIMED
             until = max(until, min(link.begun, self._stands_at) + longest)
@@ -667,9 +670,3 @@ def _better(one: _Link | None, other: _Link) -> _Link | None:
     if one is None or one.claim is None or other.claim is None:
         return other
     return other if other.claim.is_better_than(one.claim) else one
-
-
-def _offer_of(address: tuple[str, int], claim: Claim) -> RegistryOffer:
-    return RegistryOffer(
-        address[0], address[1], claim.node, claim.term, claim.since, claim.appointed
-    )
