@@ -21,6 +21,7 @@ from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
 from flow512.link.address import HostPort
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
+from flow512.registry.following import Leadership
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
 from flow512.transfer.source import SourceProtocol
@@ -81,7 +82,7 @@ async def peers(
     machine: Machine, settings: NodeSettings, wait: float, voice: Voice, table: Table
 ) -> None:
     """
-    Say who is there.
+    Say who is there, and who leads.
 
     @param settings: see L{flow512.cli.getting.passing}.
     @param wait: seconds to look for peers, at most.
@@ -91,6 +92,7 @@ async def peers(
     async with machine.node(settings) as node:
         await Meeting(machine.reactor, node, wait).everybody()
         known = acquaintances(node)
+        leadership = node.leadership
     if not known:
         raise _nobody(wait)
     for each in known:
@@ -104,6 +106,29 @@ async def peers(
             known_by=each.known_by,
         )
     table.end()
+    _tell_leader(leadership, voice)
+
+
+def _tell_leader(leadership: Leadership | None, voice: Voice) -> None:
+    if leadership is None:
+        voice.say("No registry lists them; they are known by the beacon alone.")
+        return
+    claim = leadership.claim
+    voice.say(
+        f"Bootstrap: {escape(leadership.name) or 'a registry'} at {escape(leadership.address)},"
+        f" {'appointed' if claim.appointed else 'elected'}, in term {claim.term},"
+        f" since {leadership.since}: {escape(claim.why) or 'it does not say why'}."
+    )
+    voice.tell(
+        "leader",
+        name=leadership.name,
+        address=leadership.address,
+        id=format_node_id(claim.node),
+        appointed=claim.appointed,
+        term=claim.term,
+        since=leadership.since,
+        why=claim.why,
+    )
 
 
 def _nobody(wait: float) -> NoSuchPeer:

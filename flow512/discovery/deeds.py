@@ -89,4 +89,13 @@ class Tell:
     offer: RegistryOffer | None
 
 
-Action: TypeAlias = Dial | HangUp | Follow | Lead | StepDown | Point | Tell
+@dataclass(frozen=True)
+class Introduce:
+    """Tell the registry of a link of that of another link, which claims to lead as well."""
+
+    address: Address
+    other: Address
+    claim: Claim
+
+
+Action: TypeAlias = Dial | HangUp | Follow | Lead | StepDown | Point | Tell | Introduce

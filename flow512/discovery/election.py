@@ -32,6 +32,7 @@ from flow512.discovery.deeds import (
     Dial,
     Follow,
     HangUp,
+    Introduce,
     Lead,
     Point,
     State,
@@ -313,6 +314,9 @@ class Election:
             self._goes_to = None
         self.leader = self.claim
         if self.claim is None:
+            # The next one that the user named has its chance before any other.
+            patience = NEXT_NAMED * len(self._named) if address in self._places else 0.0
+            self._looks_at = now + patience
             self._begin_to_stand(now, leader, heirs, count)
 
     def _begin_to_stand(
@@ -330,9 +334,9 @@ class Election:
         self._quiet_until = now + self._delay()
         turn = TURNS if self._rank is None else min(self._rank, TURNS)
         late = self._random.uniform(0, LATE_SPREAD if turn == TURNS else 0.1)
-        self._stands_at = now + STAND_AFTER + turn * STAGGER + late
+        self._stands_at = self._looks_at + STAND_AFTER + turn * STAGGER + late
         if self._is_heir:
-            self._stands_at = now
+            self._stands_at = self._looks_at
         for heir in self._heirs:
             self._resting.forget((heir.host, heir.port))
 
@@ -424,8 +428,7 @@ class Election:
         preferred = self._preferred(current, now)
         if preferred is not None:
             assert preferred.claim is not None
-            if isinstance(preferred.address, tuple):
-                actions.append(Tell(current.address, _offer_of(preferred.address, preferred.claim)))
+            actions.append(Introduce(current.address, preferred.address, preferred.claim))
             self._follow(preferred, Why.NAMED, now, actions)
         elif self._goes_to is not None:
             link = self._links.get(self._goes_to.address)
@@ -636,7 +639,10 @@ class Election:
         if not self._is_due(self._stands_at, now):
             return
         until = self._stands_at
-        for link in () if self._is_heir else self._under_way(known):
+        is_wanted = self._is_heir and not any(
+            offer.claim is not None and offer.node != self._gone for offer in known
+        )
+        for link in () if is_wanted else self._under_way(known):
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
             longest = HELD_UP if link.address in self._claims else HELD_UP_UNCLAIMED
             until = max(until, min(link.begun, self._stands_at) + longest)
@@ -664,9 +670,3 @@ def _better(one: _Link | None, other: _Link) -> _Link | None:
     if one is None or one.claim is None or other.claim is None:
         return other
     return other if other.claim.is_better_than(one.claim) else one
-
-
-def _offer_of(address: tuple[str, int], claim: Claim) -> RegistryOffer:
-    return RegistryOffer(
-        address[0], address[1], claim.node, claim.term, claim.since, claim.appointed
-    )

@@ -96,6 +96,7 @@ class RegistryClient(Service):
     @ivar failures: connections in a row that could not be made, or did not last.
     @ivar claim: by what right the registry leads, as it says in this conversation; L{None} before.
     @ivar leader_name: what the registry's user calls it, as it says.
+    @ivar registry_at: the host and port that the registry was last reached at; L{None} before.
     @ivar elsewhere: the registry that this one sends its nodes to; L{None} as long as it leads.
     """
 
@@ -150,6 +151,7 @@ class RegistryClient(Service):
         self.term = term
         self.claim: Claim | None = None
         self.leader_name = ""
+        self.registry_at: tuple[str, int] | None = None
         self.elsewhere: RegistryOffer | None = None
         self.seen_host = ""
         self.is_reachable: bool | None = None

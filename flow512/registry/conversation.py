@@ -165,6 +165,7 @@ class RegistryConversation(Caller):
     def conversation_opened(self, agreement: Agreement) -> None:
         if agreement.peer.node == self._client.shuns:
             raise NotAllowed("That registry is this node's own.")
+        self._client.registry_at = self.peer
         self._list.begin(self.peer_host)
         self._call = self.clock.callLater(self.patience.greeting, self._unheard)
         self.register()

@@ -30,6 +30,7 @@ from flow512.discovery.deeds import (
     Dial,
     Follow,
     HangUp,
+    Introduce,
     Lead,
     Point,
     State,
@@ -48,6 +49,7 @@ from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.leaders import heirs_among, leader_at, leader_offered
 from flow512.registry.office import Office
 from flow512.wire.fields import Peer
+from flow512.wire.leading import Leader
 
 
 @dataclass(frozen=True)
@@ -376,18 +378,25 @@ class RegistryFollower(Service):
             case Lead(claim):
                 self._lead(claim)
             case StepDown(address, claim):
-                self._office.step_down(leader_at(address, claim))
+                self._office.step_down(self._leader(address, claim))
             case Point(address, claim):
                 if address is None or claim is None:
                     self._office.send_to(None)
                     if self._own is not None:
                         self._follow(self._own)
                 else:
-                    self._office.send_to(leader_at(address, claim))
+                    self._office.send_to(self._leader(address, claim))
             case Tell(address, offer):
                 leader = self._office.leader if offer is None else leader_offered(offer)
                 if leader is not None:
                     self._links[address].client.tell(leader)
+            case Introduce(address, other, claim):
+                leader = self._leader(other, claim)
+                if leader is not None:
+                    self._links[address].client.tell(leader)
+
+    def _leader(self, address: Address, claim: Claim) -> Leader | None:
+        return leader_at(self._links[address].client.registry_at, claim)
 
     def _lead(self, claim: Claim) -> None:
         self._end_own()

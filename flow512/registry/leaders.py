@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flow512.discovery.claims import Address, Claim, Heir, Origin, RegistryOffer
+from flow512.discovery.claims import Claim, Heir, Origin, RegistryOffer
 from flow512.discovery.sightings import Sighting
 from flow512.registry.acquaintances import Met
 from flow512.registry.peer_list import as_reached, can_be_dialled
@@ -77,13 +77,14 @@ def offer_told(told: Leader, told_by: str) -> RegistryOffer | None:
     )
 
 
-def leader_at(address: Address, claim: Claim) -> Leader | None:
+def leader_at(address: tuple[str, int] | None, claim: Claim) -> Leader | None:
     """
     Say where somebody leads.
 
+    @param address: that he was reached at.
     @return: L{None} if there is no address that others could use.
     """
-    if isinstance(address, str):
+    if address is None or not address[1]:
         return None
     host, port = address
     return Leader(

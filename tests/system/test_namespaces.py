@@ -25,7 +25,11 @@ def known(host: Host, *options: str) -> dict[str, tuple[str, str]]:
     """Whom a command on a host finds: by name, the address, and how it is known."""
     status, told = host.type("peers", "--state", "asks", *options)
     assert status == 0, told
-    return {each["name"]: (each["address"], each["known_by"]) for each in told}
+    return {
+        each["name"]: (each["address"], each["known_by"])
+        for each in told
+        if each["event"] == "peer"
+    }
 
 
 def fetch(host: Host, path: str, *options: str) -> bytes:

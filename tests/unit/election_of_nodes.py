@@ -21,6 +21,7 @@ from flow512.discovery.deeds import (
     Dial,
     Follow,
     HangUp,
+    Introduce,
     Lead,
     Point,
     State,
@@ -282,6 +283,8 @@ class Node:
                     self._tell_all(self.points)
             case Tell(address, offer):
                 self._tell(address, offer)
+            case Introduce(address, other, claim):
+                self._tell(address, _offer_at(other, claim))
             case _:
                 raise AssertionError(action)
 

@@ -72,11 +72,11 @@ class Village:
         self.disturbed = self.now
         return node
 
-    def start_registry(self, host: Host) -> RegistryService:
+    def start_registry(self, host: Host, **settings: object) -> RegistryService:
         """Start a registry by itself."""
         registry = RegistryService(
             host.reactor,
-            RegistrySettings(name=host.name, encryption=self.encryption),
+            RegistrySettings(name=host.name, encryption=self.encryption, **settings),  # type: ignore[arg-type]  # as the test says
             random=Random(self.random.random()),
             local_addresses=lambda: local_addresses(host),
         )

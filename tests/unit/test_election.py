@@ -15,6 +15,7 @@ from flow512.discovery.deeds import (
     Dial,
     Follow,
     HangUp,
+    Introduce,
     Lead,
     Point,
     State,
@@ -328,7 +329,7 @@ class NamedTests(ElectionTestCase):
         self.assertEqual(
             self.run_for(0.1),
             [
-                Tell(self.two, RegistryOffer("one", 5000, node(1), 1, 0)),
+                Introduce(self.two, self.one, claim(1)),
                 Follow(self.one, claim(1), Why.NAMED),
                 HangUp(self.two),
             ],
