@@ -106,12 +106,14 @@ async def peers(
             known_by=each.known_by,
         )
     table.end()
-    _tell_leader(leadership, voice)
+    _tell_leader(leadership, {each.known_by for each in known}, voice)
 
 
-def _tell_leader(leadership: Leadership | None, voice: Voice) -> None:
+def _tell_leader(leadership: Leadership | None, known_by: set[str], voice: Voice) -> None:
     if leadership is None:
-        voice.say("No registry lists them; they are known by the beacon alone.")
+        ways = {"beacon": "the beacon", "peers": "other peers"}
+        who = " and ".join(way for by, way in ways.items() if by in known_by)
+        voice.say(f"No registry lists them; they are known by {who or 'nobody else'} alone.")
         return
     claim = leadership.claim
     voice.say(

@@ -40,6 +40,12 @@ class PeerTests(CommandCase):
         )
         self.assertEqual(said.events[1]["id"], format_node_id(self.third.introduction.node))
 
+    def test_in_words(self) -> None:
+        """A person is told that no registry lists them, and by whom they are known."""
+        said = self.type("peers", "--peer", "10.0.0.1")
+        sentence = "No registry lists them; they are known by other peers alone."
+        self.assertEqual(said.out.splitlines()[-1], sentence)
+
     def test_ls_and_get(self) -> None:
         """What others share is listed and fetched, by the name of who has it as well."""
         said = self.type("ls", "--peer", "third")
@@ -81,14 +87,14 @@ class PeerTests(CommandCase):
         not when somebody is named by his address.
         """
         node = self.serve()
-        self.assertEqual(self.names(), {"server", "third", "ours"})
+        self.assertEqual(self.names(), {"server", "third"})
         self.network.result(node.stopService())
         self.assertEqual(self.names(), {"server", "third"})
         self.assertEqual(self.type("ls", "10.0.0.1").out.split("\t")[0], "a.txt")
 
     def names(self) -> set[str]:
         """Whom the command finds that is told of nobody."""
-        return {line.split("\t")[0] for line in self.type("peers").out.splitlines()}
+        return {each["name"] for each in self.type("peers", "--json").events}
 
     def serve(self) -> NodeService:
         """A node with the state folder of the commands, which has met the others and written so."""
