@@ -208,7 +208,10 @@ class Doctor:
             await deferLater(clock, _LOOK_EVERY)
 
     def _is_seen(self, node: NodeService) -> bool:
-        return any(each.port("registry") is not None for each in node.sightings())
+        """Whether there may be a registry."""
+        return bool(node.known_registries) or any(
+            each.port("registry") is not None for each in node.sightings()
+        )
 
     def _seen(self, node: NodeService) -> list[str]:
         ours = node.introduction.node

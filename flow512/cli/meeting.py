@@ -24,6 +24,9 @@ from flow512.link.node_id import split_node_id
 from flow512.node import NodeService
 from flow512.transfer.finding import Candidate
 
+_FOR_REGISTRIES: Final = 2.0
+"""Seconds for a registry that is remembered, or that a peer has told of, to answer."""
+
 _LOOK_EVERY: Final = 0.05
 """Seconds between two looks at who is known by now."""
 
@@ -76,7 +79,7 @@ class Meeting:
         """
         is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened: self.node.is_listed or (listened and not is_named and self._has_met),
+            lambda listened, has_met: self.node.is_listed or (listened and not is_named and has_met)
         )
 
     async def everybody(self) -> None:
@@ -87,24 +90,32 @@ class Meeting:
         """
         is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened: listened and (self.node.is_listed or (not is_named and self._has_met)),
+            lambda listened, has_met: (
+                listened and (self.node.is_listed or (not is_named and has_met))
+            )
         )
 
-    @property
-    def _has_met(self) -> bool:
-        """Whether there is nobody who is still to be asked whom he knows."""
-        return self.node.is_settled
+    def _has_met(self, passed: float) -> bool:
+        """
+        Say whether nobody is left who is still to be asked whom he knows.
 
-    async def _gather(self, is_enough: Callable[[bool], bool]) -> None:
+        @param passed: seconds since the wait began.
+        """
+        node = self.node
+        may_answer = bool(node.known_registries) and not node.is_listed
+        return node.is_settled and (passed >= _FOR_REGISTRIES or not may_answer)
+
+    async def _gather(self, is_enough: Callable[[bool, bool], bool]) -> None:
         settings = self.node.settings
-        if not settings.registries and settings.beacon_port is None and self._has_met:
+        if not settings.registries and settings.beacon_port is None and self._has_met(0.0):
             return
         listens = LISTEN if settings.beacon_port is not None else 0.0
-        listened_at = self.clock.seconds() + listens
+        began = self.clock.seconds()
 
         def holds() -> bool:
-            listened = self.clock.seconds() >= listened_at
-            return is_enough(listened) and bool(self.node.candidates())
+            passed = self.clock.seconds() - began
+            is_over = is_enough(passed >= listens, self._has_met(passed))
+            return is_over and bool(self.node.candidates())
 
         await self._until(holds)
         if settings.registries and not (self.node.is_listed or self.node.candidates()):

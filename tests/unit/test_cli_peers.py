@@ -122,3 +122,21 @@ class PeerTests(CommandCase):
         self.assertEqual(said.status, 0)
         self.assertEqual(json.loads(said.out.splitlines()[0])["event"], "ready")
         self.assertEqual(len(self.first.acquaintances), 2)
+
+
+class RememberedRegistryTests(CommandCase):
+    """A registry that was reached once needs no beacon the next time."""
+
+    def test_remembered_registry(self) -> None:
+        """A command finds all by the registry that the node of its state folder remembers."""
+        state = str(self.folder / "state")
+        self.start_node({}, name="bootstrap")
+        ours = self.start_node({}, self.client, state=state, bootstrap=Mode.NEVER)
+        third = self.network.host("10.0.0.3", name="third")
+        self.start_node({}, third, bootstrap=Mode.NEVER)
+        self.network.run(20)
+        self.network.result(ours.stopService())
+        self.network.run(1)
+        said = self.flow512("peers", "--no-beacon", "--state", state, "--json")
+        told = {each["name"]: each["known_by"] for each in said.events if each["event"] == "peer"}
+        self.assertEqual(told, {"bootstrap": "registry", "third": "registry"})
