@@ -187,6 +187,19 @@ class MeetingTests(AcquaintingCase):
         self.node("n0")
         self.network.run_until(self.all_know_all, limit=200)
 
+    def test_cut_and_healed(self) -> None:
+        """Two parts that were cut off from each other for long find each other again."""
+        self.node("n0")
+        for number in range(1, 6):
+            self.node(f"n{number}", "n0:5000")
+        self.network.run_until(self.all_know_all, limit=30)
+        hosts = [*self.hosts.values()]
+        self.network.partition(hosts[:3], hosts[3:])
+        self.network.run(HOUR / 3)
+        self.assertEqual(self.known_to("n0"), {"n1", "n2"})
+        self.network.heal()
+        self.network.run_until(self.all_know_all, limit=400)
+
     def test_without_the_registry(self) -> None:
         """
         The registry goes, and no beacon reaches anybody: the nodes have met a minute later, and
