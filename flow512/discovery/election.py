@@ -481,6 +481,7 @@ class Election:
             if not is_better:
                 actions.append(Tell(link.address, None))
                 self._judged[link.claim.node] = now + TELL_AGAIN
+                self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
             elif claim.appointed == link.claim.appointed or self._is_due(
                 link.listed + PREFERRED_AFTER, now
@@ -518,8 +519,6 @@ class Election:
     # Dialling
 
     def _dial_named(self, now: float, actions: list[Action]) -> None:
-        if self._mode is Mode.ALWAYS:
-            return
         for place, (address, node) in enumerate(self._named):
             if address in self._links or not (self.following is None or self._is_kept(place)):
                 continue

@@ -180,8 +180,9 @@ class SeveralRegistriesTests(SynchronousTestCase):
 
     def test_named(self) -> None:
         """
-        Nodes that have two, which know nothing of each other, go to the second within seconds of the end of the first, and back when
-        that has been there for five seconds; to nobody else, and lead only when both are gone.
+        Nodes that have two, which know nothing of each other, go to the second within seconds of
+        the end of the first, and back when that has been there for five seconds; to nobody else,
+        and lead only when both are gone.
         """
         village = self.village
         both = tuple(NamedRegistry(HostPort(host.name, 5000)) for host in (self.one, self.two))
