@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.discovery.claims import MOST_RISE
-from flow512.discovery.election import ARRIVALS
+from flow512.discovery.waits import ARRIVALS
 from flow512.limits import Limits
 from flow512.registry.conversation import FIRST_PING, SILENCE
 from flow512.registry.dial_back import DEADLINE

@@ -11,7 +11,8 @@ from typing import Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.discovery.election import PREFERRED_AFTER, Mode
+from flow512.discovery.election import Mode
+from flow512.discovery.waits import PREFERRED_AFTER
 from flow512.link.address import HostPort
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.tls import Encryption
