@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from flow512.cli.formatting import seconds_text
 from flow512.content.paths import escape
-from flow512.discovery.election import LISTEN
+from flow512.discovery.waits import LISTEN
 from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
 from flow512.link.address import parse_address
 from flow512.link.node_id import split_node_id

@@ -11,6 +11,14 @@ from typing import TypeAlias
 from flow512.discovery.claims import Address, Claim, RegistryOffer
 
 
+class Mode(Enum):
+    """What C{--bootstrap} says."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class State(Enum):
     """What a node is up to."""
 

@@ -20,11 +20,9 @@ It gives the actions to take, in order; L{Election.wake_at} is when to call it a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from math import inf
 from random import Random
-from typing import Final
 
 from flow512.discovery.claims import MAX_TERM, Address, Claim, Heir, RegistryOffer, rise
 from flow512.discovery.deeds import (
@@ -40,97 +38,31 @@ from flow512.discovery.deeds import (
     Tell,
     Why,
 )
+from flow512.discovery.deeds import (
+    Mode as Mode,
+)
+from flow512.discovery.hints import Hints
+from flow512.discovery.limits import Budget
+from flow512.discovery.links import Link, better
+from flow512.discovery.prospects import Prospects
 from flow512.discovery.resting import Resting
-
-LISTEN: Final = 1.5
-"""Seconds; the beacon asks three times within them."""
-
-PATIENCE: Final = 3.0
-"""Seconds that the registry that the user named has for itself at the start."""
-
-NEXT_NAMED: Final = 1.0
-"""Seconds after which the next registry that the user named is tried as well."""
-
-SPREAD: Final = 0.5
-"""Seconds; what is random in when a node leads that knows no rank of its own."""
-
-PREFERRED_AFTER: Final = 5.0
-"""Seconds for which a preferred registry has to be there without a break to be gone back to."""
-
-STAND_AFTER: Final = 0.5
-STAGGER: Final = 0.5
-"""Seconds from the loss of the leader to the first heir's turn, and on to each heir's after it."""
-
-TURNS: Final = 8
-"""Heirs that have turns of their own."""
-
-LATE_SPREAD: Final = 4.0
-"""Seconds in which all others have theirs, at random."""
-
-DIAL_PATIENCE: Final = 4.0
-"""Seconds for a link to be listed; named ones take as long as they need."""
-
-HELD_UP: Final = 3.0
-HELD_UP_UNCLAIMED: Final = 1.0
-"""
-Seconds for which a link that is tried can put off a turn: where a registry is said to be, and where
-one may be by now.
-"""
-
-DIALS: Final = 2
-"""Links that are tried at once, besides the named ones."""
-
-LOOK_AT_WORSE: Final = 3.0
-"""Seconds after which a leader looks at one who claims to be no better; usually that one comes."""
-
-TELL_AGAIN: Final = 30.0
-"""Seconds until a leader is told again, or one that is no better is looked at again."""
-
-SAID_ANEW: Final = 1.0
-"""Seconds after which an address is tried again where a registry is said to be that was not."""
-
-HEARD_FOR: Final = 60.0
-"""Seconds for which an offer is kept that a registry or a node told."""
-
-MOST_HEARD: Final = 16
-"""Such offers; more are not kept."""
-
-HANDOVERS: Final = 8
-"""Times in a minute that a node lets itself be sent on."""
-
-ARRIVALS: Final = 500.0
-"""Nodes a second that may arrive at a registry at once, when all of a network look for one."""
-
-_MINUTE: Final = 60.0
-
-
-class Mode(Enum):
-    """What C{--bootstrap} says."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-@dataclass
-class _Link:
-    address: Address
-    begun: float
-    place: int | None  # among those that the user named
-    listed: float = inf  # since when
-    claim: Claim | None = None
-    points: RegistryOffer | None = None  # where the leader is, as whoever is there says
-
-    @property
-    def is_listed(self) -> bool:
-        return self.claim is not None
-
-    @property
-    def preference(self) -> tuple[bool, float, tuple[bool, int, bytes]]:
-        """The smaller, the better; of a link that is listed."""
-        assert self.claim is not None
-        place = inf if self.place is None else self.place
-        return (self.points is not None, place, self.claim.rank)
+from flow512.discovery.succession import Succession
+from flow512.discovery.waits import (
+    ARRIVALS,
+    DIAL_PATIENCE,
+    DIALS,
+    HANDOVERS,
+    HELD_UP,
+    HELD_UP_UNCLAIMED,
+    LISTEN,
+    LOOK_AT_WORSE,
+    NEXT_NAMED,
+    PATIENCE,
+    PREFERRED_AFTER,
+    SAID_ANEW,
+    SPREAD,
+    TELL_AGAIN,
+)
 
 
 class Election:
@@ -182,17 +114,14 @@ class Election:
         self._named = list(named)
         self._places = {address: place for place, (address, _) in enumerate(self._named)}
         self._keeps_all = keeps_all
-        self._links: dict[Address, _Link] = {}
+        self._links: dict[Address, Link] = {}
         self._resting = Resting(random)
-        self._judged: dict[bytes, float] = {}  # until when a leader that is no better is left alone
-        self._heard: dict[Address, tuple[RegistryOffer, float]] = {}
-        self._seen: dict[Address, float] = {}  # when an offer was seen first
-        self._claims: dict[Address, Claim] = {}  # what offers claim
-        self._told: dict[Address, float] = {}  # when the leader is to be told of it
-        self._heirs: list[Heir] = []
-        self._rank: int | None = None  # of this node among them
+        # A command may have the identity of the node on its machine, and never leads.
+        self._prospects = Prospects(b"" if mode is Mode.NEVER else node)
+        self._succession = Succession(random)
+        self._hints = Hints(random)
         self.count = 0
-        self._handovers: list[float] = []
+        self._handovers = Budget(HANDOVERS / 60, HANDOVERS, now)
         self._goes_to: RegistryOffer | None = None  # where the registry sends it that it follows
         self._gone = b""  # the leader that was lost last
         self._is_heir = False
@@ -238,10 +167,7 @@ class Election:
 
         @param offer: to be looked at, however it is made up.
         """
-        if offer.node == self.node:
-            return
-        if offer.address in self._heard or len(self._heard) < MOST_HEARD:
-            self._heard[offer.address] = (offer, now + HEARD_FOR)
+        self._prospects.hear(offer, now)
 
     def listed(self, address: Address, claim: Claim, now: float) -> None:
         """
@@ -279,10 +205,8 @@ class Election:
             self._go_over(offer, now)
 
     def _go_over(self, offer: RegistryOffer, now: float) -> None:
-        self._handovers = [at for at in self._handovers if at > now - _MINUTE]
-        if len(self._handovers) >= HANDOVERS:
+        if not self._handovers.take(now):
             return
-        self._handovers.append(now)
         self._goes_to = offer
         # Who is to lead next may hear of it a moment later.
         self._resting.wait(offer.address, now + self._random.uniform(0.1, 0.2) + self._delay())
@@ -310,7 +234,7 @@ class Election:
             return
         self.following = None
         if self._goes_to is not None:
-            self._heard[self._goes_to.address] = (self._goes_to, now + HEARD_FOR)
+            self._prospects.hear(self._goes_to, now)
             self._goes_to = None
         self.leader = self.claim
         if self.claim is None:
@@ -324,21 +248,12 @@ class Election:
     ) -> None:
         gone = self._gone = b"" if leader is None else leader.node
         self.count = count
-        self._heirs = sorted(
-            (heir for heir in heirs if heir.node != gone), key=lambda heir: heir.node
-        )
-        ranks = [heir.node for heir in self._heirs]
-        self._rank = ranks.index(self.node) if self.node in ranks else None
-        del self._heirs[TURNS:]
         self._seeks_since = now
         self._quiet_until = now + self._delay()
-        turn = TURNS if self._rank is None else min(self._rank, TURNS)
-        late = self._random.uniform(0, LATE_SPREAD if turn == TURNS else 0.1)
-        self._stands_at = self._looks_at + STAND_AFTER + turn * STAGGER + late
-        if self._is_heir:
-            self._stands_at = self._looks_at
-        for heir in self._heirs:
-            self._resting.forget((heir.host, heir.port))
+        turn = self._succession.begin(gone, heirs, self.node)
+        self._stands_at = self._looks_at + (0.0 if self._is_heir else turn)
+        for address in self._succession.ranks:
+            self._resting.forget(address)
 
     # What to do about it
 
@@ -354,16 +269,16 @@ class Election:
         actions: list[Action] = []
         if self._mode is Mode.ALWAYS and self.claim is None:
             self._lead(now, Why.APPOINTED, actions)
-        known = self._usable(offers, now)
+        self._look(offers, now)
         self._end_dials(now, actions)
         if self.claim is None:
             self._choose(now, actions)
         else:
             self._compare(self.claim, now, actions)
         self._dial_named(now, actions)
-        self._dial(known, now, actions)
-        self._tell(known, now, actions)
-        self._stand(known, now, actions)
+        self._dial(now, actions)
+        self._tell(now, actions)
+        self._stand(now, actions)
         return actions
 
     def _is_due(self, at: float, now: float) -> bool:
@@ -374,29 +289,12 @@ class Election:
             self.wake_at = at if self.wake_at is None else min(at, self.wake_at)
         return False
 
-    def _usable(self, offers: Iterable[RegistryOffer], now: float) -> list[RegistryOffer]:
-        self._heard = {at: each for at, each in self._heard.items() if each[1] > now}
-        known: dict[Address, RegistryOffer] = {}
-        for offer in (
-            *(heir.offer for heir in self._heirs),
-            *(each for each, _ in self._heard.values()),
-            *offers,
-            *(() if self._goes_to is None else (self._goes_to,)),
-        ):
-            if offer.node != self.node or self._mode is Mode.NEVER:
-                # A command may have the identity of the node on its machine, and never leads.
-                known[offer.address] = offer
-        self._seen = {at: self._seen.get(at, now) for at in known}
-        claims = {at: offer.claim for at, offer in known.items() if offer.claim is not None}
-        for address, claim in claims.items():
-            if address not in self._claims or claim.since != self._claims[address].since:
-                self._resting.shorten(address, now + SAID_ANEW + self._delay())
-        self._claims = claims
-        if self._goes_to is not None:
-            self._claims.setdefault(self._goes_to.address, Claim(self._goes_to.node, 0, 0))
-        self._judged = {node: until for node, until in self._judged.items() if until > now}
-        self._told = {at: due for at, due in self._told.items() if at in known}
-        return sorted(known.values(), key=lambda offer: offer.order)
+    def _look(self, offers: Iterable[RegistryOffer], now: float) -> None:
+        goes_to = () if self._goes_to is None else (self._goes_to,)
+        heirs = (heir.offer for heir in self._succession.heirs)
+        said_anew = self._prospects.look(offers, heirs, goes_to, now)
+        for address in said_anew:
+            self._resting.shorten(address, now + SAID_ANEW + self._delay())
 
     def _end_dials(self, now: float, actions: list[Action]) -> None:
         for link in list(self._links.values()):
@@ -410,7 +308,7 @@ class Election:
                 self._drop(link, actions)
                 self._fail(link.address, now)
 
-    def _drop(self, link: _Link, actions: list[Action]) -> None:
+    def _drop(self, link: Link, actions: list[Action]) -> None:
         self._links.pop(link.address, None)
         if link.address == self.following:
             self.following, self.leader, self._goes_to = None, self.claim, None
@@ -435,7 +333,7 @@ class Election:
             if link is not None and link is not current and link.is_listed:
                 self._follow(link, Why.HANDED, now, actions)
 
-    def _preferred(self, current: _Link | None, now: float) -> _Link | None:
+    def _preferred(self, current: Link | None, now: float) -> Link | None:
         """Find what the user prefers to the current link, and is there again for long enough."""
         place = inf if current is None or current.place is None else current.place
         for link in self._links.values():
@@ -449,14 +347,14 @@ class Election:
                 return link
         return None
 
-    def _follow(self, link: _Link, why: Why, now: float, actions: list[Action]) -> None:
+    def _follow(self, link: Link, why: Why, now: float, actions: list[Action]) -> None:
         assert link.claim is not None
         self.following, self.leader, self.why = link.address, link.claim, why
         self.term = rise(self.term, link.claim.term)
         self._goes_to = None
         self._is_heir = False
         self._has_followed = True
-        self._heirs, self._rank = [], None
+        self._succession.end()
         actions.append(Follow(link.address, link.claim, why))
         for other in list(self._links.values()):
             if other is not link and not self._is_kept(other.place):
@@ -473,19 +371,20 @@ class Election:
 
     def _compare(self, claim: Claim, now: float, actions: list[Action]) -> None:
         """Find out whether this node leads on, from those who have proved to lead as well."""
-        best: _Link | None = None
+        best: Link | None = None
         for link in list(self._links.values()):
             if link.claim is None or (link.place is not None and not claim.appointed):
                 continue
             is_better = link.claim.is_better_than(claim)
             if not is_better:
                 actions.append(Tell(link.address, None))
-                self._judged[link.claim.node] = now + TELL_AGAIN
+                self._prospects.judged[link.claim.node] = now + TELL_AGAIN
+                self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
             elif claim.appointed == link.claim.appointed or self._is_due(
                 link.listed + PREFERRED_AFTER, now
             ):
-                best = _better(best, link)
+                best = better(best, link)
         if claim.appointed:
             self._point(claim, best, actions)
             return
@@ -497,7 +396,7 @@ class Election:
             why = Why.BETTER if preferred is None else Why.NAMED
             self._follow(winner, why, now, actions)
 
-    def _point(self, claim: Claim, best: _Link | None, actions: list[Action]) -> None:
+    def _point(self, claim: Claim, best: Link | None, actions: list[Action]) -> None:
         """Send on those who come to this appointed leader, as long as there is a better one."""
         if best is None or best.claim is None:
             if self._is_pointing:
@@ -518,26 +417,24 @@ class Election:
     # Dialling
 
     def _dial_named(self, now: float, actions: list[Action]) -> None:
-        if self._mode is Mode.ALWAYS:
-            return
         for place, (address, node) in enumerate(self._named):
             if address in self._links or not (self.following is None or self._is_kept(place)):
                 continue
             begins = self._seeks_since + (0 if self._keeps_all else place * NEXT_NAMED)
             if self._is_due(max(begins, self._resting.until(address)), now):
-                self._links[address] = _Link(address, now, place)
+                self._links[address] = Link(address, now, place)
                 actions.append(Dial(address, node))
 
-    def _dial(self, known: list[RegistryOffer], now: float, actions: list[Action]) -> None:
-        room = DIALS - len(self._under_way(known))
-        busy = {self._node_at(link.address, known) for link in self._links.values()}
-        due = [offer for offer in known if self._is_to_be_dialled(offer, now)]
+    def _dial(self, now: float, actions: list[Action]) -> None:
+        room = DIALS - len(self._under_way())
+        busy = {self._node_at(link.address) for link in self._links.values()}
+        due = [offer for offer in self._prospects.known if self._is_to_be_dialled(offer, now)]
         # Who waits for longest comes first, so that no new ones, made up or not, keep him out.
         due.sort(
             key=lambda offer: (
                 bool(self._gone) and offer.node == self._gone,
                 offer.claim is None,
-                max(self._resting.until(offer.address), self._seen[offer.address]),
+                max(self._resting.until(offer.address), self._prospects.seen[offer.address]),
             )
         )
         for offer in due:
@@ -550,25 +447,26 @@ class Election:
             self._begin(offer.address, now, actions)
 
     def _begin(self, address: Address, now: float, actions: list[Action]) -> None:
-        self._links[address] = _Link(address, now, None)
+        self._links[address] = Link(address, now, None)
         self._is_due(now + DIAL_PATIENCE, now)
         actions.append(Dial(address))
 
-    def _under_way(self, known: list[RegistryOffer]) -> list[_Link]:
+    def _under_way(self) -> list[Link]:
         """The links that are tried, but for those to who is likely to be dead."""
         return [
             link
             for link in self._links.values()
             if link.place is None
             and not link.is_listed
-            and (not self._gone or self._node_at(link.address, known) != self._gone)
+            and (not self._gone or self._node_at(link.address) != self._gone)
         ]
 
-    def _node_at(self, address: Address, known: list[RegistryOffer]) -> bytes:
+    def _node_at(self, address: Address) -> bytes:
         link = self._links.get(address)
         if link is not None and link.claim is not None:
             return link.claim.node
-        return next((offer.node for offer in known if offer.address == address), b"")
+        offer = self._prospects.by_address.get(address)
+        return b"" if offer is None else offer.node
 
     def _is_to_be_dialled(self, offer: RegistryOffer, now: float) -> bool:
         address = offer.address
@@ -584,10 +482,8 @@ class Election:
             at = max(at, self._quiet_until, self._looks_at)
             if "%" in offer.host:
                 at = max(at, self._has_heard_at)
-            if offer.claim is None and address not in self._heard and address in self._ranks():
-                at = max(
-                    at, self._seeks_since + STAND_AFTER + self._ranks()[address] * STAGGER + 0.2
-                )
+            if offer.claim is None and not self._prospects.is_heard(address):
+                at = max(at, self._seeks_since + self._succession.asks_after(address))
         else:
             claim = offer.claim
             if self.following is not None and (
@@ -595,56 +491,48 @@ class Election:
             ):
                 return False
             if claim is None or not claim.is_better_than(self.claim):
-                at = max(at, self._seen[address] + LOOK_AT_WORSE)
-            at = max(at, self._judged.get(offer.node, at))
+                at = max(at, self._prospects.seen[address] + LOOK_AT_WORSE)
+            at = max(at, self._prospects.judged.get(offer.node, at))
         return self._is_due(at, now)
-
-    def _ranks(self) -> dict[Address, int]:
-        return {(heir.host, heir.port): rank for rank, heir in enumerate(self._heirs)}
 
     def _delay(self) -> float:
         """What keeps the many nodes of one registry apart."""
         return self._random.uniform(0, self.count / ARRIVALS)
 
     def _fail(self, address: Address, now: float) -> None:
-        is_claimed = address in self._claims or address in self._places
+        is_claimed = address in self._prospects.claims or address in self._places
         self._resting.fail(address, now, is_claimed=is_claimed, delay=self._delay())
 
     # Telling the leader
 
-    def _tell(self, known: list[RegistryOffer], now: float, actions: list[Action]) -> None:
+    def _tell(self, now: float, actions: list[Action]) -> None:
         if self.following is None or self.claim is not None or self.leader is None:
-            self._told.clear()
             return
-        for offer in known:
-            claim = offer.claim
-            if claim is None or claim.node == self._gone:
-                continue
-            if not claim.is_better_than(self.leader):
-                continue
-            if offer.address not in self._told:
-                # Nearly always the leader sees it too; and not all have to tell at once.
-                wait = self._random.uniform(2, 6) + self._random.uniform(0, self.count / 50)
-                self._told[offer.address] = now + wait
-            if self._is_due(self._told[offer.address], now):
-                self._told[offer.address] = now + TELL_AGAIN
-                self._is_due(now + TELL_AGAIN, now)
-                actions.append(Tell(self.following, offer))
+        candidates = (
+            offer
+            for offer in self._prospects.known
+            if offer.claim is not None
+            and offer.node != self._gone
+            and offer.claim.is_better_than(self.leader)
+        )
+        due = self._hints.due(candidates, now, self.count)
+        actions += [Tell(self.following, offer) for offer in due]
+        self._is_due(self._hints.next, now)
 
     # Leading
 
-    def _stand(self, known: list[RegistryOffer], now: float, actions: list[Action]) -> None:
+    def _stand(self, now: float, actions: list[Action]) -> None:
         if self._mode is not Mode.AUTO or self.claim is not None or self.following is not None:
             return
         if not self._is_due(self._stands_at, now):
             return
         until = self._stands_at
         is_wanted = self._is_heir and not any(
-            offer.claim is not None and offer.node != self._gone for offer in known
+            offer.claim is not None and offer.node != self._gone for offer in self._prospects.known
         )
-        for link in () if is_wanted else self._under_way(known):
+        for link in () if is_wanted else self._under_way():
             # Somebody may be there; but who announces what leads nowhere holds nobody up for long.
-            longest = HELD_UP if link.address in self._claims else HELD_UP_UNCLAIMED
+            longest = HELD_UP if link.address in self._prospects.claims else HELD_UP_UNCLAIMED
             until = max(until, min(link.begun, self._stands_at) + longest)
         if not self._is_due(until, now):
             return
@@ -664,9 +552,3 @@ class Election:
             if link.place is None:
                 self._drop(link, actions)
         actions.append(Lead(self.claim, why))
-
-
-def _better(one: _Link | None, other: _Link) -> _Link | None:
-    if one is None or one.claim is None or other.claim is None:
-        return other
-    return other if other.claim.is_better_than(one.claim) else one

@@ -11,7 +11,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from flow512.discovery.election import ARRIVALS
+from flow512.discovery.waits import ARRIVALS
 
 FIRST: Final = 0.5
 GROWTH: Final = 1.5

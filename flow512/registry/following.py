@@ -38,7 +38,8 @@ from flow512.discovery.deeds import (
     Tell,
     Why,
 )
-from flow512.discovery.election import LISTEN, Election, Mode
+from flow512.discovery.election import Election, Mode
+from flow512.discovery.waits import LISTEN
 from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort

@@ -103,5 +103,5 @@ class TermKeeper:
         """
         while self._writing is not None:
             done: Deferred[None] = Deferred()
-            self._writing.addCallback(lambda _, done=done: done.callback(None))  # type: ignore[misc]  # the default binds it
+            self._writing.addCallback(done.callback)
             await done

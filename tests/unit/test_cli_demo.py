@@ -94,9 +94,7 @@ class Theatre:
                     name=options["--name"],
                     listen=options["--listen"],
                     # By the beacon, in the real one.
-                    registries=(parse_named_registry(options["--registry"]),)
-                    if "--registry" in options
-                    else (),
+                    registries=(parse_named_registry(options.get("--registry", self.registry)),),
                     bootstrap=Mode.NEVER,
                     beacon_port=None,
                 ),

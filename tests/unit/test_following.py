@@ -17,7 +17,8 @@ from zope.interface.verify import verifyObject
 from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.discovery.deeds import Why
-from flow512.discovery.election import LISTEN, PATIENCE, PREFERRED_AFTER, SPREAD, Mode
+from flow512.discovery.election import Mode
+from flow512.discovery.waits import LISTEN, PATIENCE, PREFERRED_AFTER, SPREAD
 from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint

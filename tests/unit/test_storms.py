@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.discovery.deeds import Dial
-from flow512.discovery.election import ARRIVALS, Election, Mode
+from flow512.discovery.election import Election, Mode
+from flow512.discovery.waits import ARRIVALS
 from flow512.errors import Busy
 from flow512.limits import Limits
 from flow512.registry.coming_back import LONGEST, wait_before

@@ -11,7 +11,8 @@ from typing import Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.discovery.election import PREFERRED_AFTER, Mode
+from flow512.discovery.election import Mode
+from flow512.discovery.waits import PREFERRED_AFTER
 from flow512.link.address import HostPort
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.tls import Encryption
@@ -180,8 +181,9 @@ class SeveralRegistriesTests(SynchronousTestCase):
 
     def test_named(self) -> None:
         """
-        Nodes that have two, which know nothing of each other, go to the second within seconds of the end of the first, and back when
-        that has been there for five seconds; to nobody else, and lead only when both are gone.
+        Nodes that have two, which know nothing of each other, go to the second within seconds of
+        the end of the first, and back when that has been there for five seconds; to nobody else,
+        and lead only when both are gone.
         """
         village = self.village
         both = tuple(NamedRegistry(HostPort(host.name, 5000)) for host in (self.one, self.two))
