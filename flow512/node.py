@@ -563,7 +563,8 @@ class NodeService(Service):
 
     def _registry_offers(self) -> list[RegistryOffer]:
         """Where registries may be."""
-        return [*offers_seen(self.sightings()), *offers_known(self.known_registries)]
+        # Of one address the last counts; what the beacon sees says what is claimed there.
+        return [*offers_known(self.known_registries), *offers_seen(self.sightings())]
 
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
