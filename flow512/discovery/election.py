@@ -59,6 +59,7 @@ from flow512.discovery.waits import (
     NEXT_NAMED,
     PATIENCE,
     PREFERRED_AFTER,
+    REACH_PATIENCE,
     SAID_ANEW,
     SPREAD,
     TELL_AGAIN,
@@ -187,6 +188,16 @@ class Election:
             self._goes_to = None
             self.term = rise(self.term, claim.term)
             self.leader = claim
+
+    def not_reached(self, address: Address) -> None:
+        """
+        A registry says that it cannot reach this node where it serves.
+
+        @param address: of the link that says so.
+        """
+        link = self._links.get(address)
+        if link is not None:
+            link.is_in_vain = True
 
     def handed(self, address: Address, offer: RegistryOffer, now: float) -> None:
         """
@@ -376,8 +387,13 @@ class Election:
             if link.claim is None or (link.place is not None and not claim.appointed):
                 continue
             is_better = link.claim.is_better_than(claim)
+            if not is_better and self._may_be_cut_off(link, claim, now):
+                if not link.is_in_vain:
+                    self._tell_itself(link, actions)
+                    continue
+                is_better = True
             if not is_better:
-                actions.append(Tell(link.address, None))
+                self._tell_itself(link, actions)
                 self._prospects.judged[link.claim.node] = now + TELL_AGAIN
                 self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
@@ -395,6 +411,20 @@ class Election:
             actions.append(StepDown(winner.address, winner.claim))
             why = Why.BETTER if preferred is None else Why.NAMED
             self._follow(winner, why, now, actions)
+
+    def _may_be_cut_off(self, link: Link, claim: Claim, now: float) -> bool:
+        """
+        Tell whether this node leads nobody because nobody can reach it; the registry of a link
+        knows, or is about to find out. Who leads others as well believes nobody that.
+        """
+        if claim.appointed or self.count > 1:
+            return False
+        return link.is_in_vain or not self._is_due(link.listed + REACH_PATIENCE, now)
+
+    def _tell_itself(self, link: Link, actions: list[Action]) -> None:
+        if not link.is_told:
+            link.is_told = True
+            actions.append(Tell(link.address, None))
 
     def _point(self, claim: Claim, best: Link | None, actions: list[Action]) -> None:
         """Send on those who come to this appointed leader, as long as there is a better one."""

@@ -342,6 +342,8 @@ class RegistryFollower(Service):
         ):
             link.was_listed, link.claim, link.elsewhere = True, client.claim, None
             election.listed(address, client.claim, now)
+        if client.is_reachable is False and client.port:
+            election.not_reached(address)
         if client.elsewhere is not None and client.elsewhere != link.elsewhere:
             link.elsewhere = client.elsewhere
             election.handed(address, client.elsewhere, now)

@@ -145,6 +145,30 @@ class TimingTests(SynchronousTestCase):
         village.end()
 
 
+class CutOffTests(SynchronousTestCase):
+    """Nodes that nobody can reach."""
+
+    def test_firewall(self) -> None:
+        """
+        A node that was there first, and whose port nobody can reach, does not lead for long once
+        others are there: it follows one of them, and has the list, though it is not on it.
+        """
+        village = Village(4, 5)
+        behind, *others = village.hosts
+        alone = village.start(behind, listen="tcp:5000:interface=127.0.0.1")
+        village.network.run(10.0)
+        self.assertEqual(village.leaders, [behind])
+        for host in others:
+            village.start(host)
+        village.network.run(30.0)
+        (leader,) = village.leaders
+        self.assertNotEqual(leader, behind)
+        self.assertEqual({peer.name for peer in alone.peers}, {host.name for host in others})
+        for host in others:
+            self.assertEqual(len(village.running[host].peers), 3)
+        village.end()
+
+
 class StrangerTests(SynchronousTestCase):
     """Those who do not belong to the network."""
 
