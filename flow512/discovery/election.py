@@ -19,7 +19,7 @@ It gives the actions to take, in order; L{Election.wake_at} is when to call it a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
@@ -161,6 +161,15 @@ class Election:
             self.claim = replace(self.claim, term=self.term)
             if self.following is None:
                 self.leader = self.claim
+
+    def followed_by(self, nodes: Container[bytes]) -> None:
+        """
+        Learn who follows this node, and so is no other leader.
+
+        @param nodes: their ids.
+        """
+        if self.following is None and self.claim is not None:
+            self._succession.leave_out(nodes)
 
     def heard(self, offer: RegistryOffer, now: float) -> None:
         """
@@ -402,7 +411,7 @@ class Election:
             ):
                 best = better(best, link)
         if claim.appointed:
-            self._point(claim, best, actions)
+            self._point(claim, best, now, actions)
             return
         preferred = self._preferred(None, now)
         winner = preferred or best
@@ -426,7 +435,7 @@ class Election:
             link.is_told = True
             actions.append(Tell(link.address, None))
 
-    def _point(self, claim: Claim, best: Link | None, actions: list[Action]) -> None:
+    def _point(self, claim: Claim, best: Link | None, now: float, actions: list[Action]) -> None:
         """Send on those who come to this appointed leader, as long as there is a better one."""
         if best is None or best.claim is None:
             if self._is_pointing:
@@ -436,6 +445,7 @@ class Election:
             return
         for link in list(self._links.values()):
             if link is not best and link.is_listed:
+                self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
         if best.address != self.following:
             self._is_pointing = True

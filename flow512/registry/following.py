@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 
+from constantly import NamedConstant
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from zope.interface import implementer
 
 from flow512.content.paths import escape
@@ -303,6 +304,7 @@ class RegistryFollower(Service):
             self._tell_election(self._election, address, link)
         if self.client is not None:
             self._election.count = len(self.client.peers)
+            self._election.followed_by(self.client.peers)
         offers = list(self._offers())
         for _ in range(_MOST_ROUNDS):
             actions = self._election.step(self._clock.seconds(), offers)
@@ -369,9 +371,7 @@ class RegistryFollower(Service):
     def _do(self, action: Action) -> None:
         match action:
             case Dial(address, node):
-                where = _host_port(address)
-                self.log.info("Registering with the registry at {address}", address=str(where))
-                self._links[address] = _Link(self._start_client(where, node))
+                self._links[address] = _Link(self._dial(address, node))
             case HangUp(address):
                 self._end(self._links.pop(address).client)
             case Follow(address):
@@ -397,6 +397,15 @@ class RegistryFollower(Service):
                 leader = self._leader(other, claim)
                 if leader is not None:
                     self._links[address].client.tell(leader)
+
+    def _dial(self, address: Address, node: bytes | None) -> RegistryClient:
+        where = _host_port(address)
+        is_named = any(where == each.address for each in self._named)
+        # What is only looked at, while all is well, is of no interest to anybody.
+        is_needed = self._election is not None and self._election.leader is None
+        level = LogLevel.info if is_named or is_needed else LogLevel.debug
+        self.log.emit(level, "Registering with the registry at {address}", address=str(where))
+        return self._start_client(where, node, LogLevel.warn if is_named else level)
 
     def _leader(self, address: Address, claim: Claim) -> Leader | None:
         return leader_at(self._links[address].client.registry_at, claim)
@@ -463,7 +472,12 @@ class RegistryFollower(Service):
             )
 
     def _start_client(
-        self, address: HostPort | str, expected: bytes | None, *, is_own: bool = False
+        self,
+        address: HostPort | str,
+        expected: bytes | None,
+        trouble: NamedConstant = LogLevel.warn,
+        *,
+        is_own: bool = False,
     ) -> RegistryClient:
         ear = _Ear(self)
         ear.client = client = RegistryClient(
@@ -479,6 +493,7 @@ class RegistryFollower(Service):
             listener=ear,
             state_changed=self._reconsider_soon,
             limits=self._limits,
+            trouble_level=trouble,
             can_lead=self._mode is not Mode.NEVER,
             term=self._known_term,
         )

@@ -718,6 +718,22 @@ class LeadingTests(ElectionTestCase):
             self.run_for(0.1), [StepDown(at(1), proven), Follow(at(1), proven, Why.BETTER)]
         )
 
+    def test_former_list(self) -> None:
+        """
+        A leader looks among the heirs of the one before for another leader, now and then; but not
+        among those who follow it.
+        """
+        self.begin()
+        self.follow(1)
+        self.offers = []
+        self.lost(at(1), heirs(100, 101, 102), 5)
+        self.run_for(STAND_AFTER + 0.2)
+        self.assertIs(self.election.state, State.LEADING)
+        self.election.followed_by({node(102)})
+        dialled = [each.address for each in self.run_for(300.0) if isinstance(each, Dial)]
+        self.assertEqual(set(dialled), {at(101)})
+        self.assertLess(len(dialled), 12)
+
     def test_term_rises(self) -> None:
         """A later term that somebody knows is taken over, and nothing else changes."""
         self.begin()

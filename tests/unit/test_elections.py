@@ -51,6 +51,13 @@ class ElectionsTests(SynchronousTestCase):
         """
         self.weather(343)
 
+    def test_named_by_who_leads(self) -> None:
+        """
+        An appointed leader that sends its nodes to another one, and has named a third, does not
+        register with that over and over. (This was seed 853.)
+        """
+        self.weather(853)
+
     def test_waiting_for_its_turn(self) -> None:
         """
         A leader that is tried again is not kept waiting by addresses where nobody says that a
