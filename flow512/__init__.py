@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from flow512.link.tls import Encryption, Plaintext, Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
-    from flow512.registry.following import Leadership
+    from flow512.registry.leadership import Leadership
     from flow512.registry.server import RegistryFactory
     from flow512.registry.service import RegistryService, RegistrySettings
     from flow512.settings import INodeListener, NodeListener, NodeSettings
@@ -165,7 +165,7 @@ _NAMES = {
     "link.tls": ("Encryption", "Plaintext", "Tls"),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
-    "registry.following": ("Leadership",),
+    "registry.leadership": ("Leadership",),
     "registry.server": ("RegistryFactory",),
     "registry.service": ("RegistryService", "RegistrySettings"),
     "settings": ("INodeListener", "NodeListener", "NodeSettings"),

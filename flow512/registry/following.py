@@ -13,8 +13,6 @@ registry is gone, so that the latest list is at hand until there is another.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 
 from constantly import NamedConstant
@@ -37,7 +35,6 @@ from flow512.discovery.deeds import (
     State,
     StepDown,
     Tell,
-    Why,
 )
 from flow512.discovery.election import Election, Mode
 from flow512.discovery.waits import LISTEN
@@ -49,35 +46,10 @@ from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.leaders import heirs_among, leader_at, leader_offered
+from flow512.registry.leadership import Leadership
 from flow512.registry.office import Office
 from flow512.wire.fields import Peer
 from flow512.wire.leading import Leader
-
-
-@dataclass(frozen=True)
-class Leadership:
-    """
-    Who leads, for people.
-
-    @ivar claim: what the leader claims.
-    @ivar address: where it is; this node's own port, if that leads.
-    @ivar name: what its user calls it; hostile until it is escaped.
-    @ivar why: why this node follows it, or leads.
-    """
-
-    claim: Claim
-    address: str
-    name: str
-    why: Why
-
-    @property
-    def since(self) -> str:
-        """When it began to lead, by its own clock, as ISO 8601 has times, in UTC."""
-        try:
-            began = datetime.fromtimestamp(self.claim.since / 1000, UTC)
-        except (ValueError, OverflowError, OSError):
-            return "a time that no clock shows"
-        return began.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class _Link:

@@ -28,7 +28,8 @@ from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims
 from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
-from flow512.registry.following import Leadership, RegistryFollower, _Ear
+from flow512.registry.following import RegistryFollower, _Ear
+from flow512.registry.leadership import Leadership
 from flow512.registry.office import CLOSES_AFTER, Office
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
