@@ -45,23 +45,12 @@ from flow512.link.introduction import Introduction
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.registry.client import IPeerListListener, RegistryClient
-from flow512.registry.leaders import heirs_among, leader_at, leader_offered
+from flow512.registry.leaders import leader_at, leader_offered
 from flow512.registry.leadership import Leadership
+from flow512.registry.linked import Link
 from flow512.registry.office import Office
 from flow512.wire.fields import Peer
 from flow512.wire.leading import Leader
-
-
-class _Link:
-    """A client, and what the election was told of it."""
-
-    was_listed = False
-    failures = 0
-    claim: Claim | None = None
-    elsewhere: RegistryOffer | None = None
-
-    def __init__(self, client: RegistryClient) -> None:
-        self.client = client
 
 
 class RegistryFollower(Service):
@@ -134,7 +123,7 @@ class RegistryFollower(Service):
         self._remember = remember
         self._registers = registers
         self._election: Election | None = None
-        self._links: dict[Address, _Link] = {}
+        self._links: dict[Address, Link] = {}
         self._own: RegistryClient | None = None
         self._own_address: HostPort | None = None
         self._held: dict[bytes, None] = {}
@@ -273,7 +262,8 @@ class RegistryFollower(Service):
         if not self.running or self._election is None:
             return
         for address, link in list(self._links.items()):
-            self._tell_election(self._election, address, link)
+            if not link.tell(self._election, address, self._clock.seconds()):
+                self._end(self._links.pop(address).client)
         if self.client is not None:
             self._election.count = len(self.client.peers)
             self._election.followed_by(self.client.peers)
@@ -294,33 +284,6 @@ class RegistryFollower(Service):
         if wake_at is not None:
             wait = max(0.0, wake_at - self._clock.seconds())
             self._timer = self._clock.callLater(wait, self._waited)
-
-    def _tell_election(self, election: Election, address: Address, link: _Link) -> None:
-        client, now = link.client, self._clock.seconds()
-        is_lost = link.was_listed and not client.is_listed
-        if is_lost or client.failures > link.failures:
-            link.was_listed, link.claim, link.elsewhere = False, None, None
-            link.failures = client.failures
-            heirs = heirs_among(client.peers.values())
-            election.lost(address, now, heirs, len(client.peers))
-            if not election.is_linked(address):
-                self._end(self._links.pop(address).client)
-                return
-        link.failures = client.failures
-        if not client.is_listed or client.claim is None:
-            return
-        if (
-            not link.was_listed
-            or client.claim != link.claim
-            or (link.elsewhere is not None and client.elsewhere is None)
-        ):
-            link.was_listed, link.claim, link.elsewhere = True, client.claim, None
-            election.listed(address, client.claim, now)
-        if client.is_reachable is False and client.port:
-            election.not_reached(address)
-        if client.elsewhere is not None and client.elsewhere != link.elsewhere:
-            link.elsewhere = client.elsewhere
-            election.handed(address, client.elsewhere, now)
 
     def _reconsider_soon(self) -> None:
         # Not at once: a client that tells of a failure is in the middle of it, and could not be
@@ -343,7 +306,7 @@ class RegistryFollower(Service):
     def _do(self, action: Action) -> None:
         match action:
             case Dial(address, node):
-                self._links[address] = _Link(self._dial(address, node))
+                self._links[address] = Link(self._dial(address, node))
             case HangUp(address):
                 self._end(self._links.pop(address).client)
             case Follow(address):
