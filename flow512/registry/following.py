@@ -37,18 +37,20 @@ from flow512.discovery.deeds import (
     Tell,
 )
 from flow512.discovery.election import Election, Mode
-from flow512.discovery.waits import LISTEN
+from flow512.discovery.waits import ARRIVALS, LISTEN
 from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
+from flow512.registry.carried import CARRIED_FOR, Carried
 from flow512.registry.client import IPeerListListener, RegistryClient
 from flow512.registry.leaders import leader_at, leader_offered
 from flow512.registry.leadership import Leadership
 from flow512.registry.linked import Link
 from flow512.registry.office import Office
+from flow512.registry.peer_list import Change
 from flow512.wire.fields import Peer
 from flow512.wire.leading import Leader
 
@@ -127,6 +129,8 @@ class RegistryFollower(Service):
         self._own: RegistryClient | None = None
         self._own_address: HostPort | None = None
         self._held: dict[bytes, None] = {}
+        self._carried = Carried()
+        self._carrying: IDelayedCall | None = None  # the end of that
         self._timer: IDelayedCall | None = None
         self._stopping: list[Deferred[None]] = []
         self._said: tuple[bytes, bool] | None = None
@@ -141,7 +145,10 @@ class RegistryFollower(Service):
     @property
     def peers(self) -> Collection[Peer]:
         """All that are listed, this node among them if it serves; empty while it seeks."""
-        return () if self.client is None else self.client.peers.values()
+        return self._list().values()
+
+    def _list(self) -> dict[bytes, Peer]:
+        return self._carried.with_list({} if self.client is None else self.client.peers)
 
     @property
     def trying(self) -> RegistryClient | None:
@@ -245,6 +252,10 @@ class RegistryFollower(Service):
             self._stopping.append(client.stopService())
         self._links.clear()
         self._own = self.client = self._election = None
+        self._carried.end()
+        if self._carrying is not None:
+            self._carrying.cancel()
+            self._carrying = None
         stopping, self._stopping = self._stopping, []
         return DeferredList(stopping)
 
@@ -370,14 +381,27 @@ class RegistryFollower(Service):
     def _follow(self, client: RegistryClient) -> None:
         if self.client is client:
             return
-        before = {} if self.client is None else dict(self.client.peers)
+        before, old = self._list(), self.client
+        is_gone = old is not None and not old.is_listed and old.claim is not None
+        gone = old.claim.node if is_gone and old and old.claim else b""
         self.client = client
-        after = client.peers
-        joined = [peer for node, peer in after.items() if node not in before]
-        left = [peer for node, peer in before.items() if node not in after]
-        changed = [peer for node, peer in after.items() if before.get(node, peer) != peer]
-        if joined or left or changed:
-            self._listener.peer_list_changed(joined, left, changed)
+        self._tell(self._carried.go_over(before, client.peers, gone))
+        if self._carried:
+            self._carry_for(CARRIED_FOR + len(before) / ARRIVALS)
+
+    def _carry_for(self, seconds: float) -> None:
+        if self._carrying is not None:
+            self._carrying.reset(seconds)
+        else:
+            self._carrying = self._clock.callLater(seconds, self._carried_enough)
+
+    def _carried_enough(self) -> None:
+        self._carrying = None
+        self._tell(Change((), self._carried.end(), ()))
+
+    def _tell(self, change: Change) -> None:
+        if any(change):
+            self._listener.peer_list_changed(change.joined, change.left, change.changed)
 
     def _say_who_leads(self, election: Election) -> None:
         leader = election.leader
@@ -450,7 +474,7 @@ class RegistryFollower(Service):
         Pass on what a client was told, if it is the one that counts.
         """
         if client is not None and client is self.client:
-            self._listener.peer_list_changed(joined, left, changed)
+            self._tell(self._carried.change(joined, left, changed))
 
 
 _MOST_ROUNDS = 20

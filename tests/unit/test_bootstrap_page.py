@@ -22,6 +22,7 @@ from flow512.discovery.waits import (
     TURNS,
 )
 from flow512.limits import Limits
+from flow512.registry.carried import CARRIED_FOR
 from flow512.registry.conversation import FIRST_PING, SILENCE
 from flow512.registry.office import CLOSES_AFTER
 from flow512.registry.server import PINGS, SHORTEST_INTERVAL
@@ -45,6 +46,7 @@ class PageTests(SynchronousTestCase):
             "half a second after the loss for the first heir, and another half second later",
             f"From the ninth on, and for who is on no list, the turn is at random within"
             f" {LATE_SPREAD:g} seconds",
+            f"before stays on it for {CARRIED_FOR:g} seconds",
             f"closes its registry {CLOSES_AFTER:g} seconds later",
             f"its registry every {SHORTEST_INTERVAL:g} seconds (less often in a network of more"
             f" than {PINGS * SHORTEST_INTERVAL:g}: the registry says when, so that it gets {PINGS}",
