@@ -82,7 +82,7 @@ class TimingTests(SynchronousTestCase):
         others.sort(key=lambda host: village.running[host].introduction.node)
         for host in (leader, *others[:2]):
             village.kill(host, power=True)
-        self.assertLess(village.settle(20.0), 10.0)
+        self.assertLess(village.settle(20.0), 11.0)
         village.end()
 
     def test_stopped(self) -> None:
