@@ -20,7 +20,6 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from constantly import NamedConstant
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
@@ -118,7 +117,7 @@ class RegistryClient(Service):
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
         limits: Limits | None = None,
-        trouble_level: NamedConstant = LogLevel.warn,
+        trouble_level: object = LogLevel.warn,
         can_lead: bool = False,
         term: Callable[[], int] = lambda: 0,
     ) -> None:

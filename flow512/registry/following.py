@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 
-from constantly import NamedConstant
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -434,7 +433,7 @@ class RegistryFollower(Service):
         self,
         address: HostPort | str,
         expected: bytes | None,
-        trouble: NamedConstant = LogLevel.warn,
+        trouble: object = LogLevel.warn,
         *,
         is_own: bool = False,
     ) -> RegistryClient:
