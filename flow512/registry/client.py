@@ -117,7 +117,7 @@ class RegistryClient(Service):
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
         limits: Limits | None = None,
-        trouble_level: object = LogLevel.warn,
+        trouble_level: LogLevel = LogLevel.warn,
         can_lead: bool = False,
         term: Callable[[], int] = lambda: 0,
     ) -> None:

@@ -433,7 +433,7 @@ class RegistryFollower(Service):
         self,
         address: HostPort | str,
         expected: bytes | None,
-        trouble: object = LogLevel.warn,
+        trouble: LogLevel = LogLevel.warn,
         *,
         is_own: bool = False,
     ) -> RegistryClient:
