@@ -246,6 +246,10 @@ class Election:
         link.listed, leader, link.claim, link.points = inf, link.claim, None, None
         if link.place is None:
             del self._links[address]
+        if address == self.following:
+            # Who was looked at, and was no better than the one that is gone, may be wanted now.
+            self._resting.end_waits()
+            self._prospects.judged.clear()
         if leader is None:
             self._fail(address, now)
         else:
