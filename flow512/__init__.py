@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flow512.link.tls import Encryption, Plaintext, Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
+    from flow512.registry.leadership import Leadership
     from flow512.registry.server import RegistryFactory
     from flow512.registry.service import RegistryService, RegistrySettings
     from flow512.settings import INodeListener, NodeListener, NodeSettings
@@ -95,6 +96,7 @@ __all__ += [
     "Indexed",
     "IndexingService",
     "Introduction",
+    "Leadership",
     "Library",
     "Limits",
     "LocalAddress",
@@ -154,15 +156,16 @@ _NAMES = {
     ),
     "interfaces": ("RunBlocking", "Workers"),
     "limits": ("Limits",),
-    "link.named_registry": ("NamedRegistry",),
     "link.address": ("HostPort", "client_endpoint", "parse_address"),
     "link.conversation": ("Patience",),
     "link.identity": ("Identity",),
     "link.introduction": ("Introduction",),
+    "link.named_registry": ("NamedRegistry",),
     "link.shared_port": ("SharedPortFactory",),
     "link.tls": ("Encryption", "Plaintext", "Tls"),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
+    "registry.leadership": ("Leadership",),
     "registry.server": ("RegistryFactory",),
     "registry.service": ("RegistryService", "RegistrySettings"),
     "settings": ("INodeListener", "NodeListener", "NodeSettings"),

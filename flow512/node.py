@@ -61,8 +61,9 @@ from flow512.link.throttle import Throttle
 from flow512.link.tls import Encryption
 from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
-from flow512.registry.following import Leadership, RegistryFollower
+from flow512.registry.following import RegistryFollower
 from flow512.registry.leaders import offers_known, offers_seen
+from flow512.registry.leadership import Leadership
 from flow512.registry.office import Office
 from flow512.registry.server import RegistryFactory
 from flow512.registry.telling import Telling

@@ -41,8 +41,9 @@ from flow512.cli.running import Machine
 from flow512.cli.voice import Voice
 from flow512.content.paths import escape
 from flow512.discovery.echo import TOKEN, echo
-from flow512.discovery.election import LISTEN, Mode
+from flow512.discovery.election import Mode
 from flow512.discovery.engine import BASE_INTERVAL, JITTER
+from flow512.discovery.waits import LISTEN
 from flow512.errors import Flow512Error, NotAllowed, PortTaken, Unsupported
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, HostPort
 from flow512.link.listening_file import Listening, read_listening

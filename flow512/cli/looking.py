@@ -21,7 +21,7 @@ from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
 from flow512.link.address import HostPort
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
-from flow512.registry.following import Leadership
+from flow512.registry.leadership import Leadership
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
 from flow512.transfer.source import SourceProtocol

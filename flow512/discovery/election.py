@@ -19,7 +19,7 @@ It gives the actions to take, in order; L{Election.wake_at} is when to call it a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
@@ -59,6 +59,7 @@ from flow512.discovery.waits import (
     NEXT_NAMED,
     PATIENCE,
     PREFERRED_AFTER,
+    REACH_PATIENCE,
     SAID_ANEW,
     SPREAD,
     TELL_AGAIN,
@@ -161,6 +162,15 @@ class Election:
             if self.following is None:
                 self.leader = self.claim
 
+    def followed_by(self, nodes: Container[bytes]) -> None:
+        """
+        Learn who follows this node, and so is no other leader.
+
+        @param nodes: their ids.
+        """
+        if self.following is None and self.claim is not None:
+            self._succession.leave_out(nodes)
+
     def heard(self, offer: RegistryOffer, now: float) -> None:
         """
         Be told of another registry, by one who registered here.
@@ -187,6 +197,16 @@ class Election:
             self._goes_to = None
             self.term = rise(self.term, claim.term)
             self.leader = claim
+
+    def not_reached(self, address: Address) -> None:
+        """
+        A registry says that it cannot reach this node where it serves.
+
+        @param address: of the link that says so.
+        """
+        link = self._links.get(address)
+        if link is not None:
+            link.is_in_vain = True
 
     def handed(self, address: Address, offer: RegistryOffer, now: float) -> None:
         """
@@ -226,6 +246,10 @@ class Election:
         link.listed, leader, link.claim, link.points = inf, link.claim, None, None
         if link.place is None:
             del self._links[address]
+        if address == self.following:
+            # Who was looked at, and was no better than the one that is gone, may be wanted now.
+            self._resting.end_waits()
+            self._prospects.judged.clear()
         if leader is None:
             self._fail(address, now)
         else:
@@ -376,8 +400,13 @@ class Election:
             if link.claim is None or (link.place is not None and not claim.appointed):
                 continue
             is_better = link.claim.is_better_than(claim)
+            if not is_better and self._may_be_cut_off(link, claim, now):
+                if not link.is_in_vain:
+                    self._tell_itself(link, actions)
+                    continue
+                is_better = True
             if not is_better:
-                actions.append(Tell(link.address, None))
+                self._tell_itself(link, actions)
                 self._prospects.judged[link.claim.node] = now + TELL_AGAIN
                 self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
@@ -386,7 +415,7 @@ class Election:
             ):
                 best = better(best, link)
         if claim.appointed:
-            self._point(claim, best, actions)
+            self._point(claim, best, now, actions)
             return
         preferred = self._preferred(None, now)
         winner = preferred or best
@@ -396,7 +425,21 @@ class Election:
             why = Why.BETTER if preferred is None else Why.NAMED
             self._follow(winner, why, now, actions)
 
-    def _point(self, claim: Claim, best: Link | None, actions: list[Action]) -> None:
+    def _may_be_cut_off(self, link: Link, claim: Claim, now: float) -> bool:
+        """
+        Tell whether this node leads nobody because nobody can reach it; the registry of a link
+        knows, or is about to find out. Who leads others as well believes nobody that.
+        """
+        if claim.appointed or self.count > 1:
+            return False
+        return link.is_in_vain or not self._is_due(link.listed + REACH_PATIENCE, now)
+
+    def _tell_itself(self, link: Link, actions: list[Action]) -> None:
+        if not link.is_told:
+            link.is_told = True
+            actions.append(Tell(link.address, None))
+
+    def _point(self, claim: Claim, best: Link | None, now: float, actions: list[Action]) -> None:
         """Send on those who come to this appointed leader, as long as there is a better one."""
         if best is None or best.claim is None:
             if self._is_pointing:
@@ -406,6 +449,7 @@ class Election:
             return
         for link in list(self._links.values()):
             if link is not best and link.is_listed:
+                self._resting.wait(link.address, now + TELL_AGAIN)
                 self._drop(link, actions)
         if best.address != self.following:
             self._is_pointing = True

@@ -20,6 +20,8 @@ class Link:
     @ivar place: its place among those that the user named; L{None} if he did not.
     @ivar listed: since when this node is listed there.
     @ivar claim: what whoever is there claims, who has proven who he is; L{None} if not listed.
+    @ivar is_told: whether he was told that this node leads.
+    @ivar is_in_vain: whether he has tried in vain to reach this node.
     @ivar points: where the leader is, as he says; L{None} if that is he.
     """
 
@@ -29,6 +31,8 @@ class Link:
     listed: float = inf
     claim: Claim | None = None
     points: RegistryOffer | None = None
+    is_told: bool = False
+    is_in_vain: bool = False
 
     @property
     def is_listed(self) -> bool:

@@ -73,6 +73,12 @@ class Resting:
         if rest is not None and rest.failures:
             rest.until = min(rest.until, until)
 
+    def end_waits(self) -> None:
+        """
+        Let all be tried that nothing is known against.
+        """
+        self._rests = {address: rest for address, rest in self._rests.items() if rest.failures}
+
     def forget(self, address: Address) -> None:
         """
         Let it be tried at any time.

@@ -4,7 +4,7 @@ Whose turn it is to lead when a leader is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from random import Random
 
 from flow512.discovery.claims import Address, Heir
@@ -54,6 +54,14 @@ class Succession:
         """
         rank = self.ranks.get(address)
         return 0.0 if rank is None else STAND_AFTER + rank * STAGGER + 2 * TURN_SPREAD
+
+    def leave_out(self, nodes: Container[bytes]) -> None:
+        """
+        Look for some heirs no longer.
+
+        @param nodes: who follow the next leader by now.
+        """
+        self.heirs = [heir for heir in self.heirs if heir.node not in nodes]
 
     def end(self) -> None:
         """There is a leader."""

@@ -52,6 +52,9 @@ DIALS: Final = 2
 LOOK_AT_WORSE: Final = 3.0
 """Seconds after which a leader looks at one who claims to be no better; usually that one comes."""
 
+REACH_PATIENCE: Final = 11.0
+"""Seconds within which a registry finds out whether it can reach a node."""
+
 TELL_AGAIN: Final = 30.0
 """Seconds until a leader is told again, or one that is no better is looked at again."""
 

@@ -25,7 +25,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from zope.interface import Interface
 
 from flow512.content.paths import escape
@@ -118,6 +118,7 @@ class RegistryClient(Service):
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
         limits: Limits | None = None,
+        trouble_level: LogLevel = LogLevel.warn,
         can_lead: bool = False,
         term: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -137,6 +138,7 @@ class RegistryClient(Service):
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
         @param limits: how many peers L{peers_to_dial} and L{who} give, those called C{dials}.
+        @param trouble_level: at which L{LogLevel} to log why the node is not registered.
         @param can_lead: whether this node may carry the registry, if there is no other.
         @param term: gives the latest term that this node knows.
         """
@@ -148,6 +150,7 @@ class RegistryClient(Service):
         self.expected = expected
         self.shuns = shuns
         self.can_lead = can_lead
+        self._trouble_level = trouble_level
         self.term = term
         self.claim: Claim | None = None
         self.leader_name = ""
@@ -318,7 +321,9 @@ class RegistryClient(Service):
         if reason != self.trouble:
             # The same trouble over and over is one line, not one a minute.
             self.trouble = reason
-            self.log.warn("Not registered: {reason} Trying again.", reason=reason)
+            self.log.emit(
+                self._trouble_level, "Not registered: {reason} Trying again.", reason=reason
+            )
         self._state_changed()
 
     def list_changed(self, change: Change) -> None:

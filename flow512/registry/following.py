@@ -13,14 +13,12 @@ registry is gone, so that the latest list is at hand until there is another.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from zope.interface import implementer
 
 from flow512.content.paths import escape
@@ -36,59 +34,24 @@ from flow512.discovery.deeds import (
     State,
     StepDown,
     Tell,
-    Why,
 )
 from flow512.discovery.election import Election, Mode
-from flow512.discovery.waits import LISTEN
+from flow512.discovery.waits import ARRIVALS, LISTEN
 from flow512.errors import Unreachable
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
+from flow512.registry.carried import CARRIED_FOR, Carried
 from flow512.registry.client import IPeerListListener, RegistryClient
-from flow512.registry.leaders import heirs_among, leader_at, leader_offered
+from flow512.registry.leaders import leader_at, leader_offered
+from flow512.registry.leadership import Leadership
+from flow512.registry.linked import Link
 from flow512.registry.office import Office
+from flow512.registry.peer_list import Change
 from flow512.wire.fields import Peer
 from flow512.wire.leading import Leader
-
-
-@dataclass(frozen=True)
-class Leadership:
-    """
-    Who leads, for people.
-
-    @ivar claim: what the leader claims.
-    @ivar address: where it is; this node's own port, if that leads.
-    @ivar name: what its user calls it; hostile until it is escaped.
-    @ivar why: why this node follows it, or leads.
-    """
-
-    claim: Claim
-    address: str
-    name: str
-    why: Why
-
-    @property
-    def since(self) -> str:
-        """When it began to lead, by its own clock, as ISO 8601 has times, in UTC."""
-        try:
-            began = datetime.fromtimestamp(self.claim.since / 1000, UTC)
-        except (ValueError, OverflowError, OSError):
-            return "a time that no clock shows"
-        return began.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-class _Link:
-    """A client, and what the election was told of it."""
-
-    was_listed = False
-    failures = 0
-    claim: Claim | None = None
-    elsewhere: RegistryOffer | None = None
-
-    def __init__(self, client: RegistryClient) -> None:
-        self.client = client
 
 
 class RegistryFollower(Service):
@@ -161,10 +124,12 @@ class RegistryFollower(Service):
         self._remember = remember
         self._registers = registers
         self._election: Election | None = None
-        self._links: dict[Address, _Link] = {}
+        self._links: dict[Address, Link] = {}
         self._own: RegistryClient | None = None
         self._own_address: HostPort | None = None
         self._held: dict[bytes, None] = {}
+        self._carried = Carried()
+        self._carrying: IDelayedCall | None = None  # the end of that
         self._timer: IDelayedCall | None = None
         self._stopping: list[Deferred[None]] = []
         self._said: tuple[bytes, bool] | None = None
@@ -179,7 +144,10 @@ class RegistryFollower(Service):
     @property
     def peers(self) -> Collection[Peer]:
         """All that are listed, this node among them if it serves; empty while it seeks."""
-        return () if self.client is None else self.client.peers.values()
+        return self._list().values()
+
+    def _list(self) -> dict[bytes, Peer]:
+        return self._carried.with_list({} if self.client is None else self.client.peers)
 
     @property
     def trying(self) -> RegistryClient | None:
@@ -283,6 +251,10 @@ class RegistryFollower(Service):
             self._stopping.append(client.stopService())
         self._links.clear()
         self._own = self.client = self._election = None
+        self._carried.end()
+        if self._carrying is not None:
+            self._carrying.cancel()
+            self._carrying = None
         stopping, self._stopping = self._stopping, []
         return DeferredList(stopping)
 
@@ -300,9 +272,11 @@ class RegistryFollower(Service):
         if not self.running or self._election is None:
             return
         for address, link in list(self._links.items()):
-            self._tell_election(self._election, address, link)
+            if not link.tell(self._election, address, self._clock.seconds()):
+                self._end(self._links.pop(address).client)
         if self.client is not None:
             self._election.count = len(self.client.peers)
+            self._election.followed_by(self.client.peers)
         offers = list(self._offers())
         for _ in range(_MOST_ROUNDS):
             actions = self._election.step(self._clock.seconds(), offers)
@@ -320,31 +294,6 @@ class RegistryFollower(Service):
         if wake_at is not None:
             wait = max(0.0, wake_at - self._clock.seconds())
             self._timer = self._clock.callLater(wait, self._waited)
-
-    def _tell_election(self, election: Election, address: Address, link: _Link) -> None:
-        client, now = link.client, self._clock.seconds()
-        is_lost = link.was_listed and not client.is_listed
-        if is_lost or client.failures > link.failures:
-            link.was_listed, link.claim, link.elsewhere = False, None, None
-            link.failures = client.failures
-            heirs = heirs_among(client.peers.values())
-            election.lost(address, now, heirs, len(client.peers))
-            if not election.is_linked(address):
-                self._end(self._links.pop(address).client)
-                return
-        link.failures = client.failures
-        if not client.is_listed or client.claim is None:
-            return
-        if (
-            not link.was_listed
-            or client.claim != link.claim
-            or (link.elsewhere is not None and client.elsewhere is None)
-        ):
-            link.was_listed, link.claim, link.elsewhere = True, client.claim, None
-            election.listed(address, client.claim, now)
-        if client.elsewhere is not None and client.elsewhere != link.elsewhere:
-            link.elsewhere = client.elsewhere
-            election.handed(address, client.elsewhere, now)
 
     def _reconsider_soon(self) -> None:
         # Not at once: a client that tells of a failure is in the middle of it, and could not be
@@ -367,9 +316,7 @@ class RegistryFollower(Service):
     def _do(self, action: Action) -> None:
         match action:
             case Dial(address, node):
-                where = _host_port(address)
-                self.log.info("Registering with the registry at {address}", address=str(where))
-                self._links[address] = _Link(self._start_client(where, node))
+                self._links[address] = Link(self._dial(address, node))
             case HangUp(address):
                 self._end(self._links.pop(address).client)
             case Follow(address):
@@ -395,6 +342,15 @@ class RegistryFollower(Service):
                 leader = self._leader(other, claim)
                 if leader is not None:
                     self._links[address].client.tell(leader)
+
+    def _dial(self, address: Address, node: bytes | None) -> RegistryClient:
+        where = _host_port(address)
+        is_named = any(where == each.address for each in self._named)
+        # What is only looked at, while all is well, is of no interest to anybody.
+        is_needed = self._election is not None and self._election.leader is None
+        level = LogLevel.info if is_named or is_needed else LogLevel.debug
+        self.log.emit(level, "Registering with the registry at {address}", address=str(where))
+        return self._start_client(where, node, LogLevel.warn if is_named else level)
 
     def _leader(self, address: Address, claim: Claim) -> Leader | None:
         return leader_at(self._links[address].client.registry_at, claim)
@@ -424,14 +380,27 @@ class RegistryFollower(Service):
     def _follow(self, client: RegistryClient) -> None:
         if self.client is client:
             return
-        before = {} if self.client is None else dict(self.client.peers)
+        before, old = self._list(), self.client
+        is_gone = old is not None and not old.is_listed and old.claim is not None
+        gone = old.claim.node if is_gone and old and old.claim else b""
         self.client = client
-        after = client.peers
-        joined = [peer for node, peer in after.items() if node not in before]
-        left = [peer for node, peer in before.items() if node not in after]
-        changed = [peer for node, peer in after.items() if before.get(node, peer) != peer]
-        if joined or left or changed:
-            self._listener.peer_list_changed(joined, left, changed)
+        self._tell(self._carried.go_over(before, client.peers, gone))
+        if self._carried:
+            self._carry_for(CARRIED_FOR + len(before) / ARRIVALS)
+
+    def _carry_for(self, seconds: float) -> None:
+        if self._carrying is not None:
+            self._carrying.reset(seconds)
+        else:
+            self._carrying = self._clock.callLater(seconds, self._carried_enough)
+
+    def _carried_enough(self) -> None:
+        self._carrying = None
+        self._tell(Change((), self._carried.end(), ()))
+
+    def _tell(self, change: Change) -> None:
+        if any(change):
+            self._listener.peer_list_changed(change.joined, change.left, change.changed)
 
     def _say_who_leads(self, election: Election) -> None:
         leader = election.leader
@@ -461,7 +430,12 @@ class RegistryFollower(Service):
             )
 
     def _start_client(
-        self, address: HostPort | str, expected: bytes | None, *, is_own: bool = False
+        self,
+        address: HostPort | str,
+        expected: bytes | None,
+        trouble: LogLevel = LogLevel.warn,
+        *,
+        is_own: bool = False,
     ) -> RegistryClient:
         ear = _Ear(self)
         ear.client = client = RegistryClient(
@@ -477,6 +451,7 @@ class RegistryFollower(Service):
             listener=ear,
             state_changed=self._reconsider_soon,
             limits=self._limits,
+            trouble_level=trouble,
             can_lead=self._mode is not Mode.NEVER,
             term=self._known_term,
         )
@@ -498,7 +473,7 @@ class RegistryFollower(Service):
         Pass on what a client was told, if it is the one that counts.
         """
         if client is not None and client is self.client:
-            self._listener.peer_list_changed(joined, left, changed)
+            self._tell(self._carried.change(joined, left, changed))
 
 
 _MOST_ROUNDS = 20

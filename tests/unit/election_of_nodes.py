@@ -138,6 +138,7 @@ class Node:
         self.is_up = False
         self.life = 0
         self.term = 0  # in its state folder
+        self.followed_term = 0  # ... and the latest that it followed, or led in
 
     @property
     def now(self) -> float:
@@ -166,7 +167,6 @@ class Node:
         self._wakes_at: float | None = None
         self._followed: PeerList | None = None
         self._pushes = False
-        self.changes: list[tuple[float, str]] = []
         self.step()
         for wait in (0.0, 0.3, 1.0):
             self.later(wait, self._ask)
@@ -246,12 +246,14 @@ class Node:
                 if link.wire is not None and not link.is_over:
                     self._leave(link.wire)
             case Follow(address, claim):
-                self.changes.append((self.world.now, f"follows {claim.term}"))
+                assert claim.term >= self.followed_term, "an earlier term is followed"
+                self.followed_term = claim.term
                 self._followed = self.links[address].peers
                 if self.claim is not None and not self.claim.appointed:
                     self.claim = None
             case Lead(claim):
-                self.changes.append((self.world.now, f"leads in {claim.term}"))
+                assert claim.term > self.followed_term, "it leads in no later term"
+                self.followed_term = claim.term
                 self._close_registry(self.table)
                 self.claim = claim
                 self.table = RegistryTable()
@@ -693,6 +695,7 @@ class Weather:
     One seed: a network, and all that befalls it.
 
     @ivar settled: seconds from the last disturbance to the end of all trouble.
+    @ivar agreed: seconds until everybody follows the one leader of his part.
     """
 
     def __init__(self, seed: int, limit: float) -> None:
@@ -700,6 +703,7 @@ class Weather:
         self.world = World(seed)
         self.limit = limit
         self.settled = 0.0
+        self.agreed = 0.0
         self.kinds: dict[str, int] = {}
         self.terms: dict[int, int] = {}
         world = self.world
@@ -803,6 +807,8 @@ class Weather:
             if trouble:
                 quiet = 0.0
                 self.settled = time - world.disturbed
+                if "lists" not in trouble:
+                    self.agreed = self.settled
                 if time > self.end + self.limit:
                     return trouble
             else:

@@ -121,6 +121,17 @@ class RestingTests(SynchronousTestCase):
         resting.shorten(HERE, 500.0)
         self.assertEqual(resting.until(HERE), 101.0)
 
+    def test_waits(self) -> None:
+        """What is left alone without a failure can be tried again at once, and nothing else."""
+        resting = Resting(Random(1))
+        other = ("10.0.0.2", 5000)
+        resting.wait(HERE, 200.0)
+        resting.fail(other, 100.0, is_claimed=True)
+        self.assertEqual(resting.until(HERE), 200.0)
+        resting.end_waits()
+        self.assertLess(resting.until(HERE), 0.0)
+        self.assertGreater(resting.until(other), 100.0)
+
     def test_bounded(self) -> None:
         """However many addresses are tried, few are remembered: those that were tried last."""
         resting = Resting(Random(1))

@@ -36,6 +36,7 @@ from flow512.discovery.waits import (
     NEXT_NAMED,
     PATIENCE,
     PREFERRED_AFTER,
+    REACH_PATIENCE,
     SPREAD,
     STAGGER,
     STAND_AFTER,
@@ -137,6 +138,7 @@ class ElectionTestCase(SynchronousTestCase):
         self.run_for(LISTEN + SPREAD)
         assert self.election.claim is not None
         self.assertIs(self.election.state, State.LEADING)
+        self.election.count = 5
         return self.election.claim
 
 
@@ -665,6 +667,44 @@ class LeadingTests(ElectionTestCase):
         self.assertNotIn(at(2), dialled)
         self.assertLessEqual(len(dialled), MOST_HEARD)
 
+    def test_cut_off(self) -> None:
+        """
+        A leader of nobody, whom another leader cannot reach, goes there though that one is no
+        better: behind a firewall it would lead nobody for ever.
+        """
+        self.begin()
+        self.lead()
+        self.election.count = 1
+        self.offers = [offer(1, since=2**50)]
+        self.run_for(LOOK_AT_WORSE)
+        worse = claim(1, since=2**50)
+        self.assertEqual(self.listed(at(1), worse), [Tell(at(1), None)])
+        self.assertEqual(self.run_for(REACH_PATIENCE - 1.0), [])
+        self.election.not_reached(at(1))
+        self.election.not_reached(at(9))
+        self.assertEqual(self.step(), [StepDown(at(1), worse), Follow(at(1), worse, Why.BETTER)])
+
+    def test_reached(self) -> None:
+        """If the other one does reach it, or says nothing, it leads on."""
+        self.begin()
+        self.lead()
+        self.election.count = 1
+        self.offers = [offer(1, since=2**50)]
+        self.run_for(LOOK_AT_WORSE)
+        self.listed(at(1), claim(1, since=2**50))
+        self.assertEqual(self.run_for(REACH_PATIENCE), [HangUp(at(1))])
+
+    def test_lies_of_being_cut_off(self) -> None:
+        """A leader of others does not believe that it cannot be reached."""
+        self.begin()
+        self.lead()
+        self.election.count = 2
+        self.offers = [offer(1, since=2**50)]
+        self.run_for(LOOK_AT_WORSE)
+        self.election.not_reached(at(1))
+        actions = self.listed(at(1), claim(1, since=2**50))
+        self.assertEqual(actions, [Tell(at(1), None), HangUp(at(1))])
+
     def test_appointed_is_better(self) -> None:
         """An appointed one takes over, once it has been there for five seconds."""
         self.begin()
@@ -677,6 +717,22 @@ class LeadingTests(ElectionTestCase):
         self.assertEqual(
             self.run_for(0.1), [StepDown(at(1), proven), Follow(at(1), proven, Why.BETTER)]
         )
+
+    def test_former_list(self) -> None:
+        """
+        A leader looks among the heirs of the one before for another leader, now and then; but not
+        among those who follow it.
+        """
+        self.begin()
+        self.follow(1)
+        self.offers = []
+        self.lost(at(1), heirs(100, 101, 102), 5)
+        self.run_for(STAND_AFTER + 0.2)
+        self.assertIs(self.election.state, State.LEADING)
+        self.election.followed_by({node(102)})
+        dialled = [each.address for each in self.run_for(300.0) if isinstance(each, Dial)]
+        self.assertEqual(set(dialled), {at(101)})
+        self.assertLess(len(dialled), 12)
 
     def test_term_rises(self) -> None:
         """A later term that somebody knows is taken over, and nothing else changes."""

@@ -28,7 +28,8 @@ from flow512.link.presence import Airwaves, Presence
 from flow512.link.standing import Claims
 from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
-from flow512.registry.following import Leadership, RegistryFollower, _Ear
+from flow512.registry.following import RegistryFollower, _Ear
+from flow512.registry.leadership import Leadership
 from flow512.registry.office import CLOSES_AFTER, Office
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
@@ -585,6 +586,34 @@ class FollowerTests(SynchronousTestCase):
         self.network.run(130.0)
         self.assertEqual(self.watcher.peers, {self.node: mine})
         self.assertFalse(self.lists(first))
+
+    def test_list_is_carried(self) -> None:
+        """
+        From one registry to the next the list does not go empty: who was on it stays, but for the
+        leader that was lost, until the new registry lists him, or some seconds have passed.
+        """
+        first = self.registry(self.one)
+        self.see(self.one)
+        follower = self.start(Mode.NEVER)
+        for number in (1, 2, 3):
+            node = first.introduction.node if number == 3 else bytes([number]) * 32
+            wish = Register(bytes(16), 5000, str(number))
+            first.table.register(object(), node, wish, f"10.0.0.{10 + number}", 0.0)  # type: ignore[arg-type]  # connections are only compared
+        self.network.run(5.0)
+        self.assertEqual({peer.name for peer in follower.peers}, {"here", "1", "2", "3"})
+        second = self.registry(self.two)
+        self.see(self.two)
+        self.close_registry(self.one)
+        self.network.run_until(lambda: self.followed() == "two")
+        self.assertEqual({peer.name for peer in follower.peers}, {"here", "1", "2"})
+        wish = Register(bytes(16), 5000, "2")
+        second.table.register(object(), bytes([2]) * 32, wish, "10.0.0.12", 5.0)  # type: ignore[arg-type]  # connections are only compared
+        second._schedule_push()
+        self.network.run(1.0)
+        self.assertEqual({peer.name for peer in follower.peers}, {"here", "1", "2"})
+        self.network.run(2.0)
+        self.assertEqual({peer.name for peer in follower.peers}, {"here", "2"})
+        self.assertEqual(set(self.watcher.peers.values()), set(follower.peers))
 
     def test_stopped(self) -> None:
         """Stopped at any time, it leaves every registry, and decides nothing any more."""

@@ -287,6 +287,19 @@ class LifeTests(NodeTestCase):
         self.assertIn("catalog", text_of(logs))
         self.assertEqual(told.indexed[0].hashed, 1)
 
+    def test_term(self) -> None:
+        """The term in which a node leads rises from run to run, if it has a state folder."""
+        terms = []
+        for number in (1, 2, 3):
+            state = str(self.base / "state") if number > 1 else None
+            settings = NodeSettings(state=state, beacon_port=None)
+            node = self.start(self.host(number), settings)
+            self.network.run(1.0)
+            assert node.leadership is not None
+            terms.append(node.leadership.claim.term)
+            self.network.result(node.stopService())
+        self.assertEqual(terms, [1, 1, 2])
+
     def test_same_state_again(self) -> None:
         """A node that is started again is the same node, and hashes nothing twice."""
         share = self.share("s", a=b"a" * BLOCK, b=b"b")

@@ -7,13 +7,16 @@ C{FLOW512_VILLAGE_SEEDS} says which seeds are tried, from first to last.
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Final
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.discovery.claims import RegistryOffer
 from flow512.discovery.election import Mode
 from flow512.discovery.waits import PREFERRED_AFTER
 from flow512.link.address import HostPort
+from flow512.link.join_link import format_key
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.tls import Encryption
 from tests.unit.leaders_of_nodes import Misfortune, Village
@@ -79,7 +82,7 @@ class TimingTests(SynchronousTestCase):
         others.sort(key=lambda host: village.running[host].introduction.node)
         for host in (leader, *others[:2]):
             village.kill(host, power=True)
-        self.assertLess(village.settle(20.0), 10.0)
+        self.assertLess(village.settle(20.0), 11.0)
         village.end()
 
     def test_stopped(self) -> None:
@@ -140,6 +143,60 @@ class TimingTests(SynchronousTestCase):
         self.assertEqual(village.leaders, [first])
         self.assertTrue(before <= set(registry._connections))
         village.end()
+
+
+class CutOffTests(SynchronousTestCase):
+    """Nodes that nobody can reach."""
+
+    def test_firewall(self) -> None:
+        """
+        A node that was there first, and whose port nobody can reach, does not lead for long once
+        others are there: it follows one of them, and has the list, though it is not on it.
+        """
+        village = Village(4, 5)
+        behind, *others = village.hosts
+        alone = village.start(behind, listen="tcp:5000:interface=127.0.0.1")
+        village.network.run(10.0)
+        self.assertEqual(village.leaders, [behind])
+        for host in others:
+            village.start(host)
+        village.network.run(30.0)
+        (leader,) = village.leaders
+        self.assertNotEqual(leader, behind)
+        self.assertEqual({peer.name for peer in alone.peers}, {host.name for host in others})
+        for host in others:
+            self.assertEqual(len(village.running[host].peers), 3)
+        village.end()
+
+
+class StrangerTests(SynchronousTestCase):
+    """Those who do not belong to the network."""
+
+    def test_closed_network(self) -> None:
+        """
+        A registry that is appointed, and no member of a closed network, is followed by none of its
+        members, and none of them steps down for it, though they are told of it all the time.
+        """
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(format_key(b"k" * 32).encode())
+            file.flush()
+            village = Village(3, 5, Encryption.TLS)
+            stranger, *members = village.hosts
+            registry = village.start_registry(stranger)
+            village.network.run(3.0)
+            for host in members:
+                village.start(host, network_key_file=file.name)
+            leading = registry.factory.claim
+            told = RegistryOffer("10.0.0.1", 5000, leading.node, 9, leading.since, True)
+            for node in village.running.values():
+                follower = node._follower
+                assert follower is not None
+                seen = follower._offers
+                follower._offers = lambda seen=seen: [*seen(), told]  # type: ignore[misc]  # the default binds it
+            village.settle(20.0, quiet=60.0)
+            self.assertEqual(len(village.leaders), 1)
+            self.assertEqual(registry.peers, [])
+            village.end()
 
 
 class SeveralRegistriesTests(SynchronousTestCase):
