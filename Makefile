@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 help:
 	@echo "make demo     a registry and two nodes move and verify a file, as you watch"
 	@echo "make test     unit tests under trial and pytest, branch coverage, system tests"
-	@echo "make seeds    networks in memory: 50 nodes, swarms, nodes in bad weather; 600 seeds"
+	@echo "make seeds    networks in memory: nodes, 1000 beacons, swarms, elections; 3000 seeds"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
@@ -46,10 +46,16 @@ system: $(VENV)/.test
 seeds: $(VENV)/.test
 	FLOW512_SEEDS=0:100 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py & \
 	FLOW512_SEEDS=100:200 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && wait $$!
-	FLOW512_SWARM_SEEDS=20:320 $(BIN)/python -m pytest tests/unit/test_swarms.py
+	FLOW512_BEACONS=1000 $(BIN)/python -m pytest tests/unit/test_beacon_traffic.py & \
+	FLOW512_SWARM_SEEDS=20:320 $(BIN)/python -m pytest tests/unit/test_swarms.py && wait $$!
 	FLOW512_SWARM_OF_NODES_SEEDS=8:58 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py & \
 	FLOW512_SWARM_OF_NODES_SEEDS=58:108 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py \
 	&& wait $$!
+	FLOW512_ELECTION_SEEDS=0:1000 $(BIN)/python -m pytest tests/unit/test_elections.py & \
+	FLOW512_ELECTION_SEEDS=1000:2000 $(BIN)/python -m pytest tests/unit/test_elections.py \
+	&& wait $$!
+	FLOW512_VILLAGE_SEEDS=0:200 $(BIN)/python -m pytest tests/unit/test_villages.py & \
+	FLOW512_VILLAGE_SEEDS=200:400 $(BIN)/python -m pytest tests/unit/test_villages.py && wait $$!
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

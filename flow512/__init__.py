@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from flow512.link.conversation import Patience
     from flow512.link.identity import Identity
     from flow512.link.introduction import Introduction
+    from flow512.link.named_registry import NamedRegistry
     from flow512.link.security import Encryption, Plaintext
     from flow512.link.shared_port import SharedPortFactory
     from flow512.link.tls import Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
+    from flow512.registry.leadership import Leadership
     from flow512.registry.server import RegistryFactory
     from flow512.registry.service import RegistryService, RegistrySettings
     from flow512.settings import INodeListener, NodeListener, NodeSettings
@@ -95,11 +97,13 @@ __all__ += [
     "Indexed",
     "IndexingService",
     "Introduction",
+    "Leadership",
     "Library",
     "Limits",
     "LocalAddress",
     "Misuse",
     "Mode",
+    "NamedRegistry",
     "NetworkKey",
     "NodeListener",
     "NodeService",
@@ -158,10 +162,12 @@ _NAMES = {
     "link.identity": ("Identity",),
     "link.introduction": ("Introduction",),
     "link.security": ("Encryption", "Plaintext"),
+    "link.named_registry": ("NamedRegistry",),
     "link.shared_port": ("SharedPortFactory",),
     "link.tls": ("Tls",),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
+    "registry.leadership": ("Leadership",),
     "registry.server": ("RegistryFactory",),
     "registry.service": ("RegistryService", "RegistrySettings"),
     "settings": ("INodeListener", "NodeListener", "NodeSettings"),

@@ -68,13 +68,16 @@ class Limits(msgspec.Struct, frozen=True):
     @ivar registrations_per_address: of these, from one address: two for each node behind it, for
         a command may watch beside it.
     @ivar registrations_per_node: of these, of one node id: one that serves, others that watch.
+    @ivar registrations_per_second: that are made or changed, in all. Whoever is over that is told
+        when it is his turn, each a moment after the one before.
     @ivar registrations_per_address_per_minute: that are made or changed from one address.
     @ivar registrations_per_node_per_minute: that are made or changed by one node id.
     @ivar holdings: contents that a registry remembers nodes to hold, in all; one that two hold
         counts twice. Two million take up to 500 MB.
     @ivar holdings_per_node: of these, of one node id. A node tells no more of its shares.
     @ivar lookups_per_minute: questions who holds a content, that a registry answers one node id.
-    @ivar dials: peers that one search dials, of those whom nobody named but the registry.
+    @ivar dials: peers that one search dials, of those whom nobody named but the registry; also how
+        many a node dials in an hour, of those whom only other peers have told of.
     @ivar dials_per_address: of these, at one address. The registry may lie, and a victim at that
         address is dialled no more often than this.
     @ivar dials_per_subnet: of these, in one subnet, for the same reason.
@@ -100,6 +103,7 @@ class Limits(msgspec.Struct, frozen=True):
     registrations: int = 100_000
     registrations_per_address: int = 2048
     registrations_per_node: int = 64
+    registrations_per_second: int = 500
     registrations_per_address_per_minute: int = 8192
     registrations_per_node_per_minute: int = 60
     holdings: int = 2_000_000

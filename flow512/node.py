@@ -10,7 +10,7 @@ work under way, then the files. Nothing outlives the L{Deferred} of L{NodeServic
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -36,6 +36,8 @@ from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
 )
+from flow512.discovery.claims import Claim, RegistryOffer
+from flow512.discovery.deeds import Why
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
 from flow512.errors import Cancelled, Flow512Error, Misuse
@@ -43,25 +45,30 @@ from flow512.interfaces import RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
     LOOPBACK,
-    HostPort,
     client_endpoint,
-    host_of,
     usual_places,
 )
 from flow512.link.faults import BANNED_FOR, STRIKES, Faults
 from flow512.link.introduction import Introduction
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id, parse_node_id
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.security import Encryption
 from flow512.link.standing import Claims, Standing
 from flow512.link.throttle import Throttle
+from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
+from flow512.registry.leaders import offers_known, offers_seen
+from flow512.registry.leadership import Leadership
+from flow512.registry.office import Office
+from flow512.registry.term_file import TermKeeper
 from flow512.settings import (
     INodeListener,
     NodeListener,
     NodeSettings,
 )
+from flow512.transfer.acquainting import Acquainting, Surroundings
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.candidates import candidates_among, choose_candidate
 from flow512.transfer.client import TransferClient
@@ -73,6 +80,7 @@ from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.holders import KnownHolders
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.fields import Peer
+from flow512.wire.meeting import Met as MetMessage
 from flow512.wire.messages import Entry
 
 if TYPE_CHECKING:
@@ -177,10 +185,11 @@ class NodeService(Service):
         self._catalog: Catalog | None = None
         self._library: Library | None = None
         self._transfer: TransferFactory | None = None
-        self._registry: RegistryFactory | None = None
+        self._office: Office | None = None
         self._indexing: IndexingService | None = None
         self._follower: RegistryFollower | None = None
         self._telling: Telling | None = None
+        self._acquainting: Acquainting | None = None
         self._holders = KnownHolders()
         self._faults = Faults()
         self._fetching: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
@@ -233,10 +242,14 @@ class NodeService(Service):
             self.down,
             self._random,
         )
-        self._registry_place = self._configured(standing)
-        if self._registry_place is not None:
+        self._acquainting = self._make_acquainting()
+        self._named = self._configured(standing)
+        for each in self._named:
             # Whether that is an address at all is known now, and not only when it is dialled.
-            client_endpoint(self._reactor, self._registry_place[0])
+            client_endpoint(self._reactor, each.address)
+        self._terms = TermKeeper(
+            None if standing.state is None else standing.state.path, self._run_blocking
+        )
         if standing.state is not None:
             check_state_is_not_shared(standing.state.path, settings.offered)
         if settings.serves:
@@ -265,14 +278,54 @@ class NodeService(Service):
             )
             undo.pop_all()
 
-    def _configured(self, standing: Standing) -> tuple[HostPort | str, bytes | None] | None:
-        """The registry that the user named, or that came with the network, and its node id."""
-        if self.settings.registry is not None:
-            return self.settings.registry, self.settings.registry_node
-        for each in standing.network.registries:
-            if each.node is None or not self.is_itself(each.node):
-                return each.address, each.node
-        return None
+    def _make_acquainting(self) -> Acquainting:
+        settings = self.settings
+        is_patient = settings.beacon_port is not None or bool(settings.registries)
+        return Acquainting(
+            self._reactor,
+            self.client.connect,
+            Surroundings(
+                lambda: self.registry,
+                self._listed,
+                self._said_to_be_there,
+                lambda: self.port,
+                self._may_ask,
+                self._reconsider_registry,
+            ),
+            settings.limits,
+            self._random,
+            self._run_blocking,
+            name=self.introduction.name,
+            named=settings.peers,
+            state=(settings.state or settings.beside) if settings.remembers else None,
+            may_write=settings.state is not None,
+            is_patient=is_patient,
+        )
+
+    def _listed(self) -> Collection[bytes]:
+        client = None if self._follower is None else self._follower.client
+        return () if client is None else frozenset(client.peers)
+
+    def _said_to_be_there(self) -> list[Peer]:
+        listed = [] if self._follower is None else self._follower.peers_to_dial()
+        seen = [
+            Peer(each.node_id, each.name, each.host, port)
+            for each in self.sightings()
+            if each.node_id and (port := each.port("node")) is not None
+        ]
+        return [*listed, *seen]
+
+    def _reconsider_registry(self) -> None:
+        if self._follower is not None:
+            self._follower.reconsider()
+
+    def _configured(self, standing: Standing) -> tuple[NamedRegistry, ...]:
+        """The registries that the user named, or that came with the network."""
+        return self.settings.registries or tuple(
+            NamedRegistry(each.address, each.node)
+            for each in standing.network.registries
+            if each.node is None or not self.is_itself(each.node)
+        )
 
     def _catalog_damaged(self, sentence: str) -> None:
         self.log.warn("{sentence}", sentence=sentence)
@@ -291,8 +344,13 @@ class NodeService(Service):
             up=self.up,
             offers=self.offers,
             holders=self._holders,
+            met=self._met,
         )
         presence.shared.conversations["transfer"] = self._transfer
+
+    def _met(self, visitor: bytes, at: Peer | None) -> MetMessage:
+        acquainting = self._acquainting
+        return MetMessage() if acquainting is None else acquainting.asked(visitor, at)
 
     def _listen(self, presence: Presence) -> None:
         self._serve(presence)
@@ -350,23 +408,27 @@ class NodeService(Service):
             )
             self._indexing.startService()
         presence.announce("node", self._sightings_changed)
+        office = self._office = Office(self._reactor, presence, self._make_registry)
         self._follower = RegistryFollower(
             self._reactor,
             presence.standing.endpoint,
             self.introduction,
             # Whom nobody can reach by TCP would be a registry for nobody.
             mode=settings.bootstrap if self.port else Mode.NEVER,
-            configured=None if self._registry_place is None else self._registry_place[0],
-            configured_node=None if self._registry_place is None else self._registry_place[1],
+            named=self._named,
+            keeps_all=settings.registry_all,
             port=self.port,
             ticket=self._random.randbytes(16),
             random=self._random,
-            sightings=self.sightings,
+            offers=self._registry_offers,
             listens=presence.beacon is not None,
-            lead=self._lead,
+            office=office,
             listener=self,
             limits=settings.limits,
+            term=self._terms.term,
+            remember=self._terms.remember,
         )
+        office.known, office.heard = self._follower.known, self._follower.heard
         if self._library is not None:
             from flow512.registry.telling import Telling
 
@@ -382,6 +444,8 @@ class NodeService(Service):
                 self.offers.began = self._telling.hold_part
                 self.offers.ended = self._telling.drop_part
         self._follower.startService()
+        if self._acquainting is not None:
+            self._acquainting.start()
 
     def _may_have_downloads(self, asker: bytes) -> bool:
         # In a worker. A download may go to any of the shares, so it is for those who see them all.
@@ -439,8 +503,7 @@ class NodeService(Service):
             self._telling.changed()
 
     def _sightings_changed(self, sighting: Sighting) -> None:
-        if self._follower is not None:
-            self._follower.reconsider()
+        self._reconsider_registry()
 
     # Stopping
 
@@ -457,6 +520,8 @@ class NodeService(Service):
         presence = self._presence
         if presence is not None:
             await presence.fall_silent()
+        if self._acquainting is not None:
+            await self._acquainting.stop()
         telling, self._telling = self._telling, None
         told = succeed(None) if telling is None else telling.stop()
         follower, self._follower = self._follower, None
@@ -468,8 +533,8 @@ class NodeService(Service):
         await self.client.stop()
         if presence is not None:
             await presence.stop_listening()
-        if self._registry is not None:
-            await self._registry.stop()
+        if self._office is not None:
+            await self._office.stop()
         if self.offers is not None:
             self.offers.stop()
         if self._transfer is not None:
@@ -477,6 +542,7 @@ class NodeService(Service):
         if self._indexing is not None:
             await maybeDeferred(self._indexing.stopService)
         await told
+        await self._terms.finish()
         if self._workers is not None:
             self._workers.stopService()
         self._close()
@@ -489,33 +555,43 @@ class NodeService(Service):
         if self._presence is not None:
             self._presence.close()
         self._library = self._catalog = self._presence = None
-        self._transfer = self._registry = None
+        self._transfer = self._office = self._acquainting = None
         self._is_prepared = False
 
     # The registry
 
-    def _lead(self) -> HostPort:
+    def _make_registry(
+        self,
+        claim: Claim,
+        known: Callable[[int], None],
+        heard: Callable[[RegistryOffer], None],
+    ) -> RegistryFactory:
         from flow512.registry.server import RegistryFactory
 
         presence = self._presence
         assert presence is not None
-        self.log.info("No bootstrap node found, starting as bootstrap.")
-        self._registry = RegistryFactory(
+        if claim.why == Why.NOBODY.value:
+            self.log.info("No bootstrap node found, starting as bootstrap.")
+        registry = RegistryFactory(
             self.introduction,
             self._reactor,
             connect=presence.standing.endpoint,
             random=self._random,
             limits=self.settings.limits,
+            claim=claim,
+            term_known=known,
+            heard=heard,
         )
-        self._registry.startFactory()
-        presence.shared.conversations["registry"] = self._registry
         self.log.info("Bootstrap node started on port {port}.", port=self.port)
-        self.log.info("No peers available yet, this is the first node in the network.")
-        self._registry.listening(self.host, self.port)
-        if presence.beacon is not None and self.port:
-            presence.beacon.offer("registry", self.port)
+        if not self.peers:
+            self.log.info("No peers available yet, this is the first node in the network.")
         self._listener.bootstrap_started(self.port)
-        return HostPort(host_of(presence.listening, LOOPBACK), self.port)
+        return registry
+
+    def _registry_offers(self) -> list[RegistryOffer]:
+        """Where registries may be."""
+        # Of one address the last counts; what the beacon sees says what is claimed there.
+        return [*offers_known(self.known_registries), *offers_seen(self.sightings())]
 
     def peer_list_changed(
         self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
@@ -551,6 +627,30 @@ class NodeService(Service):
         listed = () if self._follower is None else self._follower.peers
         return [peer for peer in listed if not self.is_itself(peer.node)]
 
+    @property
+    def acquaintances(self) -> list[Peer]:
+        """The peers that this node has met lately, whether a registry lists them or not."""
+        return [] if self._acquainting is None else self._acquainting.known
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all have been visited whom this node heard of by now, or remembers."""
+        return self._acquainting is None or self._acquainting.is_settled
+
+    @property
+    def peer_trouble(self) -> str:
+        """Why a peer that the user named was not reached, if none was."""
+        return "" if self._acquainting is None else self._acquainting.trouble
+
+    @property
+    def known_registries(self) -> list[Met]:
+        """
+        Registries that may be tried, besides those that the user named or the beacon sees: those
+        that have listed this node, now or in an earlier run, the latest first; then those that
+        peers have told of, with no time. Nobody vouches for them.
+        """
+        return [] if self._acquainting is None else self._acquainting.registries
+
     def is_itself(self, node: bytes) -> bool:
         """
         Tell whether a node id is only this node's.
@@ -569,6 +669,35 @@ class NodeService(Service):
         return client is not None and client.is_listed
 
     @property
+    def registry(self) -> Peer | None:
+        """Where the registry is that lists this node now, and its node id; L{None} if none does."""
+        client = None if self._follower is None else self._follower.client
+        return None if client is None else client.registry
+
+    @property
+    def is_reachable(self) -> bool | None:
+        """Whether the registry has reached this node; L{None} if it has not said so."""
+        client = None if self._follower is None else self._follower.client
+        return None if client is None else client.is_reachable
+
+    @property
+    def why_unreachable(self) -> str:
+        """Why the registry has not reached this node, escaped; empty if it did, or was silent."""
+        client = None if self._follower is None else self._follower.client
+        return "" if client is None else client.why_unreachable
+
+    @property
+    def off_clock(self) -> Mapping[str, float]:
+        """Some whose clocks are too far off: address, and seconds that they are late by ours."""
+        beacon = None if self._presence is None else self._presence.beacon
+        return {} if beacon is None else beacon.off_clock
+
+    @property
+    def beacon_addresses(self) -> Sequence[LocalAddress]:
+        """The addresses of this machine that the beacon uses, or would."""
+        return () if self._presence is None else self._presence.beacon_addresses
+
+    @property
     def registry_trouble(self) -> str:
         """Why the registry that is tried does not list this node; empty if it said nothing."""
         client = None if self._follower is None else self._follower.trying
@@ -576,16 +705,23 @@ class NodeService(Service):
 
     @property
     def is_bootstrap(self) -> bool:
-        """Whether this node carries the registry."""
-        return self._registry is not None
+        """Whether this node carries the registry that it follows."""
+        return self._follower is not None and self._follower.is_leading
+
+    @property
+    def leadership(self) -> Leadership | None:
+        """Who carries the registry that this node follows; L{None} while there is none."""
+        return None if self._follower is None else self._follower.leadership
 
     def candidates(self) -> list[Candidate]:
         """
-        Everyone who may be asked for a file: those whom the registry lists, and those whom the
-        beacon sees besides.
+        Everyone who may be asked for a file: those whom the registry lists, those whom this node
+        has met otherwise, and those whom the beacon sees besides.
         """
         listed = [] if self._follower is None else self._follower.peers_to_dial()
-        return candidates_among(listed, self.sightings(), self._may_ask)
+        known = {each.node for each in listed}
+        met = [each for each in self.acquaintances if each.node not in known]
+        return candidates_among([*listed, *met], self.sightings(), self._may_ask)
 
     def _may_ask(self, node: bytes) -> bool:
         return not self.is_itself(node) and self.introduction.admits(node)

@@ -15,10 +15,11 @@ from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
 from flow512.limits import RESCAN, Limits
-from flow512.link.address import HostPort
 from flow512.link.identity import check_names
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.rate import check_rate
 from flow512.link.security import Encryption
+from flow512.transfer.finding import Candidate
 from flow512.wire.fields import Peer
 
 if TYPE_CHECKING:
@@ -95,8 +96,13 @@ class NodeSettings(msgspec.Struct, frozen=True):
     @ivar serves: whether it listens at all.
     @ivar listen: the server endpoint string; if empty, TCP port L{DEFAULT_PORT} on every address,
         or a free one if that is taken.
-    @ivar registry: the registry's address; L{None} to look for one.
-    @ivar registry_node: the node id that the registry must have; L{None} for any.
+    @ivar registries: the registries that the user named, the preferred one first; none to look
+        for one.
+    @ivar registry_all: whether to be listed by all of these that answer, and not only by the one
+        that is followed.
+    @ivar peers: nodes to be asked whom they know, as long as they are there; those that no beacon
+        reaches.
+    @ivar remembers: whether peers and registries are tried that are remembered in the state folder.
     @ivar allow: node ids of those who may see what is shared; everybody if empty.
     @ivar limits: how much it takes on.
     @ivar up: bytes a second of files that it sends, at most, to all together; 0 for no limit. See
@@ -121,8 +127,10 @@ class NodeSettings(msgspec.Struct, frozen=True):
     encryption: Encryption = Encryption.TLS
     serves: bool = True
     listen: str = ""
-    registry: HostPort | str | None = None
-    registry_node: bytes | None = None
+    registries: tuple[NamedRegistry, ...] = ()
+    registry_all: bool = False
+    peers: tuple[Candidate, ...] = ()
+    remembers: bool = True
     allow: tuple[bytes, ...] = ()
     limits: Limits = msgspec.field(default_factory=Limits)
     up: int = 0

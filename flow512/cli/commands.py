@@ -353,6 +353,33 @@ def peers(wait: float, reach: Reach, as_json: bool, verbose: bool) -> int:
     )
 
 
+@cli.command()
+@click.option("--listen", default="", metavar="ENDPOINT", help="Where the node is to listen.")
+@wait_option
+@reach_options
+@json_option
+@verbose_option
+def doctor(listen: str, wait: float, reach: Reach, as_json: bool, verbose: bool) -> int:
+    """
+    Find out what keeps this machine and others apart: ports, interfaces, beacon, clock, registry,
+    peers.
+
+    Exit status 0 if nothing is wrong, 1 if something is; each line says what to do.
+    """
+    from flow512.cli.doctor import Doctor
+
+    voice = voice_for(as_json)
+    settings = reach.settings(listen=listen)
+    found: list[Doctor] = []
+
+    async def command(machine: Machine) -> None:
+        found.append(Doctor(machine, voice, wait))
+        await found[0].examine(settings)
+        found[0].end()
+
+    return _run(command, voice, verbose=verbose) or found[0].status
+
+
 @cli.command("id")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @json_option

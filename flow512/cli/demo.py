@@ -33,6 +33,7 @@ from flow512.cli.stage import Stage
 from flow512.errors import BadDigest, Flow512Error, ResourceFailure, TimedOut, from_os_error
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.settings import NodeSettings
 from flow512.transfer.fetch import Target
 from flow512.units import PIECES_PER_BLOCK
@@ -194,7 +195,9 @@ async def _flow(cast: _Cast, flow: Flow, registry: HostPort) -> None:
         f" --registry {registry} --no-beacon"
     )
     source, target = (os.path.join(cast.folder, name) for name in (flow.source, flow.target))
-    settings = passing(NodeSettings(registry=registry, beacon_port=None), flow.source)
+    settings = passing(
+        NodeSettings(registries=(NamedRegistry(registry),), beacon_port=None), flow.source
+    )
     wish = Wish(flow.name, Target(target), flow.run, peer=flow.source, wait=LIMIT)
     progress = cast.stage.progress(cast.machine.reactor)
     await get(cast.machine, settings, wish, cast.stage, progress)

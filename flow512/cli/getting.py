@@ -127,7 +127,9 @@ def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     settings = replace(
         settings, serves=False, bootstrap=Mode.NEVER, state=None, offer_downloads=offers
     )
-    return replace(settings, registry=None, beacon_port=None) if is_address(peer) else settings
+    if not is_address(peer):
+        return settings
+    return replace(settings, registries=(), beacon_port=None, peers=(), remembers=False)
 
 
 class Telling:

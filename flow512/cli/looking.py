@@ -21,6 +21,7 @@ from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
 from flow512.link.address import HostPort
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
+from flow512.registry.leadership import Leadership
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
 from flow512.transfer.source import SourceProtocol
@@ -37,7 +38,8 @@ class Acquaintance(msgspec.Struct, frozen=True):
     @ivar node: its node id.
     @ivar name: what it calls itself; hostile until it is escaped.
     @ivar address: where it serves.
-    @ivar known_by: C{"registry"}, C{"beacon"} or C{"both"}.
+    @ivar known_by: C{"registry"}, C{"beacon"} or C{"both"}; C{"peers"} if neither knows it, and
+        others have told of it, or the user.
     """
 
     node: bytes
@@ -67,6 +69,11 @@ def acquaintances(node: NodeService) -> list[Acquaintance]:
             HostPort(sighting.host, port) if before is None else before.address,
             "beacon" if before is None or before.known_by == "beacon" else "both",
         )
+    for each in node.acquaintances:
+        known.setdefault(
+            each.node,
+            Acquaintance(each.node, each.name, HostPort(each.host, each.port), known_by="peers"),
+        )
     return sorted(known.values(), key=lambda each: (each.name, each.node))
 
 
@@ -74,7 +81,7 @@ async def peers(
     machine: Machine, settings: NodeSettings, wait: float, voice: Voice, table: Table
 ) -> None:
     """
-    Say who is there.
+    Say who is there, and who leads.
 
     @param settings: see L{flow512.cli.getting.passing}.
     @param wait: seconds to look for peers, at most.
@@ -84,6 +91,7 @@ async def peers(
     async with machine.node(settings) as node:
         await Meeting(machine.reactor, node, wait).everybody()
         known = acquaintances(node)
+        leadership = node.leadership
     if not known:
         raise _nobody(wait)
     for each in known:
@@ -97,6 +105,31 @@ async def peers(
             known_by=each.known_by,
         )
     table.end()
+    _tell_leader(leadership, {each.known_by for each in known}, voice)
+
+
+def _tell_leader(leadership: Leadership | None, known_by: set[str], voice: Voice) -> None:
+    if leadership is None:
+        ways = {"beacon": "the beacon", "peers": "other peers"}
+        who = " and ".join(way for by, way in ways.items() if by in known_by)
+        voice.say(f"No registry lists them; they are known by {who or 'nobody else'} alone.")
+        return
+    claim = leadership.claim
+    voice.say(
+        f"Bootstrap: {escape(leadership.name) or 'a registry'} at {escape(leadership.address)},"
+        f" {'appointed' if claim.appointed else 'elected'}, in term {claim.term},"
+        f" since {leadership.since}: {escape(claim.why) or 'it does not say why'}."
+    )
+    voice.tell(
+        "leader",
+        name=leadership.name,
+        address=leadership.address,
+        id=format_node_id(claim.node),
+        appointed=claim.appointed,
+        term=claim.term,
+        since=leadership.since,
+        why=claim.why,
+    )
 
 
 def _nobody(wait: float) -> NoSuchPeer:

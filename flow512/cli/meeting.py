@@ -17,12 +17,15 @@ from twisted.internet.task import deferLater
 
 from flow512.cli.formatting import seconds_text
 from flow512.content.paths import escape
-from flow512.discovery.election import LISTEN
+from flow512.discovery.waits import LISTEN
 from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
 from flow512.link.address import parse_address
 from flow512.link.node_id import split_node_id
 from flow512.node import NodeService
 from flow512.transfer.finding import Candidate
+
+_FOR_REGISTRIES: Final = 2.0
+"""Seconds for a registry that is remembered, or that a peer has told of, to answer."""
 
 _LOOK_SOON: Final = 0.001
 _LOOK_EVERY: Final = 0.05
@@ -73,13 +76,13 @@ class Meeting(msgspec.Struct, frozen=True):
         Wait until it is worth asking around: a registry's list is here with somebody on it, or
         those have answered who hear the beacon.
 
-        @raise Unreachable: the registry that the user named does not answer, and nobody is known
-            otherwise.
+        @raise Unreachable: the registry or peer that the user named does not answer, and nobody is
+            known otherwise.
         @raise Refusal: likewise, and it says why, or is none.
         """
-        is_named = self.node.settings.registry is not None
+        is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened: self.node.is_listed or (listened and not is_named),
+            lambda listened, has_met: self.node.is_listed or (listened and not is_named and has_met)
         )
 
     async def everybody(self) -> None:
@@ -88,29 +91,51 @@ class Meeting(msgspec.Struct, frozen=True):
 
         @raise Flow512Error: as L{anybody}.
         """
-        is_named = self.node.settings.registry is not None
+        is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened: listened and (self.node.is_listed or not is_named),
+            lambda listened, has_met: (
+                listened and (self.node.is_listed or (not is_named and has_met))
+            )
         )
 
-    async def _gather(self, is_enough: Callable[[bool], bool]) -> None:
+    def _has_met(self, passed: float) -> bool:
+        """
+        Say whether nobody is left who is still to be asked whom he knows.
+
+        @param passed: seconds since the wait began.
+        """
+        node = self.node
+        may_answer = bool(node.known_registries) and not node.is_listed
+        return node.is_settled and (passed >= _FOR_REGISTRIES or not may_answer)
+
+    async def _gather(self, is_enough: Callable[[bool, bool], bool]) -> None:
         settings = self.node.settings
-        if settings.registry is None and settings.beacon_port is None:
+        if not settings.registries and settings.beacon_port is None and self._has_met(0.0):
             return
         listens = LISTEN if settings.beacon_port is not None else 0.0
-        listened_at = self.clock.seconds() + listens
+        began = self.clock.seconds()
 
         def holds() -> bool:
-            listened = self.clock.seconds() >= listened_at
-            return is_enough(listened) and bool(self.node.candidates())
+            passed = self.clock.seconds() - began
+            is_over = is_enough(passed >= listens, self._has_met(passed))
+            return is_over and bool(self.node.candidates())
 
         await self._until(holds)
-        if settings.registry is not None and not (self.node.is_listed or self.node.candidates()):
+        if settings.registries and not (self.node.is_listed or self.node.candidates()):
             trouble = self.node.registry_trouble
+            first, *others = (each.address for each in settings.registries)
+            if others:
+                raise Unreachable(
+                    f"None of the {1 + len(others)} registries that were named lists us; are they"
+                    f" running? {trouble}".rstrip()
+                )
             if trouble:
-                raise Refusal(f"The registry at {settings.registry} does not list us: {trouble}")
+                raise Refusal(f"The registry at {first} does not list us: {trouble}")
+            raise Unreachable(f"The registry at {first} does not answer; is it running?")
+        if self.node.peer_trouble and not self.node.candidates():
             raise Unreachable(
-                f"The registry at {settings.registry} does not answer; is it running?"
+                f"No peer was found, and the one that was named is not reached"
+                f" ({self.node.peer_trouble}); is a node running there?"
             )
 
     async def peer(self, wanted: str) -> Candidate:

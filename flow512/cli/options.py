@@ -25,7 +25,10 @@ class Reach(msgspec.Struct, frozen=True):
     """
     How far a command's node looks.
 
-    @ivar registry: the registry's address; L{None} to look for one.
+    @ivar registries: the registries, as C{[ID@]ADDRESS}, the preferred one first; none to look for
+        one.
+    @ivar registry_all: whether to be listed by all of them.
+    @ivar peers: nodes to be asked whom they know, each C{ADDRESS} or C{ID@ADDRESS}.
     @ivar network: the name of the network; empty for the one that was joined.
     @ivar key_file: the file with the key of a closed network; empty for none.
     @ivar plaintext: whether connections are left bare.
@@ -34,7 +37,9 @@ class Reach(msgspec.Struct, frozen=True):
     @ivar interfaces: those that the beacon uses; all if empty.
     """
 
-    registry: str | None
+    registries: tuple[str, ...]
+    registry_all: bool
+    peers: tuple[str, ...]
     network: str
     key_file: str
     plaintext: bool
@@ -50,16 +55,16 @@ class Reach(msgspec.Struct, frozen=True):
         @raise Misuse: one of them makes no sense.
         """
         from flow512.discovery.beacon import PORT
-        from flow512.link.address import parse_address
         from flow512.link.identity import default_state
-        from flow512.link.node_id import split_node_id
+        from flow512.link.named_registry import parse_named_registry
         from flow512.link.security import Encryption
         from flow512.settings import NodeSettings
+        from flow512.transfer.candidates import named_candidate
 
-        node, place = (None, None) if self.registry is None else split_node_id(self.registry)
         return NodeSettings(
-            registry=None if place is None else parse_address(place),
-            registry_node=node,
+            registries=tuple(parse_named_registry(each) for each in self.registries),
+            registry_all=self.registry_all,
+            peers=tuple(named_candidate(each) for each in self.peers),
             network=self.network,
             network_key_file=self.key_file,
             encryption=Encryption.NONE if self.plaintext else Encryption.TLS,
@@ -99,7 +104,21 @@ def reach_options(command: _F) -> _F:
     """
 
     @click.option(
-        "--registry", metavar="[ID@]ADDRESS", help="The registry; found by beacon if not given."
+        "--registry",
+        "registries",
+        multiple=True,
+        metavar="[ID@]ADDRESS",
+        help="The registry; found by beacon if not given. May be repeated, the best one first.",
+    )
+    @click.option(
+        "--registry-all", is_flag=True, help="Be listed by all these registries, and follow one."
+    )
+    @click.option(
+        "--peer",
+        "peers",
+        multiple=True,
+        metavar="[ID@]ADDRESS",
+        help="A node to ask whom it knows, where no beacon reaches it; may be repeated.",
     )
     @click.option("--state", metavar="DIR", help="The folder for identity, network and catalog.")
     @click.option(
@@ -130,7 +149,9 @@ def reach_options(command: _F) -> _F:
     @wraps(command)
     def with_reach(
         *,
-        registry: str | None,
+        registries: tuple[str, ...],
+        registry_all: bool,
+        peers: tuple[str, ...],
         network: str,
         key_file: str,
         plaintext: bool,
@@ -141,7 +162,17 @@ def reach_options(command: _F) -> _F:
         **options: Any,
     ) -> Any:
         port = None if no_beacon else beacon_port or 0
-        reach = Reach(registry, network, key_file, plaintext, state, port, interfaces)
+        reach = Reach(
+            registries=registries,
+            registry_all=registry_all,
+            peers=peers,
+            network=network,
+            key_file=key_file,
+            plaintext=plaintext,
+            state=state,
+            beacon_port=port,
+            interfaces=interfaces,
+        )
         return command(reach=reach, **options)
 
     return with_reach  # type: ignore[return-value]  # click calls it by keywords alone

@@ -45,6 +45,9 @@ PORT: Final = 5120
 REFRESH: Final = 30.0
 """Seconds after which the interfaces are read again."""
 
+_MOST_OFF_CLOCK: Final = 64
+"""Addresses that are remembered to be off."""
+
 Interfaces = Sequence[LocalAddress] | Callable[[], Sequence[LocalAddress]]
 OnSighting = Callable[[Sighting], None]
 
@@ -156,6 +159,7 @@ class Beacon(Service):
         self._wake: IDelayedCall | None = None
         self._refresh: IDelayedCall | None = None
         self._told: set[tuple[str, str]] = set()
+        self._off_clock: dict[str, float] = {}
 
     # For the application
 
@@ -169,16 +173,30 @@ class Beacon(Service):
         """How many datagrams were ignored since the start, and why."""
         return self._engine.ignored
 
-    def offer(self, kind: str, port: int) -> None:
+    @property
+    def off_clock(self) -> Mapping[str, float]:
         """
-        Offer something, or the same at another port, and tell everybody soon.
+        Some of those who are not heard because of their clocks, by address, and how many seconds
+        each is late by ours.
+        """
+        return self._off_clock
+
+    def offer(
+        self, kind: str, port: int, *, term: int = 0, since: int = 0, appointed: bool = False
+    ) -> None:
+        """
+        Offer something, or say something else of it than before, and tell everybody soon.
 
         @param kind: C{"registry"} or C{"node"}.
         @param port: its TCP port.
+        @param term: of a registry: the term in which it leads.
+        @param since: of a registry: since when, in milliseconds since 1970.
+        @param appointed: of a registry: whether its user wants it to lead.
         @raise Misuse: a limit is broken; nothing was changed.
         """
-        actions = self._engine.offer(kind, port, self._clock.seconds())
-        self._offers[kind] = Offer(kind, port)
+        now = self._clock.seconds()
+        actions = self._engine.offer(kind, port, now, term=term, since=since, appointed=appointed)
+        self._offers[kind] = Offer(kind, port, term, since, appointed)
         self._perform(actions)
 
     def withdraw(self, kind: str) -> None:
@@ -405,6 +423,8 @@ class Beacon(Service):
             self.log.info("The beacon cannot use {where}: {error}", where=where, error=error)
 
     def _note_clock(self, host: str, late: float) -> None:
+        if host in self._off_clock or len(self._off_clock) < _MOST_OFF_CLOCK:
+            self._off_clock[host] = late
         # Once for all members: if it is this clock that is wrong, it is so for every one.
         if self._is_new("clock", "off"):
             self.log.warn(

@@ -21,6 +21,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from flow512.discovery.claims import MAX_SINCE, MAX_TERM
 from flow512.errors import BadMessage, Misuse
 
 MAX_DATAGRAM: Final = 512
@@ -56,6 +57,8 @@ NodeId = Annotated[bytes, Meta(max_length=NODE_ID)]
 OfferKind = Annotated[str, Meta(min_length=1, max_length=16)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
+Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
+Since = Annotated[int, Meta(ge=0, le=MAX_SINCE)]
 # Whole milliseconds: a float could be NaN, which passes every comparison with a limit.
 Milliseconds = Annotated[int, Meta(ge=int(MIN_INTERVAL * 1000), le=int(MAX_INTERVAL * 1000))]
 
@@ -66,10 +69,16 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
 
     @ivar kind: C{"registry"} or C{"node"}; other kinds are for newer versions.
     @ivar port: its TCP port.
+    @ivar term: of a registry: the term in which it claims to lead; else 0.
+    @ivar since: of a registry: since when, in milliseconds since 1970 by its own clock; else 0.
+    @ivar appointed: of a registry: whether its user wants it to lead.
     """
 
     kind: OfferKind
     port: Port
+    term: Term = 0
+    since: Since = 0
+    appointed: bool = False
 
 
 class Announce(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -204,6 +204,13 @@ def read_identity(path: str) -> Identity:
     return _identity_in(_make_folder(path))
 
 
+def has_identity(path: str) -> bool:
+    """
+    Tell whether there is an identity in a state folder, whatever is in it.
+    """
+    return os.path.lexists(os.path.join(path, _IDENTITY_FILE))
+
+
 def _identity_in(folder: str) -> Identity:
     path = os.path.join(folder, _IDENTITY_FILE)
     text = read_secret(path)

@@ -110,6 +110,11 @@ class Presence:
         self.port = getattr(port.getHost(), "port", 0)
 
     @property
+    def beacon_addresses(self) -> Sequence[LocalAddress]:
+        """The addresses that its beacon uses now, or would."""
+        return self._airwaves.chosen()
+
+    @property
     def host(self) -> str:
         """An address that others on the network reach it at."""
         usual = self._airwaves.chosen()

@@ -14,13 +14,14 @@ from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.discovery.election import Mode
 from flow512.limits import RESCAN, Limits
-from flow512.link.address import parse_address
 from flow512.link.identity import default_state
-from flow512.link.node_id import parse_node_id, split_node_id
+from flow512.link.named_registry import parse_named_registry
+from flow512.link.node_id import parse_node_id
 from flow512.link.rate import parse_rate
 from flow512.node import NodeService
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.settings import NodeSettings
+from flow512.transfer.candidates import named_candidate
 
 COMMAND = "flow512-node"
 
@@ -38,9 +39,12 @@ class Options(ServiceOptions):
         " a free one if that is taken; finds a registry, or becomes the bootstrap itself."
     )
 
+    optFlags: Sequence[Sequence[object]] = [
+        ["registry-all", None, "Be listed by all registries that are named, and follow one."],
+    ]
+
     optParameters: Sequence[Sequence[object]] = [
         ["downloads", None, None, "A folder for what the node fetches; it is shared as well."],
-        ["registry", None, None, "The registry, such as HOST, HOST:PORT or ID@HOST:PORT."],
         ["state", None, None, "The folder for the node's identity and catalog."],
         ["up", None, "none", "Bytes a second to send at most, such as 500K or 1.5MiB."],
         ["down", None, "none", "Bytes a second to fetch at most."],
@@ -57,13 +61,29 @@ class Options(ServiceOptions):
     def __init__(self) -> None:
         super().__init__()
         self["share"] = []
+        self["registry"] = []
         self["allow"] = []
+        self["peer"] = []
 
     def opt_share(self, folder: str) -> None:
         """
         A folder to share. May be repeated.
         """
         self["share"].append(folder)
+
+    def opt_registry(self, registry: str) -> None:
+        """
+        The registry, such as HOST, HOST:PORT or ID@HOST:PORT. May be repeated, the preferred one
+        first.
+        """
+        self["registry"].append(parse_named_registry(registry))
+
+    def opt_peer(self, peer: str) -> None:
+        """
+        A node to ask whom it knows, where no beacon reaches it; HOST, HOST:PORT or ID@HOST:PORT.
+        May be repeated.
+        """
+        self["peer"].append(named_candidate(peer))
 
     def opt_allow(self, node_id: str) -> None:
         """
@@ -78,8 +98,6 @@ class Options(ServiceOptions):
             raise UsageError(
                 f"--bootstrap is auto, always or never, not '{escape(self['bootstrap'])}'"
             )
-        registry = self["registry"]
-        registry_node, place = (None, None) if registry is None else split_node_id(registry)
         self.settings = NodeSettings(
             shares=tuple(self["share"]),
             downloads=self["downloads"],
@@ -89,8 +107,9 @@ class Options(ServiceOptions):
             network_key_file=self["network-key-file"],
             encryption=self.encryption,
             listen=self["listen"],
-            registry=None if place is None else parse_address(place),
-            registry_node=registry_node,
+            registries=tuple(self["registry"]),
+            registry_all=bool(self["registry-all"]),
+            peers=tuple(self["peer"]),
             allow=tuple(self["allow"]),
             limits=Limits.with_settings(self["limit"]),
             rescan=self["rescan"],

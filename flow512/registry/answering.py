@@ -26,7 +26,7 @@ first HOLD on; until then that stands, so a node that comes back in time is neve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
@@ -49,6 +49,7 @@ from flow512.link.origin import plain_address
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Hold, Who
+from flow512.wire.leading import Leader
 from flow512.wire.messages import (
     REGISTRY_SERVER,
     Delta,
@@ -64,6 +65,9 @@ from flow512.wire.messages import (
 
 if TYPE_CHECKING:
     from flow512.registry.server import RegistryFactory
+
+TOLD_EVERY: Final = 1.0
+"""Seconds between two other registries that one node can tell of."""
 
 
 class RegistryProtocol(Answerer):
@@ -92,6 +96,7 @@ class RegistryProtocol(Answerer):
         self._deadline: IDelayedCall | None = None
         self._snapshot: Iterator[bytes] | None = None  # what is left to write of one
         self._missed = False  # whether a push was not written, or not after that snapshot
+        self._next_told = 0.0  # when it may tell of another registry again
         self._next_snapshot = 0.0  # when it may be asked for ...
         self._asked: IDelayedCall | None = None  # ... and the call that waits for that
 
@@ -152,13 +157,15 @@ class RegistryProtocol(Answerer):
             self._hold(decode(frame, Hold))
         elif frame.kind == Kind.WHO and self.is_registered:
             self._who(decode(frame, Who), frame.request)
+        elif frame.kind == Kind.LEADER and self.is_registered:
+            self._told_of(decode(frame, Leader))
         else:
             raise BadFrame(f"A frame of kind {frame.kind:#04x} may not come at this point.")
 
     def pinged(self, request: int) -> None:
         if self.is_registered:
             self._registry.renew(self, self._node)
-            self.send(Pong(self._registry.table.number), request)
+            self.send(Pong(self._registry.table.number, self._registry.ping_interval), request)
         else:
             super().pinged(request)
 
@@ -170,6 +177,9 @@ class RegistryProtocol(Answerer):
             return
         self._cancel_deadline()
         self.send(Registered(self._registry.table.lease, placed.host), request)
+        self.send(self._registry.leader)
+        if self._registry.elsewhere is not None:
+            self.send(self._registry.elsewhere)
         if placed.reached is not None:
             self.send(placed.reached)
         if not self.is_registered:
@@ -193,6 +203,12 @@ class RegistryProtocol(Answerer):
             self.send(self._registry.who(self._node, asked), request)
         except Busy as busy:
             self.fail_request(request, busy)
+
+    def _told_of(self, told: Leader) -> None:
+        now = self.clock.seconds()
+        if now >= self._next_told:
+            self._next_told = now + TOLD_EVERY
+            self._registry.told_of(self, told)
 
     def _leave(self) -> None:
         if self.is_registered:

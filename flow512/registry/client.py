@@ -24,18 +24,21 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from zope.interface import Interface
 
 from flow512.content.paths import escape
+from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.errors import Busy, Cancelled, Flow512Error, Unreachable
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
+from flow512.registry.coming_back import wait_before
 from flow512.registry.conversation import RegistryConversation
 from flow512.registry.inventory import Inventory
 from flow512.registry.peer_list import MOST_PEERS, Change, PeerList, choose_to_dial
 from flow512.wire.fields import Peer
+from flow512.wire.leading import Leader
 from flow512.wire.messages import Reached
 
 LONGEST_OBEYED: Final = 3600.0
@@ -84,11 +87,16 @@ class RegistryClient(Service):
     @ivar seen_host: the address that the registry sees the node at; empty before it has said so.
     @ivar is_reachable: whether the registry reached the node at its port, when it last tried;
         L{None} before it has said so, of a registry that does not try, and without a port.
+    @ivar why_unreachable: why not, escaped; empty if it did, or has not said so.
     @ivar peer_list: the list and how current it is; to be read.
     @ivar inventory: what the node holds, and what of that is to be told.
     @ivar trouble: why its latest conversation ended, escaped; empty if none did since the registry
         has listed it for a while.
     @ivar failures: connections in a row that could not be made, or did not last.
+    @ivar claim: by what right the registry leads, as it says in this conversation; L{None} before.
+    @ivar leader_name: what the registry's user calls it, as it says.
+    @ivar registry_at: the host and port that the registry was last reached at; L{None} before.
+    @ivar elsewhere: the registry that this one sends its nodes to; L{None} as long as it leads.
     """
 
     log = Logger()
@@ -103,11 +111,15 @@ class RegistryClient(Service):
         ticket: bytes,
         random: Random,
         expected: bytes | None = None,
+        shuns: bytes | None = None,
         listener: IPeerListListener | None = None,
         state_changed: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
         most_peers: int = MOST_PEERS,
         limits: Limits | None = None,
+        trouble_level: LogLevel = LogLevel.warn,
+        can_lead: bool = False,
+        term: Callable[[], int] = lambda: 0,
     ) -> None:
         """
         @param clock: for pings, deadlines and the waits between connections.
@@ -118,12 +130,16 @@ class RegistryClient(Service):
             others with the same node id: one of them may serve, the others watch.
         @param random: for the waits between connections.
         @param expected: the node id that the registry must have; L{None} for any.
+        @param shuns: a node id that the registry must not have; L{None} for none.
         @param listener: is told of every change of the list.
-        @param state_changed: called when L{is_listed}, L{failures} or L{is_reachable} may be
-            another than before, while the service runs.
+        @param state_changed: called when L{is_listed}, L{failures}, L{is_reachable}, L{claim} or
+            L{elsewhere} may be another than before, while the service runs.
         @param patience: how long conversations wait.
         @param most_peers: how long the list may be; a longer one ends the conversation.
         @param limits: how many peers L{peers_to_dial} and L{who} give, those called C{dials}.
+        @param trouble_level: at which L{LogLevel} to log why the node is not registered.
+        @param can_lead: whether this node may carry the registry, if there is no other.
+        @param term: gives the latest term that this node knows.
         """
         self.clock = clock
         self.introduction = introduction
@@ -131,6 +147,14 @@ class RegistryClient(Service):
         self.ticket = ticket
         self.patience = patience or Patience()
         self.expected = expected
+        self.shuns = shuns
+        self.can_lead = can_lead
+        self._trouble_level = trouble_level
+        self.term = term
+        self.claim: Claim | None = None
+        self.leader_name = ""
+        self.registry_at: tuple[str, int] | None = None
+        self.elsewhere: RegistryOffer | None = None
         self.seen_host = ""
         self.is_reachable: bool | None = None
         self.peer_list = PeerList(most_peers)
@@ -140,11 +164,8 @@ class RegistryClient(Service):
         self._state_changed = state_changed
         self._limits = limits or Limits()
         # Who names a peer needs no registry, and it takes a while to load.
-        from twisted.application.internet import ClientService, backoffPolicy
+        from twisted.application.internet import ClientService
 
-        self._backoff = backoffPolicy(
-            initialDelay=0.5, maxDelay=58.0, jitter=lambda: random.uniform(0.0, 2.0)
-        )
         self._service = ClientService(
             endpoint, _Conversations(self), retryPolicy=self._wait_before, clock=clock
         )
@@ -152,7 +173,7 @@ class RegistryClient(Service):
         self.failures = 0
         self._told_to_wait = 0.0
         self.trouble = ""
-        self._warned = ""
+        self.why_unreachable = ""
         self._has_list = False
         self._waiting: list[Deferred[None]] = []
 
@@ -162,6 +183,18 @@ class RegistryClient(Service):
     def is_listed(self) -> bool:
         """Whether the node is registered now, and has the list of this conversation."""
         return self._conversation is not None and self._conversation.is_listed
+
+    @property
+    def registry(self) -> Peer | None:
+        """
+        Where the registry is that lists the node now, and the node id that it has said, which is
+        proven under TLS; L{None} while none does.
+        """
+        conversation = self._conversation
+        if conversation is None or not conversation.is_listed or conversation.agreement is None:
+            return None
+        host, port = conversation.peer
+        return Peer(conversation.agreement.peer.node, "", host, port) if port else None
 
     @property
     def peers(self) -> Mapping[bytes, Peer]:
@@ -273,6 +306,7 @@ class RegistryClient(Service):
         Somebody is at the other end, who may be the registry.
         """
         self._conversation = conversation
+        self.claim = self.elsewhere = None
 
     def conversation_ended(self, error: Flow512Error) -> None:
         """
@@ -289,7 +323,9 @@ class RegistryClient(Service):
         if reason != self.trouble:
             # The same trouble over and over is one line, not one a minute.
             self.trouble = reason
-            self.log.warn("Not registered: {reason} Trying again.", reason=reason)
+            self.log.emit(
+                self._trouble_level, "Not registered: {reason} Trying again.", reason=reason
+            )
         self._state_changed()
 
     def list_changed(self, change: Change) -> None:
@@ -304,6 +340,32 @@ class RegistryClient(Service):
             deferred.callback(None)
         self._state_changed()
 
+    def leads(self, claim: Claim, name: str) -> None:
+        """
+        The registry says by what right it leads, or leads again.
+
+        @param claim: with the node id that it has proven.
+        @param name: what its user calls it.
+        """
+        self.claim, self.leader_name, self.elsewhere = claim, name, None
+        self._state_changed()
+
+    def sent_to(self, offer: RegistryOffer | None) -> None:
+        """
+        The registry says that another leads.
+
+        @param offer: where that is; L{None} if it is nowhere.
+        """
+        self.elsewhere = offer
+        self._state_changed()
+
+    def tell(self, leader: Leader) -> None:
+        """
+        Tell the registry of another one, if it is there.
+        """
+        if self._conversation is not None:
+            self._conversation.tell(leader)
+
     def reached(self, told: Reached) -> None:
         """
         The registry has tried whether others reach this node.
@@ -314,14 +376,14 @@ class RegistryClient(Service):
             return
         self.is_reachable = told.ok
         if told.ok:
-            if self._warned:
+            if self.why_unreachable:
                 self.log.info("Others can reach this node now, and it is listed.")
-            self._warned = ""
+            self.why_unreachable = ""
         else:
             reason = escape(told.sentence, 500)
-            if reason != self._warned:
+            if reason != self.why_unreachable:
                 # It is tried again and again; that is one line.
-                self._warned = reason
+                self.why_unreachable = reason
                 self.log.warn(
                     "Others cannot reach this node, so it is not listed, and only fetches: {reason}"
                     " Open TCP port {port} in the firewall or router, or choose a port that others"
@@ -344,4 +406,4 @@ class RegistryClient(Service):
         self.failures += 1
         self._state_changed()
         told, self._told_to_wait = self._told_to_wait, 0.0
-        return max(self._backoff(self.failures), told * self._random.uniform(1.0, 1.25))
+        return wait_before(self.failures, len(self.peers), told, self._random)

@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, Final
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 
-from flow512.errors import BadFrame, BadMessage, Flow512Error, TimedOut, Unreachable, from_wire
+from flow512.discovery.claims import Claim
+from flow512.errors import (
+    BadFrame,
+    BadMessage,
+    Flow512Error,
+    NotAllowed,
+    TimedOut,
+    Unreachable,
+    from_wire,
+)
 from flow512.link.greeting import Caller
+from flow512.registry.leaders import offer_told
 from flow512.registry.questions import Questions
 from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Holders, Who
+from flow512.wire.leading import Leader
 from flow512.wire.messages import (
     REGISTRY_CLIENT,
     Delta,
@@ -48,7 +59,13 @@ PINGS_PER_LEASE: Final = 3
 """So that two may be lost."""
 
 SHORTEST_PING: Final = 1.0
-"""Seconds between two pings, whatever lease a registry grants."""
+"""Seconds between two pings, whatever a registry wants."""
+
+FIRST_PING: Final = 2.0
+"""Seconds until the first one, whose answer tells when the next is wanted."""
+
+SILENCE: Final = 3.0
+"""Seconds after a ping without anything from the registry, after which it is taken for dead."""
 
 
 class RegistryConversation(Caller):
@@ -77,7 +94,9 @@ class RegistryConversation(Caller):
         self._is_registered = False
         self._refusal: Flow512Error | None = None
         self._call: IDelayedCall | None = None  # the deadline while asking, then the next ping
+        self._silence: IDelayedCall | None = None  # what ends it, unless it is heard of
         self._lease = 0.0
+        self._interval = FIRST_PING
 
     def register(self) -> None:
         """
@@ -88,7 +107,14 @@ class RegistryConversation(Caller):
             return
         request = self._next_request()
         self._unanswered.add(request)
-        self.send(Register(self._client.ticket, self._client.port, self.introduction.name), request)
+        client = self._client
+        self.send(
+            Register(
+                *(client.ticket, client.port, self.introduction.name),
+                *(client.term(), client.can_lead and bool(client.port)),
+            ),
+            request,
+        )
 
     def who(self, root: bytes) -> Deferred[tuple[Peer, ...]]:
         """
@@ -137,6 +163,9 @@ class RegistryConversation(Caller):
         self._client.connection_made(self)
 
     def conversation_opened(self, agreement: Agreement) -> None:
+        if agreement.peer.node == self._client.shuns:
+            raise NotAllowed("That registry is this node's own.")
+        self._client.registry_at = self.peer
         self._list.begin(self.peer_host)
         self._call = self.clock.callLater(self.patience.greeting, self._unheard)
         self.register()
@@ -149,14 +178,20 @@ class RegistryConversation(Caller):
         if self._call is not None:
             self._call.cancel()
             self._call = None
+        self._not_silent()
         self._client.conversation_ended(self._refusal or error)
         self._questions.end(error)
 
     def frame_received(self, frame: Frame) -> None:
+        self._not_silent()
         if frame.kind in (Kind.REGISTERED, Kind.ERROR):
             self._answered(frame)
         elif not self._is_registered:
             raise BadFrame("A list came before the registration was accepted.")
+        elif frame.kind == Kind.LEADER:
+            self._told_of(decode(frame, Leader))
+        elif self._client.claim is None:
+            raise BadFrame("A list came before the registry said who leads.")
         elif frame.kind == Kind.SNAPSHOT:
             change = self._list.snapshot(decode(frame, Snapshot))
             if change is not None:
@@ -194,8 +229,28 @@ class RegistryConversation(Caller):
         self._client.inventory.begin()
         self.tell_holdings()
 
+    def _told_of(self, told: Leader) -> None:
+        assert self.agreement is not None
+        if told.port:
+            self._client.sent_to(offer_told(told, self.peer_host))
+        elif told.node != self.agreement.peer.node:
+            raise BadMessage("The registry claims the node id of somebody else.")
+        else:
+            claim = Claim(told.node, told.term, told.since, told.appointed, told.why)
+            self._client.leads(claim, self.agreement.peer.name)
+
+    def tell(self, leader: Leader) -> None:
+        """
+        Tell the registry of another one.
+        """
+        if self.is_open and self._is_registered:
+            self.send(leader)
+
     def ponged(self, pong: Pong) -> None:
+        self._not_silent()
+        self._interval = pong.interval
         if self._is_registered:
+            self._ping_later()
             self._list.pong(pong.number)
             self._ask_for_missing()
         if self.is_listed:
@@ -208,10 +263,26 @@ class RegistryConversation(Caller):
     def _ping_later(self) -> None:
         if self._call is not None:
             self._call.cancel()
-        wait = max(self._lease / PINGS_PER_LEASE, SHORTEST_PING)
-        self._call = self.clock.callLater(wait, self._ping)
+        self._call = self.clock.callLater(self._wait, self._ping)
+
+    @property
+    def _wait(self) -> float:
+        longest = self._lease / PINGS_PER_LEASE
+        return max(min(self._interval or longest, longest), SHORTEST_PING)
 
     def _ping(self) -> None:
         self._call = None
         self.send(Ping())
+        if self._silence is None:
+            wait = max(SILENCE, self._wait)
+            self._silence = self.clock.callLater(wait, self._fell_silent)
         self._ping_later()
+
+    def _fell_silent(self) -> None:
+        self._silence = None
+        self.end(TimedOut("The registry fell silent."))
+
+    def _not_silent(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None

@@ -7,12 +7,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, TypeVar
 
-from flow512.discovery.limits import Budgets
+from flow512.discovery.limits import Budget, Budgets
 from flow512.errors import Busy
 from flow512.limits import Limits
 
 RETRY: Final = 10.0
 """Seconds after which to try again whoever registers too often."""
+
+AT_ONCE: Final = 4.0
+"""Seconds' worth of registrations that are taken at once after a quiet time."""
+
+LONGEST_TURN: Final = 600.0
+"""Seconds; nobody is sent away for longer than that because of others."""
 
 _BUDGETS: Final = 16_384
 """Sources, and node ids, whose budgets are remembered; each takes about 200 bytes."""
@@ -43,6 +49,9 @@ class Quota:
         self._by_node: Counter[bytes] = Counter()
         source = limits.registrations_per_address_per_minute
         node = limits.registrations_per_node_per_minute
+        self._rate = limits.registrations_per_second
+        self._of_all = Budget(self._rate, self._rate * AT_ONCE, 0.0)
+        self._next_turn = 0.0
         self._of_source = Budgets(source / _MINUTE, source, _BUDGETS, 0.0)
         self._of_node = Budgets(node / _MINUTE, node, _BUDGETS, 0.0)
 
@@ -56,6 +65,16 @@ class Quota:
             raise Busy("Your address registers too often; try again later.", RETRY)
         if not self._of_node.take(node.hex(), now):
             raise Busy("You register too often; try again later.", RETRY)
+        if not self._of_all.take(now):
+            raise Busy("Many nodes register at the moment; come back later.", self._turn(now))
+
+    def _turn(self, now: float) -> float:
+        """
+        Give one who has to wait a turn of his own: seconds until then. Turns that nobody comes for
+        are no loss, as the budget goes to whoever does come.
+        """
+        self._next_turn = max(self._next_turn, now) + 1 / self._rate
+        return min(self._next_turn - now, LONGEST_TURN)
 
     def find_room(self, source: str, node: bytes, before: str | None) -> None:
         """

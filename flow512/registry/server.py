@@ -10,6 +10,7 @@ for the dials; none for a node that is registered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random, SystemRandom
 from typing import Final
 
@@ -19,19 +20,24 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from flow512.content.paths import escape
+from flow512.discovery.claims import Claim, RegistryOffer
+from flow512.discovery.deeds import Why
 from flow512.errors import StateInUse, TimedOut
 from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.registry.answering import RegistryProtocol
+from flow512.registry.conversation import PINGS_PER_LEASE
 from flow512.registry.dial_back import Connect, DialBack
 from flow512.registry.dials import Dial, Dials
 from flow512.registry.holdings import Holdings
+from flow512.registry.leaders import offer_told
 from flow512.registry.log_room import LogRoom
 from flow512.registry.table import GRACE, LEASE, Placed, RegistryTable
 from flow512.wire.fields import Peer
 from flow512.wire.holding import Hold, Holders, Who
+from flow512.wire.leading import Leader
 from flow512.wire.messages import Register, encode
 
 WINDOW: Final = 0.1
@@ -39,6 +45,12 @@ WINDOW: Final = 0.1
 
 SNAPSHOT_INTERVAL: Final = 1.0
 """Seconds between two snapshots on one connection."""
+
+PINGS: Final = 250
+"""Pings a second that a registry wants at most."""
+
+SHORTEST_INTERVAL: Final = 2.0
+"""Seconds between two pings of a node in a small network."""
 
 
 class RegistryFactory(Factory[RegistryProtocol]):
@@ -49,6 +61,8 @@ class RegistryFactory(Factory[RegistryProtocol]):
     (L{flow512.link.shared_port.SharedPortFactory}, as C{"registry"}). Either way L{stop} ends it.
 
     @ivar introduction: what it says of itself.
+    @ivar claim: by what right it leads.
+    @ivar elsewhere: the registry that it sends nodes to; L{None} as long as it leads itself.
     @ivar table: its state; to be read.
     @ivar holdings: who holds what.
     @ivar log_room: keeps any source from filling the log.
@@ -70,6 +84,9 @@ class RegistryFactory(Factory[RegistryProtocol]):
         limits: Limits | None = None,
         window: float = WINDOW,
         snapshot_interval: float = SNAPSHOT_INTERVAL,
+        claim: Claim | None = None,
+        term_known: Callable[[int], None] = lambda term: None,
+        heard: Callable[[RegistryOffer], None] = lambda offer: None,
     ) -> None:
         """
         @param introduction: what the registry says of itself.
@@ -86,8 +103,18 @@ class RegistryFactory(Factory[RegistryProtocol]):
             is remembered, and how long the handshake may take.
         @param window: seconds in which changes are gathered before they are pushed.
         @param snapshot_interval: seconds between two snapshots on one connection.
+        @param claim: by what right it leads; appointed, from now on, unless given.
+        @param term_known: told of each term later than its own that a node knows; it takes it over.
+        @param heard: told of other registries, of which nodes tell; they may all be made up.
         """
+        self.claim = claim or Claim(
+            introduction.node, 1, int(clock.seconds() * 1000), True, Why.APPOINTED.value
+        )
+        self.elsewhere: Leader | None = None
         self.introduction = introduction
+        self._term_known = term_known
+        self._heard = heard
+        self._has_risen = False
         self.clock = clock
         self.patience = patience or Patience(greeting=(limits or Limits()).handshake)
         self.window = window
@@ -189,6 +216,10 @@ class RegistryFactory(Factory[RegistryProtocol]):
         placed = self.table.register(
             connection, node, wish, connection.peer_host, self.clock.seconds()
         )
+        if wish.term > self.claim.term:
+            self.claim = self.claim.risen(wish.term)
+            self._has_risen = True
+            self._term_known(self.claim.term)
         if placed.displaced is not None:
             placed.displaced.end(StateInUse("The node registered through another connection."))
         self._schedule_push()
@@ -255,6 +286,53 @@ class RegistryFactory(Factory[RegistryProtocol]):
         now = self.clock.seconds()
         return Holders(self.holdings.who(asked.root, node, self.table.listed, self._random, now))
 
+    # Who leads
+
+    @property
+    def leader(self) -> Leader:
+        """What it says of itself."""
+        claim = self.claim
+        return Leader(claim.node, claim.term, claim.since, claim.appointed, why=claim.why)
+
+    @property
+    def ping_interval(self) -> float:
+        """Seconds between two pings of a node, so that no more come than can be answered."""
+        wanted = max(SHORTEST_INTERVAL, self.table.count / PINGS)
+        return min(wanted, self.table.lease / PINGS_PER_LEASE)
+
+    def send_to(self, leader: Leader | None) -> None:
+        """
+        Have all nodes go to another registry, those as well that are still to come.
+
+        @param leader: where to; L{None} to keep them from now on.
+        """
+        self.elsewhere = leader
+        told = encode(self.leader if leader is None else leader)
+        for connection in self._connections:
+            if connection.is_registered:
+                connection.write_small(told)
+
+    def name_heir(self) -> None:
+        """
+        Tell all nodes who is to lead when this registry stops: the first on the list that may.
+        """
+        heirs = [
+            peer
+            for peer in self.table.peers
+            if peer.can_lead and peer.node != self.introduction.node
+        ]
+        if heirs and self.elsewhere is None:
+            heir = min(heirs, key=lambda peer: peer.node)
+            self.send_to(Leader(heir.node, host=heir.host, port=heir.port))
+
+    def told_of(self, connection: RegistryProtocol, told: Leader) -> None:
+        """
+        Take note of another registry, of which a node tells.
+        """
+        offer = offer_told(told, connection.peer_host)
+        if offer is not None:
+            self._heard(offer)
+
     # Dialling back
 
     def dial(self) -> None:
@@ -303,12 +381,20 @@ class RegistryFactory(Factory[RegistryProtocol]):
     # Time
 
     def _schedule_push(self) -> None:
-        if self.table.has_changes and self._push_call is None and not self._is_stopped:
+        if (
+            (self.table.has_changes or self._has_risen)
+            and self._push_call is None
+            and not self._is_stopped
+        ):
             self._push_call = self.clock.callLater(self.window, self._push)
 
     def _push(self) -> None:
         self._push_call = None
         deltas = b"".join([encode(delta) for delta in self.table.take_deltas()])
+        if self._has_risen:
+            self._has_risen = False
+            if self.elsewhere is None:
+                self.send_to(None)
         if deltas:
             for connection in self._connections:
                 if connection.is_registered:

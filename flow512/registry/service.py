@@ -11,12 +11,18 @@ import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
 
 from flow512.discovery.addresses import (
     LocalAddress,
     addresses_of_host,
 )
 from flow512.discovery.beacon import PORT as BEACON_PORT
+from flow512.discovery.claims import Claim, RegistryOffer
+from flow512.discovery.deeds import Why
+from flow512.discovery.election import Mode
+from flow512.discovery.engine import Sighting
 from flow512.interfaces import RunBlocking, Workers
 from flow512.limits import Limits
 from flow512.link.address import (
@@ -28,7 +34,12 @@ from flow512.link.introduction import Introduction
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.security import Encryption
 from flow512.link.standing import Claims
+from flow512.registry.client import IPeerListListener
+from flow512.registry.following import RegistryFollower
+from flow512.registry.leaders import offers_seen
+from flow512.registry.office import Office
 from flow512.registry.server import RegistryFactory
+from flow512.registry.term_file import TermKeeper
 from flow512.wire.fields import Peer
 
 
@@ -65,14 +76,17 @@ class RegistrySettings(msgspec.Struct, frozen=True):
         check_names(self.name, self.network)
 
 
+@implementer(IPeerListListener)
 class RegistryService(Service):
     """
-    A registry.
+    A registry. If another that was appointed as well leads for longer, it sends its nodes there,
+    and keeps them again once that one is gone.
 
     @ivar factory: its conversations and its table, once it has started.
     @ivar introduction: what it says of itself, once it has started.
     """
 
+    log = Logger()
     factory: RegistryFactory
     introduction: Introduction
 
@@ -99,6 +113,8 @@ class RegistryService(Service):
         self._run_blocking = run_blocking
         self._workers: Workers | None = None
         self._presence: Presence | None = None
+        self._office: Office | None = None
+        self._follower: RegistryFollower | None = None
 
     @property
     def peers(self) -> list[Peer]:
@@ -134,21 +150,41 @@ class RegistryService(Service):
             self._random,
         )
         self.introduction = presence.introduction
-        self.factory = RegistryFactory(
-            self.introduction,
-            self._reactor,
-            connect=presence.standing.endpoint,
-            random=self._random,
-            limits=settings.limits,
-        )
-        presence.shared.conversations["registry"] = self.factory
         try:
+            self._office = Office(self._reactor, presence, self._make_registry)
             presence.listen(settings.listen or usual_places(DEFAULT_PORT))
         except BaseException:
             presence.close()
             raise
         self._presence = presence
-        self.factory.startFactory()
+        state = presence.standing.state
+        if self._run_blocking is None and state is not None:
+            self._workers = Workers(IReactorFromThreads(self._reactor))
+            self._run_blocking = self._workers.run_blocking
+        self._terms = TermKeeper(None if state is None else state.path, self._run_blocking)
+        since = int(self._reactor.seconds() * 1000)
+        why = Why.APPOINTED.value
+        self.factory = self._office.open(
+            Claim(self.introduction.node, self._terms.term + 1, since, True, why)
+        )
+
+    def _make_registry(
+        self,
+        claim: Claim,
+        known: Callable[[int], None],
+        heard: Callable[[RegistryOffer], None],
+    ) -> RegistryFactory:
+        assert self._presence is not None
+        return RegistryFactory(
+            self.introduction,
+            self._reactor,
+            connect=self._presence.standing.endpoint,
+            random=self._random,
+            limits=self.settings.limits,
+            claim=claim,
+            term_known=known,
+            heard=heard,
+        )
 
     def startService(self) -> None:
         """
@@ -160,14 +196,44 @@ class RegistryService(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         presence = self._presence
         assert presence is not None
+        if self._workers is not None:
+            self._workers.startService()
         if self._run_blocking is not None:
             presence.watch_bans(self._run_blocking)
-        elif self.settings.state is not None:
-            self._workers = Workers(IReactorFromThreads(self._reactor))
-            self._workers.startService()
-            presence.watch_bans(self._workers.run_blocking)
         self.factory.listening(presence.host, presence.port)
-        presence.announce("registry")
+        presence.announce("registry", self._sightings_changed)
+        assert self._office is not None
+        follower = self._follower = RegistryFollower(
+            self._reactor,
+            presence.standing.endpoint,
+            self.introduction,
+            mode=Mode.ALWAYS,
+            port=0,
+            ticket=self._random.randbytes(16),
+            random=self._random,
+            offers=self._registry_offers,
+            listens=presence.beacon is not None,
+            office=self._office,
+            listener=self,
+            limits=self.settings.limits,
+            term=self._terms.term,
+            remember=self._terms.remember,
+            registers=False,
+        )
+        self._office.known, self._office.heard = follower.known, follower.heard
+        follower.startService()
+
+    def _sightings_changed(self, sighting: Sighting) -> None:
+        if self._follower is not None:
+            self._follower.reconsider()
+
+    def _registry_offers(self) -> list[RegistryOffer]:
+        return offers_seen(() if self._presence is None else self._presence.sightings)
+
+    def peer_list_changed(
+        self, joined: Sequence[Peer], left: Sequence[Peer], changed: Sequence[Peer]
+    ) -> None:
+        """Another registry's list, while this one sends its nodes there: it is for nodes."""
 
     def stopService(self) -> Deferred[None]:
         """
@@ -180,11 +246,18 @@ class RegistryService(Service):
 
     async def _stop(self) -> None:
         presence, self._presence = self._presence, None
+        follower, self._follower = self._follower, None
+        office, self._office = self._office, None
         if presence is not None:
             await presence.fall_silent()
+            if follower is not None:
+                await follower.stopService()
             await presence.stop_listening()
-            await self.factory.stop()
+            if office is not None:
+                await office.stop()
+            await self._terms.finish()
             presence.close()
         workers, self._workers = self._workers, None
         if workers is not None:
             workers.stopService()
+            self._run_blocking = None

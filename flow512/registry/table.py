@@ -187,6 +187,11 @@ class RegistryTable(Generic[_Connection]):
         ]
 
     @property
+    def count(self) -> int:
+        """How many are registered now, by a connection that there is."""
+        return len(self._held)
+
+    @property
     def has_changes(self) -> bool:
         """Whether L{take_deltas} has anything to give."""
         return bool(self._unpublished)
@@ -248,7 +253,7 @@ class RegistryTable(Generic[_Connection]):
         old = self._registrations.get((node, wish.ticket))
         self._check_ticket(connection, node, wish, old)
         self._quota.find_room(source, node, None if old is None else old.source)
-        peer = Peer(node, name, host, wish.port) if wish.port else None
+        peer = Peer(node, name, host, wish.port, wish.can_lead) if wish.port else None
         displaced = None
         is_proven = peer is not None and self._dials is None
         if old is not None:

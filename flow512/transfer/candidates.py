@@ -72,5 +72,15 @@ def choose_candidate(candidates: Sequence[Candidate], wanted: str) -> Candidate:
         )
     if known:
         return known[0]
-    node, address = split_node_id(wanted)
+    return named_candidate(wanted)
+
+
+def named_candidate(text: str) -> Candidate:
+    """
+    Read the address of a peer.
+
+    @param text: C{ADDRESS}, or C{ID@ADDRESS} if only that node may answer there.
+    @raise Misuse: it is none.
+    """
+    node, address = split_node_id(text)
     return Candidate(parse_address(address), node=node)

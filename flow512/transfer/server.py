@@ -51,6 +51,7 @@ from flow512.link.introduction import Introduction
 from flow512.link.origin import plain_address
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
+from flow512.registry.peer_list import as_reached
 from flow512.transfer.allowance import Allowance
 from flow512.transfer.bundles import Bundles
 from flow512.transfer.contents import Contents
@@ -66,6 +67,7 @@ from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame, encode_header
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
     TRANSFER,
     TRANSFER_SERVER,
@@ -502,6 +504,14 @@ class TransferProtocol(Answerer):
         found = service.run_blocking(service.contents.stat, wanted.root, self.asker)
         self._work(frame.request, _Working(), found, answer)
 
+    def _meet(self, frame: Frame) -> None:
+        wanted = decode(frame, Meet)
+        place = plain_address(self.peer_host)
+        peer = None
+        if wanted.port and place is not None:
+            peer = as_reached(self._serving_at(place, wanted.port), self.peer_host)
+        self.send(self._service.met(self.asker, peer), frame.request)
+
     def _serving_at(self, place: IPv4Address | IPv6Address, port: int) -> Peer:
         assert self.agreement is not None
         node = self.agreement.peer.node if self.channel is None else self.channel.peer
@@ -546,6 +556,7 @@ class TransferProtocol(Answerer):
         Kind.PIECES: _pieces,
         Kind.BUNDLE: _bundle,
         Kind.STREAM: _stream,
+        Kind.MEET: _meet,
     }
 
 
@@ -573,6 +584,7 @@ class TransferFactory(Factory[TransferProtocol]):
         up: Throttle | None = None,
         offers: Offers | None = None,
         holders: KnownHolders | None = None,
+        met: Callable[[bytes, Peer | None], Met] = lambda visitor, at: Met(),
     ) -> None:
         """
         @param library: what is served.
@@ -587,10 +599,13 @@ class TransferFactory(Factory[TransferProtocol]):
         @param offers: what it is downloading, and serves meanwhile; nothing unless given.
         @param holders: who else has a content that this node has, or is downloading; those who
             ask for it, and say that they pass it on, are noted there.
+        @param met: tells by node id, and by where he says that he serves, whom a visitor is told
+            of; nobody unless given.
         """
         self.library = library
         self.contents = Contents(library, offers)
         self.holders = holders or KnownHolders()
+        self.met = met
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking

@@ -43,6 +43,7 @@ from flow512.wire.fields import MAX_LIST, MD5_LENGTH, Message, Peer
 from flow512.wire.frame import HEADER_SIZE, MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Blocks, Holders, PiecesRequest, Watch, Who
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
     TRANSFER,
     TRANSFER_CLIENT,
@@ -345,6 +346,15 @@ class SourceProtocol(Caller):
         @param port: where this node gives to others what it has of it, from now on; 0 for nowhere.
         """
         return self._ask(Who(root, port), Kind.HOLDERS, lambda frame: decode(frame, Holders).peers)
+
+    def meet(self, port: int = 0) -> Deferred[Met]:
+        """
+        Ask whom the source has met lately. Nobody vouches for them.
+
+        @param port: the TCP port that this node serves at, so that the source may come back; 0 for
+            none.
+        """
+        return self._ask(Meet(port), Kind.MET, lambda frame: decode(frame, Met))
 
     def watch(self, root: bytes, told: Callable[[Blocks], None]) -> Deferred[None]:
         """

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from flow512.discovery.claims import MAX_SINCE, MAX_TERM
 from flow512.units import DIGEST, MAX_FILE_SIZE, PIECES_PER_BLOCK
 
 KIB: Final = 1024
@@ -52,6 +53,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Size = Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_SINCE)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -66,9 +69,11 @@ class Peer(msgspec.Struct, frozen=True, array_like=True):
     @ivar name: what its user calls it; not unique, and proves nothing.
     @ivar host: the address that the registry sees it at.
     @ivar port: the TCP port that it serves at.
+    @ivar can_lead: whether it may carry the registry, if there is no other.
     """
 
     node: NodeId
     name: Name
     host: Name
     port: Annotated[int, Meta(ge=1, le=65535)]
+    can_lead: bool = False

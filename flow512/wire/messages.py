@@ -43,9 +43,12 @@ from flow512.wire.fields import (
     Proof,
     Seconds,
     Size,
+    Term,
 )
 from flow512.wire.frame import Frame, encode_frame
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
+from flow512.wire.leading import Leader
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.streaming import Stream
 
 
@@ -69,6 +72,7 @@ class Kind(IntEnum):
     HOLD = 0x17
     WHO = 0x18
     HOLDERS = 0x19
+    LEADER = 0x1A
 
     LIST = 0x20
     LISTING = 0x21
@@ -87,6 +91,8 @@ class Kind(IntEnum):
     BUNDLE = 0x2E
     PARCEL = 0x2F
     STREAM = 0x30
+    MEET = 0x31
+    MET = 0x32
 
 
 class Hello(Message, frozen=True):
@@ -157,9 +163,12 @@ class Pong(Message, frozen=True):
     I am.
 
     @ivar number: from a registry, the number of its latest delta; else 0.
+    @ivar interval: from a registry, seconds until the next ping should come; 0: a third of the
+        lease.
     """
 
     number: Number = 0
+    interval: Seconds = 0.0
 
 
 class Register(Message, frozen=True):
@@ -170,11 +179,15 @@ class Register(Message, frozen=True):
         over the lease of this node id from another connection.
     @ivar port: where the node serves; 0 to watch without being listed.
     @ivar name: what its user calls it.
+    @ivar term: the latest term that it knows.
+    @ivar can_lead: whether it may carry the registry, if there is no other.
     """
 
     ticket: Annotated[bytes, Meta(min_length=16, max_length=16)]
     port: Port
     name: Name = ""
+    term: Term = 0
+    can_lead: bool = False
 
 
 class Registered(Message, frozen=True):
@@ -359,7 +372,7 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.ERROR: (Error, 4 * KIB),
     Kind.CANCEL: (Cancel, 16),
     Kind.PING: (Ping, 16),
-    Kind.PONG: (Pong, 16),
+    Kind.PONG: (Pong, 32),
     Kind.CHALLENGE: (Challenge, 128),
     Kind.REGISTER: (Register, 1 * KIB),
     Kind.REGISTERED: (Registered, 1 * KIB),
@@ -371,6 +384,7 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.HOLD: (Hold, 16 * KIB),
     Kind.WHO: (Who, 128),
     Kind.HOLDERS: (Holders, 128 * KIB),
+    Kind.LEADER: (Leader, 2 * KIB),
     Kind.LIST: (List, 16 * KIB),
     Kind.LISTING: (Listing, 256 * KIB),
     Kind.STAT: (Stat, 16 * KIB),
@@ -384,6 +398,8 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
     Kind.PIECES: (PiecesRequest, 128),
     Kind.BUNDLE: (Bundle, 16 * KIB),
     Kind.STREAM: (Stream, 16 * KIB),
+    Kind.MEET: (Meet, 16),
+    Kind.MET: (Met, 128 * KIB),
 }
 
 CAPS: Final[dict[int, int]] = {
@@ -419,7 +435,7 @@ HELLO_ANSWER: Final[dict[int, int]] = {
 REQUESTS: Final = frozenset(
     {
         *(Kind.LIST, Kind.STAT, Kind.PAGE, Kind.READ, Kind.CHECKSUM),
-        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE, Kind.STREAM),
+        *(Kind.PIECES, Kind.WATCH, Kind.WHO, Kind.BUNDLE, Kind.STREAM, Kind.MEET),
     }
 )
 """What a source serves."""
@@ -440,6 +456,7 @@ TRANSFER_CLIENT: Final = caps_of(
     Kind.BLOCKS,
     Kind.HOLDERS,
     Kind.PARCEL,
+    Kind.MET,
     Kind.ERROR,
     Kind.PING,
     Kind.PONG,
@@ -447,7 +464,8 @@ TRANSFER_CLIENT: Final = caps_of(
 """What may arrive at the fetching side."""
 
 REGISTRY_SERVER: Final = caps_of(
-    Kind.REGISTER, Kind.LEAVE, Kind.RESYNC, Kind.HOLD, Kind.WHO, Kind.PING, Kind.PONG, Kind.ERROR
+    *(Kind.REGISTER, Kind.LEAVE, Kind.RESYNC, Kind.HOLD, Kind.WHO, Kind.LEADER),
+    *(Kind.PING, Kind.PONG, Kind.ERROR),
 )
 """What may arrive at the registry."""
 
@@ -457,6 +475,7 @@ REGISTRY_CLIENT: Final = caps_of(
     Kind.DELTA,
     Kind.REACHED,
     Kind.HOLDERS,
+    Kind.LEADER,
     Kind.PING,
     Kind.PONG,
     Kind.ERROR,

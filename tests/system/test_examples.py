@@ -21,7 +21,7 @@ from twisted.internet.protocol import ProcessProtocol, Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from flow512 import Mode, NodeService, NodeSettings, parse_address
+from flow512 import Mode, NamedRegistry, NodeService, NodeSettings, parse_address
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20.0
@@ -156,7 +156,11 @@ def test_registry_in_application() -> Generator[Any, Any, None]:
     places = [f"tcp:{port}:interface=127.0.0.1" for port in (registry, roll_call)]
     with running("registry_in_application", *places) as program:
         yield program.says("ready")
-        guest = node(listen=LOOPBACK, name="guest", registry=parse_address(f"127.0.0.1:{registry}"))
+        guest = node(
+            listen=LOOPBACK,
+            name="guest",
+            registries=(NamedRegistry(parse_address(f"127.0.0.1:{registry}")),),
+        )
         guest.startService()
         try:
             told = b""

@@ -18,11 +18,14 @@ from flow512.discovery.election import Mode
 from flow512.interfaces import RunBlocking
 from flow512.limits import Limits
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.presence import Airwaves, Presence
 from flow512.link.security import Encryption
 from flow512.link.standing import Claims
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
+from flow512.registry.office import Office
+from flow512.registry.server import RegistryFactory
 from flow512.testing import Host
 from flow512.transfer.offers import Offer, Offers
 from flow512.transfer.server import TransferFactory
@@ -101,13 +104,13 @@ class Stranger:
             self._presence.standing.endpoint,
             self._presence.introduction,
             mode=Mode.NEVER,
-            configured=REGISTRY,
+            named=(NamedRegistry(REGISTRY),),
             port=5000,
             ticket=random.randbytes(16),
             random=random,
-            sightings=tuple,
+            offers=tuple,
             listens=False,
-            lead=lambda: HostPort("nowhere", 1),
+            office=Office(host.reactor, self._presence, RegistryFactory),  # type: ignore[arg-type]  # never made
             listener=NobodyListens(),
         )
         self._follower.hold((self.tree.root,), ())

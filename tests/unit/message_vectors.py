@@ -17,6 +17,8 @@ from flow512.wire.bundle import Bundle
 from flow512.wire.fields import Message, Peer
 from flow512.wire.frame import Frame, encode_frame, encode_header
 from flow512.wire.holding import Blocks, Hold, Holders, PiecesRequest, Watch, Who
+from flow512.wire.leading import Leader
+from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
     Cancel,
     Challenge,
@@ -48,7 +50,7 @@ from flow512.wire.streaming import Stream
 FILE: Final = Path(__file__).parents[1] / "vectors" / "messages.json"
 
 ANNA: Final = Peer(bytes(range(32)), "Anna's laptop", "192.0.2.7", 5000)
-BEN: Final = Peer(bytes(range(32, 64)), "büro", "2001:db8::7", 65535)
+BEN: Final = Peer(bytes(range(32, 64)), "büro", "2001:db8::7", 65535, True)
 ROOT: Final = bytes(range(64, 96))
 MD5: Final = bytes(range(16))
 PHOTO: Final = Entry("Fotos/Übersicht.jpg", 70_000, 1_700_000_000_123_456_789, ROOT, MD5)
@@ -82,10 +84,17 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("cancel", Cancel(), 4294967295),
     ("ping", Ping(), 1),
     ("pong", Pong(), 1),
-    ("pong of a registry", Pong(300), 2),
-    ("register", Register(bytes(range(16)), 5000, "Anna's laptop"), 0),
+    ("pong of a registry", Pong(300, 2.5), 2),
+    ("register", Register(bytes(range(16)), 5000, "Anna's laptop", 7, True), 0),
     ("register to watch", Register(bytes(range(16)), 0, ""), 0),
     ("registered", Registered(30.0, "192.0.2.7"), 0),
+    ("leader, the registry itself", Leader(BEN.node, 8, 1_700_000_000_123, True), 0),
+    (
+        "leader, another one",
+        Leader(ANNA.node, 9, 1_700_000_000_000, False, "192.0.2.7", 5000, "it was found"),
+        0,
+    ),
+    ("leader, to be", Leader(ANNA.node, host="192.0.2.7", port=5000), 0),
     ("reached", Reached(5000, True), 0),
     ("not reached", Reached(5000, False, "No connection could be made.", 30.0), 0),
     ("leave", Leave(), 0),
@@ -100,6 +109,10 @@ MESSAGES: Final[list[tuple[str, Message, int]]] = [
     ("who holds it, beside me", Who(ROOT, 5000), 9),
     ("holders", Holders((ANNA, BEN)), 9),
     ("holders, nobody", Holders(()), 9),
+    ("whom have you met", Meet(), 13),
+    ("whom have you met, beside me", Meet(5000), 13),
+    ("met", Met("Carl", (ANNA, BEN), (BEN,)), 13),
+    ("met nobody", Met(), 13),
     ("list everything", List(), 1),
     ("list, next page of a folder", List("Fotos/", "Fotos/a.jpg", 100), 2),
     ("listing", Listing((PHOTO, FRESH), True), 1),

@@ -19,6 +19,7 @@ from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
 from flow512.wire.fields import Message
 from flow512.wire.frame import FrameReader
+from flow512.wire.leading import Leader
 from flow512.wire.messages import CAPS, TRANSFER_SERVER, Hello, encode, message_in
 
 
@@ -39,6 +40,7 @@ class End:
     @ivar protocol: that protocol.
     @ivar transport: what it writes to.
     @ivar requests: the request numbers of the messages that were heard last.
+    @ivar leaders: all that was heard of who leads, which L{heard} leaves out.
     """
 
     def __init__(self, factory: IProtocolFactory, number: int, seen: IAddress) -> None:
@@ -54,6 +56,7 @@ class End:
         assert protocol is not None
         self.protocol: IProtocol = protocol
         self.requests: list[int] = []
+        self.leaders: list[Leader] = []
         self._reader = FrameReader(CAPS)
         self.protocol.makeConnection(self.transport)
 
@@ -77,7 +80,11 @@ class End:
         messages = []
         self.requests = []
         while (frame := self._reader.next_frame()) is not None:
-            messages.append(message_in(frame))
+            message = message_in(frame)
+            if isinstance(message, Leader):
+                self.leaders.append(message)
+                continue
+            messages.append(message)
             self.requests.append(frame.request)
         assert self._reader.is_between_frames
         return messages
@@ -107,6 +114,11 @@ class End:
     def is_closing(self) -> bool:
         """Whether the protocol has closed the connection."""
         return bool(self.transport.disconnecting or self.transport.disconnected)
+
+
+def leads(term: int = 0, number: int = 0) -> Leader:
+    """Say that a registry leads, the end of that number itself."""
+    return Leader(node_id(number), term, 1000)
 
 
 class Serving(Answerer):

@@ -25,6 +25,7 @@ from flow512.content.paths import is_own_name
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.errors import Flow512Error
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
@@ -139,7 +140,7 @@ class Member:
                 state=str(self.folder / "state") if keeps_state else None,
                 name=self.host.name,
                 encryption=simulation.encryption,
-                registry=REGISTRY,
+                registries=(NamedRegistry(REGISTRY),),
                 bootstrap=Mode.NEVER,
                 beacon_port=None,
                 rescan=RESCAN,

@@ -21,7 +21,7 @@ from flow512.cli.running import Machine
 from flow512.cli.stage import Stage
 from flow512.discovery.election import Mode
 from flow512.errors import BadDigest, ResourceFailure, TimedOut
-from flow512.link.address import parse_address
+from flow512.link.named_registry import parse_named_registry
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import INodeListener, NodeListener, NodeSettings
@@ -94,7 +94,7 @@ class Theatre:
                     name=options["--name"],
                     listen=options["--listen"],
                     # By the beacon, in the real one.
-                    registry=parse_address(options.get("--registry", self.registry)),
+                    registries=(parse_named_registry(options.get("--registry", self.registry)),),
                     bootstrap=Mode.NEVER,
                     beacon_port=None,
                 ),

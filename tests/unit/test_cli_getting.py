@@ -7,6 +7,7 @@ from unittest import mock
 
 from flow512.errors import DiskFailure
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from tests.unit.command_line import CommandCase, Said
 
 BIG = bytes(range(256)) * 4 * 1024 * 30
@@ -21,7 +22,10 @@ class SeveralSourcesTests(CommandCase):
         other = self.network.host("10.0.0.3", name="other")
         self.start_node({"big.bin": BIG}, beacon_port=None)
         self.start_node(
-            {"big.bin": BIG}, other, beacon_port=None, registry=HostPort("server", 5000)
+            {"big.bin": BIG},
+            other,
+            beacon_port=None,
+            registries=(NamedRegistry(HostPort("server", 5000)),),
         )
         self.network.run(5.0)
 

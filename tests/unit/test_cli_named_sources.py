@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from flow512.errors import DiskFailure
 from flow512.link.address import HostPort
 from flow512.link.content_link import ContentLink, LinkedPeer
+from flow512.link.named_registry import NamedRegistry
 from tests.unit.command_line import CommandCase, Said
 from tests.unit.test_cli_get_links import CONTENT, ROOT, SERVER
 from tests.unit.test_cli_sentences import Descriptor
@@ -95,7 +96,10 @@ class NamedSourceTests(CommandCase):
         """Of a peer that nobody named and that has not the file, nothing is said."""
         other = self.network.host("10.0.0.4", name="other")
         self.start_node(
-            {"else": b"else"}, other, beacon_port=None, registry=HostPort("server", 5000)
+            {"else": b"else"},
+            other,
+            beacon_port=None,
+            registries=(NamedRegistry(HostPort("server", 5000)),),
         )
         self.network.run(3.0)
         said = self.get("report.pdf", "--registry", "server")

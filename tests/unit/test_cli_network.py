@@ -14,6 +14,7 @@ from flow512.content.scan import ScanReport
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.testing import Host
@@ -363,7 +364,8 @@ class LookTests(CommandCase):
 
     def test_peers(self) -> None:
         """Name, address, id, and how it is known; divided by tabs in a pipe."""
-        rows = [line.split("\t") for line in self.flow512("peers").out.splitlines()]
+        *lines, _ = self.flow512("peers").out.splitlines()
+        rows = [line.split("\t") for line in lines]
         ids = [format_node_id(node.introduction.node)[:15] for node in (self.node, self.third)]
         self.assertEqual(
             rows,
@@ -376,12 +378,45 @@ class LookTests(CommandCase):
     def test_how_known(self) -> None:
         """Without the beacon, they are known by the registry; without it, by the beacon."""
         said = self.flow512("peers", "--no-beacon", "--registry", "server", "--json")
-        self.assertEqual([each["known_by"] for each in said.events], ["registry"] * 2)
+        listed = [each for each in said.events if each["event"] == "peer"]
+        self.assertEqual([each["known_by"] for each in listed], ["registry"] * 2)
         self.network.result(self.node.stopService())
         said = self.flow512("peers", "--json")
         self.assertEqual([each["name"] for each in said.events], ["third"])
         self.assertEqual(said.events[0]["known_by"], "beacon")
         self.assertEqual(said.events[0]["id"], format_node_id(self.third.introduction.node))
+
+    def test_who_leads(self) -> None:
+        """Who carries the registry, since when, in which term, and why; to a person as well."""
+        said = self.flow512("peers", "--json")
+        leader = said.event("leader")
+        self.assertRegex(str(leader.pop("since")), r"^1970-01-01T00:00:\d\dZ$")
+        self.assertEqual(
+            leader,
+            {
+                "event": "leader",
+                "name": "server",
+                "address": "10.0.0.1:5000",
+                "id": format_node_id(self.node.introduction.node),
+                "appointed": True,
+                "term": 1,
+                "why": "its user wants it to be the bootstrap",
+            },
+        )
+        line = self.flow512("peers").out.splitlines()[-1]
+        self.assertRegex(
+            line,
+            r"^Bootstrap: server at 10\.0\.0\.1:5000, appointed, in term 1, since 1970-\S+Z:"
+            r" its user wants it to be the bootstrap\.$",
+        )
+
+    def test_nobody_leads(self) -> None:
+        """If nobody carries a registry, that is said."""
+        self.network.result(self.node.stopService())
+        self.assertEqual(
+            self.flow512("peers").out.splitlines()[-1],
+            "No registry lists them; they are known by the beacon alone.",
+        )
 
     def test_no_peers(self) -> None:
         """Nobody is exit status 3, after the wait."""
@@ -463,7 +498,7 @@ class GoneTests(CommandCase):
                 self.network.host(f"10.0.0.{number}", name=f"node{number}"),
                 bootstrap=Mode.NEVER,
                 beacon_port=None,
-                registry=HostPort("registry", 5000),
+                registries=(NamedRegistry(HostPort("registry", 5000)),),
             )
         self.network.run(2)
         for gone in self.network.hosts[3:]:

@@ -15,6 +15,7 @@ from flow512.cli.formatting import columns, exact_time_text, rate_text, size_tex
 from flow512.cli.main import main
 from flow512.cli.outcome import Interrupted, status_of
 from flow512.content.tree import format_content_id, parse_content_id
+from flow512.link.named_registry import NamedRegistry
 from flow512.settings import NodeSettings
 from tests.unit.command_line import CommandCase
 
@@ -213,10 +214,13 @@ class SettingsTests(CommandCase):
         from flow512.link.identity import default_state
         from flow512.link.node_id import format_node_id
         from flow512.link.security import Encryption
+        from flow512.transfer.finding import Candidate
 
         node = bytes(range(32))
         reach = Reach(
-            registry=f"{format_node_id(node)}@registry:5001",
+            registries=(f"{format_node_id(node)}@registry:5001", "b"),
+            registry_all=True,
+            peers=("10.0.0.5", f"{format_node_id(node)}@box"),
             network="office",
             key_file="key",
             plaintext=True,
@@ -229,8 +233,15 @@ class SettingsTests(CommandCase):
             NodeSettings(
                 name="n",
                 beside="state",
-                registry=HostPort("registry", 5001),
-                registry_node=node,
+                registries=(
+                    NamedRegistry(HostPort("registry", 5001), node),
+                    NamedRegistry(HostPort("b", 5000)),
+                ),
+                registry_all=True,
+                peers=(
+                    Candidate(HostPort("10.0.0.5", 5000)),
+                    Candidate(HostPort("box", 5000), node=node),
+                ),
                 network="office",
                 network_key_file="key",
                 encryption=Encryption.NONE,
@@ -238,6 +249,6 @@ class SettingsTests(CommandCase):
                 interfaces=("lo",),
             ),
         )
-        plain = Reach(None, "", "", False, None, None, ())
+        plain = Reach((), False, (), "", "", False, None, None, ())
         self.assertEqual(plain.settings(), NodeSettings(beside=default_state(), beacon_port=None))
         self.assertEqual(replace(plain, beacon_port=99).settings().beacon_port, 99)

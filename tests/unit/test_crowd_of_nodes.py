@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
@@ -75,7 +76,7 @@ class Crowd:
                 downloads=str(downloads),
                 name=host.name,
                 encryption=Encryption.NONE,
-                registry=HostPort("10.0.0.250", 5000),
+                registries=(NamedRegistry(HostPort("10.0.0.250", 5000)),),
                 bootstrap=Mode.NEVER,
                 beacon_port=None,
             ),

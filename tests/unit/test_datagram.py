@@ -46,7 +46,7 @@ def meaning(datagram: Datagram) -> dict[str, object]:
     said: dict[str, object] = {"kind": type(datagram).__name__.lower()}
     for name, value in msgspec.structs.asdict(datagram).items():
         if name == "offers":
-            said[name] = [[offer.kind, offer.port] for offer in value]
+            said[name] = [list(msgspec.structs.astuple(offer)) for offer in value]
         elif name != "padding":
             said[name] = value.hex() if isinstance(value, bytes) else value
     return said
@@ -174,7 +174,8 @@ class DecodeTests(SynchronousTestCase):
 
     def test_newer_fields(self) -> None:
         """Fields that a newer version added at the end are skipped."""
-        newer = raw(1, INSTANCE, "", "a", b"", [["registry", 5000, "tls"]], 1, 5000, "new")
+        offers = [["registry", 5000, 0, 0, False, "tls"]]
+        newer = raw(1, INSTANCE, "", "a", b"", offers, 1, 5000, "new")
         self.assertEqual(decode(newer), announce())
 
     def test_kinds_of_offers(self) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512 import HostPort, LocalAddress, Mode, NodeService, NodeSettings
+from flow512 import HostPort, LocalAddress, Mode, NamedRegistry, NodeService, NodeSettings
 from flow512.errors import NotFound
 from flow512.testing import Host, Network
 
@@ -72,7 +72,10 @@ class ExampleTests(SynchronousTestCase):
         application = make_application(self.host.reactor, "tcp:5000", "tcp:5001")
         application.startService()
         node = self.node(
-            self.other, name="\N{BELL}b", registry=HostPort("server", 5000), bootstrap=Mode.NEVER
+            self.other,
+            name="\N{BELL}b",
+            registries=(NamedRegistry(HostPort("server", 5000)),),
+            bootstrap=Mode.NEVER,
         )
         self.assertEqual(self.roll_call(), "")
         node.startService()

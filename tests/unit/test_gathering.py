@@ -20,6 +20,7 @@ from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.errors import Flow512Error
 from flow512.link.address import DEFAULT_PORT, HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
@@ -99,7 +100,7 @@ class Town:
             "name": name,
             "encryption": Encryption.NONE,
             "serves": serves,
-            "registry": None if self.registry is None else REGISTRY,
+            "registries": () if self.registry is None else (NamedRegistry(REGISTRY),),
             "bootstrap": Mode.NEVER,
             "beacon_port": None,
         }

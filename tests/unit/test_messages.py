@@ -31,6 +31,7 @@ from flow512.errors import BadFrame, BadMessage, Busy, DiskFailure, NotFound
 from flow512.units import MAX_FILE_SIZE
 from flow512.wire.fields import MAX_LIST, MAX_PATH, MAX_PEERS, Message, Peer
 from flow512.wire.frame import Frame, FrameReader
+from flow512.wire.leading import Leader
 from flow512.wire.messages import (
     CAPS,
     HELLO_ANSWER,
@@ -261,17 +262,18 @@ class CodecTests(SynchronousTestCase):
 
     def test_fullest(self) -> None:
         """What the limits of its fields allow fits into the frame, in the worst alphabet too."""
-        peer = Peer(bytes(32), WIDE * 64, WIDE * 64, 65535)
+        peer = Peer(bytes(32), WIDE * 64, WIDE * 64, 65535, True)
         for message in (
             Error(65535, WIDE * 500, 86400.0),
-            Register(bytes(16), 65535, WIDE * 64),
+            Register(bytes(16), 65535, WIDE * 64, 2**62, True),
+            Leader(bytes(32), 2**62, 2**53, True, WIDE * 64, 65535, WIDE * 200),
             Registered(86400.0, WIDE * 64),
             Reached(65535, False, WIDE * 500, 86400.0),
             Snapshot(2**63 - 1, (peer,) * MAX_PEERS, True),
             Delta(2**63 - 1, (peer,) * MAX_PEERS, (bytes(32),) * MAX_PEERS, (peer,) * MAX_PEERS),
             PageRequest(bytes(32), 5, 2**36),
             Read(bytes(32), MAX_FILE_SIZE // 512, 32768, 512),
-            Pong(2**63 - 1),
+            Pong(2**63 - 1, 86400.0),
             # Paths are of so many bytes, whatever their characters (content/paths.py).
             List(WIDE * (MAX_PATH // 4), "x" * MAX_PATH, MAX_LIST),
             Stat("x" * MAX_PATH, bytes(32)),
@@ -436,7 +438,7 @@ class AllowedTests(SynchronousTestCase):
         """
         both = {Kind.ERROR, Kind.PING, Kind.PONG}
         self.assertEqual(set(TRANSFER_CLIENT) & set(TRANSFER_SERVER), both)
-        self.assertEqual(set(REGISTRY_CLIENT) & set(REGISTRY_SERVER), both)
+        self.assertEqual(set(REGISTRY_CLIENT) & set(REGISTRY_SERVER), both | {Kind.LEADER})
         transfer = set(TRANSFER_CLIENT) | set(TRANSFER_SERVER)
         registry = set(REGISTRY_CLIENT) | set(REGISTRY_SERVER)
         self.assertEqual(transfer & registry, both | {Kind.WHO, Kind.HOLDERS})

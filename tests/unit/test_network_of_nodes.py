@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
@@ -80,7 +81,7 @@ class Simulation:
                 downloads=str(downloads),
                 name=f"node{number}",
                 encryption=self.encryption,
-                registry=HostPort("registry", 5000) if told else None,
+                registries=(NamedRegistry(HostPort("registry", 5000)),) if told else (),
                 bootstrap=Mode.NEVER,
                 beacon_port=None if told else 5120,
             ),

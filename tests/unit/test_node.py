@@ -38,6 +38,7 @@ from flow512.interfaces import Workers
 from flow512.link.address import HostPort
 from flow512.link.bans import Bans
 from flow512.link.faults import BANNED_FOR, STRIKES
+from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.client import IPeerListListener
@@ -241,7 +242,10 @@ class LifeTests(NodeTestCase):
         shares = (self.share("s"), self.share("t"), str(self.base / "none"))
         said = self.refused(ShareMissing, self.make(host, NodeSettings(shares, state=other)))
         self.assertIn("none", said)
-        self.refused(Misuse, self.make(host, NodeSettings(registry="nonsense:1", state=other)))
+        self.refused(
+            Misuse,
+            self.make(host, NodeSettings(registries=(NamedRegistry("nonsense:1"),), state=other)),
+        )
         self.refused(Misuse, self.make(host, NodeSettings(listen="nonsense:1", state=other)))
 
     def test_state_in_a_share(self) -> None:
@@ -282,6 +286,19 @@ class LifeTests(NodeTestCase):
             self.network.run_until(lambda: told.indexed)
         self.assertIn("catalog", text_of(logs))
         self.assertEqual(told.indexed[0].hashed, 1)
+
+    def test_term(self) -> None:
+        """The term in which a node leads rises from run to run, if it has a state folder."""
+        terms = []
+        for number in (1, 2, 3):
+            state = str(self.base / "state") if number > 1 else None
+            settings = NodeSettings(state=state, beacon_port=None)
+            node = self.start(self.host(number), settings)
+            self.network.run(1.0)
+            assert node.leadership is not None
+            terms.append(node.leadership.claim.term)
+            self.network.result(node.stopService())
+        self.assertEqual(terms, [1, 1, 2])
 
     def test_same_state_again(self) -> None:
         """A node that is started again is the same node, and hashes nothing twice."""
@@ -519,7 +536,10 @@ class TogetherTests(NodeTestCase):
         self.start(self.host(1), NodeSettings(name="one", beacon_port=None))
         self.network.run(1.0)
         settings = NodeSettings(
-            name="two", beacon_port=None, registry=HostPort("host1", 5000), bootstrap=Mode.NEVER
+            name="two",
+            beacon_port=None,
+            registries=(NamedRegistry(HostPort("host1", 5000)),),
+            bootstrap=Mode.NEVER,
         )
         two = self.start(self.host(2), settings)
         self.network.run_until(lambda: two.peers)

@@ -22,6 +22,7 @@ from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import PortTaken
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.node import NodeService
 from flow512.plugins import node_tap, registry_tap
 from flow512.plugins.options import Daemon, refuse
@@ -60,18 +61,39 @@ class PluginTestCase(SynchronousTestCase):
 class OptionsTests(PluginTestCase):
     """Every option, and every wrong value."""
 
+    def test_peers(self) -> None:
+        """Nodes to be asked are given by address, with their ids or without."""
+        settings = self.node("--peer", "10.0.0.5", "--peer", "box:5001").settings
+        self.assertEqual(
+            [each.address for each in settings.peers],
+            [HostPort("10.0.0.5", 5000), HostPort("box", 5001)],
+        )
+        self.assertIn("is no address", self.refused(node_tap, "--peer", "a b"))
+
     def test_node(self) -> None:
         """Each option of a node is in its settings."""
         share, other, state = (str(a_folder(self)) for _ in range(3))
         settings = self.node(
             *("--share", share, "--share", other, "--downloads", other, "--state", state),
-            *("--registry", "host:80", "--bootstrap", "never", "--listen", "tcp:7"),
+            *(
+                "--registry",
+                "host:80",
+                "--registry",
+                "b",
+                "--registry-all",
+                "--bootstrap",
+                "never",
+                "--listen",
+                "tcp:7",
+            ),
             *("--name", "me", "--network", "lab", "--beacon-port", "99"),
             *("--interface", "eth0", "--interface", "10.0.0.1", "--rescan", "7.5"),
         ).settings
         self.assertEqual((settings.shares, settings.downloads), ((share, other), other))
         self.assertEqual((settings.rescan, self.node().settings.rescan), (7.5, 60.0))
-        self.assertEqual((settings.state, settings.registry), (state, HostPort("host", 80)))
+        self.assertEqual(settings.state, state)
+        registries = (NamedRegistry(HostPort("host", 80)), NamedRegistry(HostPort("b", 5000)))
+        self.assertEqual((settings.registries, settings.registry_all), (registries, True))
         self.assertEqual((settings.bootstrap, settings.listen), (Mode.NEVER, "tcp:7"))
         self.assertEqual((settings.name, settings.network), ("me", "lab"))
         self.assertEqual(settings.beacon_port, 99)
@@ -82,7 +104,7 @@ class OptionsTests(PluginTestCase):
         settings = self.node().settings
         self.assertEqual((settings.shares, settings.downloads), ((), None))
         self.assertIn("flow512", settings.state or "")
-        self.assertEqual((settings.registry, settings.bootstrap), (None, Mode.AUTO))
+        self.assertEqual((settings.registries, settings.bootstrap), ((), Mode.AUTO))
         self.assertEqual((settings.listen, settings.beacon_port), ("", BEACON_PORT))
         self.assertIsNone(self.node("--no-beacon").settings.beacon_port)
 

@@ -17,8 +17,8 @@ from flow512.limits import Limits
 from flow512.registry.questions import ANSWERS_WITHIN, MOST_QUESTIONS
 from flow512.wire.fields import MAX_ROOTS, Message
 from flow512.wire.holding import Hold, Holders, Who
-from flow512.wire.messages import Error, Register, Registered, Snapshot
-from tests.unit.registry_ends import End, node_id
+from flow512.wire.messages import Error, Pong, Register, Registered, Snapshot
+from tests.unit.registry_ends import End, leads, node_id
 from tests.unit.test_registry_client import TICKET, ClientTestCase, peer
 from tests.unit.test_registry_holdings import root
 
@@ -43,6 +43,7 @@ class HoldTests(ClientTestCase):
         end = self.open()
         self.assertEqual(end.heard(), [Register(TICKET, 5000, "Ada")])
         end.say(Registered(30.0, "203.0.113.5"), end.requests[0])
+        end.say(leads())
         self.assertEqual(self.told(end), ({root(1), root(2)}, set()))
         self.client.hold([root(3)], [root(1)])
         self.assertEqual(self.told(end), ({root(3)}, {root(1)}))
@@ -81,6 +82,7 @@ class HoldTests(ClientTestCase):
         end.heard()
         end.fill()
         end.say(Registered(30.0, "203.0.113.5"), 1)
+        end.say(leads())
         self.assertEqual(end.heard(), [])
         self.client.hold([root(99999)], [])
         self.assertEqual(end.heard(), [])
@@ -114,6 +116,7 @@ class HoldTests(ClientTestCase):
         end = self.open()
         end.heard()
         end.say(Registered(30.0, "203.0.113.5"), 1)
+        end.say(leads())
         self.client.hold([root(2)], [])
         self.assertEqual(end.heard(), [])
         self.client.set_port(5000)
@@ -274,7 +277,10 @@ class WhoTests(ClientTestCase):
             self.client.who(root(1)).addErrback(lambda failure: failure.trap(TimedOut))
         self.assertEqual(len(self.asked(end)), MOST_QUESTIONS)
         request = end.requests[0]
-        self.clock.advance(ANSWERS_WITHIN)
+        for _ in range(int(ANSWERS_WITHIN)):
+            self.clock.advance(1.0)
+            end.say(Pong(10))
+            end.heard()
         self.failureResultOf(self.client.who(root(1)), Busy)
         self.assertEqual(end.heard(), [])
         end.say(Holders(()), request)

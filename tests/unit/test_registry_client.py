@@ -34,9 +34,11 @@ from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.registry.client import IPeerListListener, RegistryClient
+from flow512.registry.conversation import FIRST_PING, SILENCE
 from flow512.registry.server import RegistryFactory
 from flow512.testing import Host, Network
 from flow512.wire.fields import Message, Peer
+from flow512.wire.leading import Leader
 from flow512.wire.messages import (
     Delta,
     Entry,
@@ -54,7 +56,7 @@ from flow512.wire.messages import (
     encode,
 )
 from tests.unit.cutting import cuttings
-from tests.unit.registry_ends import End, hello, node_id
+from tests.unit.registry_ends import End, hello, leads, node_id
 
 TICKET = b"sixteen bytes it"
 REGISTRY_AT = IPv4Address("TCP", "198.51.100.1", 5000)
@@ -169,6 +171,7 @@ class ClientTestCase(SynchronousTestCase):
         end = self.open()
         self.assertEqual(end.heard(), [Register(TICKET, 5000, "Ada")])
         end.say(Registered(lease, "203.0.113.5"), end.requests[0])
+        end.say(leads())
         return end
 
     def listed(self, number: int = 10, peers: Sequence[Peer] = (), lease: float = 30.0) -> End:
@@ -227,19 +230,114 @@ class RegisteringTests(ClientTestCase):
         self.assertFalse(self.client.is_listed)
         end.say(Registered(30.0, "203.0.113.5"), end.requests[0])
         self.assertEqual(self.client.seen_host, "203.0.113.5")
+        end.say(leads())
         self.assertFalse(self.client.is_listed)
         end.say(Snapshot(0, ()))
         self.assertTrue(self.client.is_listed)
 
     def test_pings(self) -> None:
-        """It pings three times in a lease."""
+        """
+        It pings soon, and then as the registry wants, but three times in a lease at least, and not
+        more often than once a second.
+        """
         end = self.listed()
-        for _ in range(6):
-            self.clock.advance(9.9)
+        wait = FIRST_PING
+        for told, then in ((4.0, 4.0), (60.0, 10.0), (0.0, 10.0), (0.1, 1.0), (2.0, 2.0)):
+            self.clock.advance(wait - 0.1)
             self.assertEqual(end.heard(), [])
             self.clock.advance(0.1)
             self.assertEqual(end.heard(), [Ping()])
-            end.say(Pong(10))
+            end.say(Pong(10, told))
+            wait = then
+
+    def test_silence(self) -> None:
+        """
+        A registry that says nothing for three seconds after a ping is given up; anything that it
+        says is a sign of life.
+        """
+        end = self.listed()
+        for _ in range(5):
+            self.clock.advance(FIRST_PING)
+            self.clock.advance(SILENCE - FIRST_PING - 0.1)
+            end.say(Delta(10))
+            self.assertTrue(self.client.is_listed)
+        self.clock.advance(FIRST_PING)
+        self.assertTrue(self.client.is_listed)
+        self.clock.advance(SILENCE)
+        self.assertFalse(self.client.is_listed)
+        self.assertTrue(end.is_closing)
+
+    def test_silence_of_many(self) -> None:
+        """A registry that wants few pings may be silent for as long as from one to the next."""
+        end = self.listed()
+        end.say(Pong(10, 8.0))
+        self.clock.advance(FIRST_PING)
+        end.say(Pong(10, 8.0))
+        self.clock.advance(8.0)
+        self.clock.advance(7.9)
+        self.assertTrue(self.client.is_listed)
+        self.clock.advance(0.2)
+        self.assertFalse(self.client.is_listed)
+
+    def test_term(self) -> None:
+        """It says which term it knows, and whether it may lead; who only watches never does."""
+        self.client = self.make(term=lambda: 7, can_lead=True)
+        end = self.open()
+        self.assertEqual(end.heard(), [Register(TICKET, 5000, "Ada", 7, True)])
+        end.say(Registered(30.0, "203.0.113.5"), end.requests[0])
+        self.client.set_port(0)
+        self.assertEqual(end.heard(), [Register(TICKET, 0, "Ada", 7, False)])
+
+    def test_leader(self) -> None:
+        """It knows what its registry claims, and where that sends it until it claims to lead."""
+        end = self.listed()
+        assert self.client.claim is not None
+        self.assertEqual((self.client.claim.node, self.client.claim.since), (node_id(0), 1000))
+        end.say(Leader(node_id(5), 9, host="127.0.0.1", port=5001))
+        assert self.client.elsewhere is not None
+        # Loopback is the registry's own machine.
+        self.assertEqual(self.client.elsewhere.address, ("198.51.100.1", 5001))
+        for nowhere in ("224.0.0.1", "a name", "0.0.0.0"):  # told, not bound
+            end.say(Leader(node_id(5), 9, host=nowhere, port=5001))
+            self.assertIsNone(self.client.elsewhere, nowhere)
+        end.say(Leader(node_id(5), 9, port=5001))
+        self.assertIsNotNone(self.client.elsewhere)
+        end.say(leads(10))
+        self.assertIsNone(self.client.elsewhere)
+        self.assertEqual(self.client.claim.term, 10)
+
+    def test_leader_of_another_name(self) -> None:
+        """A registry that claims to be another node than it has proven to be is left."""
+        end = self.registered()
+        end.say(leads(number=5))
+        self.assert_ended(end, BadMessage)
+
+    def test_list_without_leader(self) -> None:
+        """A registry that sends a list and has not said by what right is left."""
+        end = self.open()
+        end.heard()
+        end.say(Registered(30.0, "203.0.113.5"), 1)
+        end.say(Snapshot(0, ()))
+        self.assert_ended(end, BadFrame)
+
+    def test_tells(self) -> None:
+        """What it is to tell of another registry is told, if there is one to tell it to."""
+        leader = Leader(node_id(5), 9, 1, False, "192.0.2.7", 5000)
+        self.client.tell(leader)
+        end = self.open()
+        end.heard()
+        self.client.tell(leader)
+        self.assertEqual(end.leaders, [])
+        end.say(Registered(30.0, "203.0.113.5"), 1)
+        self.client.tell(leader)
+        end.heard()
+        self.assertEqual(end.leaders, [leader])
+
+    def test_shuns(self) -> None:
+        """A registry that it is not to have is left before it is told anything."""
+        self.client = self.make(shuns=node_id(0))
+        end = self.open()
+        self.assert_ended(end, NotAllowed)
 
     def test_tiny_lease(self) -> None:
         """A lease of nothing does not make it ping without end."""
@@ -385,9 +483,9 @@ class ReconnectTests(ClientTestCase):
         self.assertEqual(states, [(False, 1)])
         self.wait_for_attempt()
         end = self.listed()
-        self.assertEqual(states[1:], [(True, 1)])
+        self.assertEqual(states[1:], [(False, 1), (True, 1)])
         self.lose(end)
-        self.assertEqual(states[2:], [(False, 1), (False, 2)])
+        self.assertEqual(states[3:], [(False, 1), (False, 2)])
         self.wait_for_attempt()
         end = self.listed()
         end.say(Pong(10))
@@ -517,6 +615,7 @@ class ListTests(ClientTestCase):
         end = self.accept()
         end.say_hello()
         end.say(Registered(30.0, "203.0.113.5"), 1)
+        end.say(leads())
         end.say(Snapshot(1, (peer(2),)))
         self.assertEqual(list(client.peers), [node_id(2)])
 
@@ -545,7 +644,7 @@ class ListTests(ClientTestCase):
 
     def test_any_cuts(self) -> None:
         """However the registry's bytes are cut, the list is the same."""
-        talk = hello(0) + encode(Registered(30.0, "203.0.113.5"), 1)
+        talk = hello(0) + encode(Registered(30.0, "203.0.113.5"), 1) + encode(leads())
         talk += encode(Snapshot(3, (peer(1), peer(2)), True)) + encode(Snapshot(3, (peer(3),)))
         talk += encode(Delta(4, (peer(4),), (node_id(2),))) + encode(Pong(4), 1)
         for chunks in cuttings(talk):

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.discovery.claims import MOST_RISE
+from flow512.discovery.waits import ARRIVALS
 from flow512.limits import Limits
+from flow512.registry.conversation import FIRST_PING, SILENCE
 from flow512.registry.dial_back import DEADLINE
 from flow512.registry.dials import WAITS
 from flow512.registry.log_room import LINES, LINES_PER_MINUTE
 from flow512.registry.questions import ANSWERS_WITHIN
+from flow512.registry.server import PINGS, SHORTEST_INTERVAL
 from flow512.registry.table import GRACE, LEASE, MAX_CHANGES
 from flow512.wire.fields import MAX_PEERS
 
@@ -29,6 +33,14 @@ class PageTests(SynchronousTestCase):
         for said in (
             f"{limits.registrations_per_address} registrations from each,",
             f"{limits.registrations_per_node} of one node id, and {limits.registrations} in all.",
+            f"It takes {limits.registrations_per_second} new or changed ones a second",
+            f"each a {limits.registrations_per_second}th of a second after the one before",
+            f"PING {FIRST_PING:g} seconds after it has registered",
+            f"wants a ping every {SHORTEST_INTERVAL:g} seconds, or less often from more than"
+            f" {PINGS * SHORTEST_INTERVAL:g} nodes: so that it gets {PINGS} a second,",
+            f"heard nothing for {SILENCE:g} seconds after a PING",
+            f"up to a {ARRIVALS:g}th of a second for each peer on its list",
+            f"up to {MOST_RISE} more than its own",
             f"{limits.registrations_per_address_per_minute} may be made or changed from one source,"
             f" and {limits.registrations_per_node_per_minute} by one node id",
             f"room for {LINES} lines about one source, and {LINES_PER_MINUTE} more each minute",

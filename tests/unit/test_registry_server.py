@@ -10,6 +10,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from flow512.discovery.claims import MOST_RISE, Claim, Origin, RegistryOffer
 from flow512.errors import (
     WIRE_CODES,
     BadFrame,
@@ -25,13 +26,17 @@ from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
 from flow512.registry.answering import RegistryProtocol
-from flow512.registry.server import RegistryFactory
-from flow512.registry.table import MAX_CHANGES
+from flow512.registry.server import SHORTEST_INTERVAL, RegistryFactory
+from flow512.registry.table import MAX_CHANGES, RegistryTable
 from flow512.wire.fields import MAX_PEERS, Message, Peer
+from flow512.wire.frame import FrameReader
+from flow512.wire.leading import Leader
 from flow512.wire.messages import (
+    CAPS,
     Delta,
     Error,
     Hello,
+    Kind,
     Leave,
     Ping,
     Pong,
@@ -141,6 +146,126 @@ class RegistryTestCase(SynchronousTestCase):
         return error
 
 
+class LeaderTests(RegistryTestCase):
+    """Who leads, as nodes are told and tell it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.known: list[int] = []
+        self.heard: list[RegistryOffer] = []
+        self.factory = RegistryFactory(
+            REGISTRY,
+            self.clock,
+            patience=PATIENCE,
+            claim=Claim(REGISTRY.node, 7, 1000, why="it was found"),
+            term_known=self.known.append,
+            heard=self.heard.append,
+        )
+
+    def test_claim(self) -> None:
+        """A node that registers is told by what right the registry leads, before the list."""
+        node = self.arrive(1)
+        node.say(Register(bytes(16), 5000), 1)
+        reader = FrameReader(CAPS)
+        reader.receive(node.transport.value())
+        kinds = []
+        while (frame := reader.next_frame()) is not None:
+            kinds.append(Kind(frame.kind))
+        self.assertEqual(kinds, [Kind.REGISTERED, Kind.LEADER, Kind.SNAPSHOT])
+        node.heard()
+        self.assertEqual(node.leaders, [Leader(REGISTRY.node, 7, 1000, False, why="it was found")])
+
+    def test_by_itself(self) -> None:
+        """A registry of which nothing else is said is appointed, from its start on."""
+        self.clock.advance(5.0)
+        claim = self.make().claim
+        self.assertEqual((claim.node, claim.term, claim.since), (REGISTRY.node, 1, 5000))
+        self.assertTrue(claim.appointed)
+
+    def test_later_term(self) -> None:
+        """A later term that a node knows is taken over before it is answered, and all are told."""
+        first = self.join(1)
+        first.leaders.clear()
+        second = self.arrive(2)
+        second.say(Register(bytes(16), 5000, "", 9), 1)
+        second.heard()
+        self.assertEqual([leader.term for leader in second.leaders], [9])
+        self.settle()
+        first.heard()
+        self.assertEqual([leader.term for leader in first.leaders], [9])
+        self.assertEqual(self.known, [9])
+
+    def test_absurd_term(self) -> None:
+        """An absurd term makes its own rise by little; an earlier one not at all."""
+        for term in (2**62, 3):
+            self.arrive(term % 200).say(Register(bytes(16), 0, "", term), 1)
+            self.assertEqual(self.factory.claim.term, 7 + MOST_RISE)
+
+    def test_sends_on(self) -> None:
+        """All are sent to another one, who comes later as well; and are kept when it is over."""
+        first = self.join(1)
+        watcher = self.arrive(3)
+        first.leaders.clear()
+        other = Leader(b"o" * 32, 8, 1, True, "192.0.2.7", 5000)
+        self.factory.send_to(other)
+        first.heard()
+        self.assertEqual(first.leaders, [other])
+        self.assertEqual(watcher.heard(), [])
+        self.assertEqual(watcher.leaders, [])
+        late = self.join(2)
+        self.assertEqual(late.leaders, [self.factory.leader, other])
+        first.leaders.clear()
+        self.arrive(4).say(Register(bytes(16), 5000, "", 20), 1)
+        self.settle()
+        first.heard()
+        self.assertEqual(first.leaders, [])
+        self.factory.send_to(None)
+        first.heard()
+        self.assertEqual(first.leaders, [self.factory.leader])
+
+    def test_told(self) -> None:
+        """What a node tells is passed on as an offer: at most one a second, and no nonsense."""
+        node = self.join(1)
+        told = Leader(b"o" * 32, 8, 1, True, "192.0.2.7", 5000)
+        node.say(told)
+        node.say(told)
+        self.assertEqual([offer.address for offer in self.heard], [("192.0.2.7", 5000)])
+        self.assertEqual(self.heard[0].claim, Claim(b"o" * 32, 8, 1, True))
+        self.assertIs(self.heard[0].origin, Origin.REGISTRY)
+        for host, port, address in (
+            ("", 5001, ("192.0.2.1", 5001)),
+            ("127.0.0.1", 5000, ("192.0.2.1", 5000)),
+            ("a name", 5000, None),
+            ("255.255.255.255", 5000, None),
+            ("192.0.2.9", 0, None),
+        ):
+            self.clock.advance(1.0)
+            self.heard.clear()
+            node.say(Leader(b"o" * 32, 8, host=host, port=port))
+            expected = [] if address is None else [address]
+            self.assertEqual([offer.address for offer in self.heard], expected, host)
+
+    def test_strangers_tell_nothing(self) -> None:
+        """Who has not registered has nothing to tell."""
+        node = self.arrive(1)
+        node.say(Leader(b"o" * 32, 8, host="192.0.2.7", port=5000))
+        self.assert_error(node, BadFrame)
+        self.assertEqual(self.heard, [])
+
+    def test_heir(self) -> None:
+        """The one that is named is the first by node id that may lead, and not the registry."""
+        self.factory.name_heir()
+        node = self.arrive(5)
+        node.say(Register(bytes(16), 5000, "", 0, False), 1)
+        for number in (9, 7):
+            self.arrive(number).say(Register(bytes(16), 5000, "", 0, True), 1)
+        node.heard()
+        node.leaders.clear()
+        self.factory.name_heir()
+        node.heard()
+        self.assertEqual(node.leaders, [Leader(node_id(7), host="192.0.2.7", port=5000)])
+
+
 class RegisterTests(RegistryTestCase):
     """How a node gets on the list, stays there, and gets off it."""
 
@@ -178,7 +303,7 @@ class RegisterTests(RegistryTestCase):
         """However a node's bytes are cut, the registry makes the same of them."""
         talk = hello(1) + encode(Register(bytes(16), 5000, "Ada"), 1) + encode(Ping(), 2)
         talk += encode(Register(bytes(16), 6000, "Eve"), 3)
-        expected = [Registered(30.0, "192.0.2.1"), Snapshot(0, ()), Pong(0)]
+        expected = [Registered(30.0, "192.0.2.1"), Snapshot(0, ()), Pong(0, SHORTEST_INTERVAL)]
         expected += [Registered(30.0, "192.0.2.1")]
         for chunks in cuttings(talk):
             self.factory = self.make()
@@ -295,7 +420,13 @@ class RegisterTests(RegistryTestCase):
         self.assertEqual(node.heard(), [Pong(0)])
         node.register()
         node.say(Ping(), 6)
-        self.assertEqual(node.heard(), [Pong(1)])
+        self.assertEqual(node.heard(), [Pong(1, SHORTEST_INTERVAL)])
+
+    def test_ping_interval(self) -> None:
+        """The more there are, the less often the registry wants pings, down to three in a lease."""
+        for count, interval in ((1, 2.0), (500, 2.0), (501, 2.004), (2000, 8.0), (90_000, 10.0)):
+            self.patch(RegistryTable, "count", count)
+            self.assertEqual(self.factory.ping_interval, interval)
 
     def test_takeover(self) -> None:
         """A second connection with the ticket takes over; the first is told and closed."""

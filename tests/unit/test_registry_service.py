@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from random import Random
 from unittest import mock
 
@@ -114,12 +116,41 @@ class RegistryServiceTests(SynchronousTestCase):
         self.network.run_until(lambda: beacon.sightings)
         (sighting,) = beacon.sightings
         self.assertEqual((sighting.host, sighting.port("registry")), ("10.0.0.1", 5000))
+        (offer,) = sighting.offers
+        claim = service.factory.claim
+        self.assertEqual((offer.term, offer.since, offer.appointed), (1, claim.since, True))
         self.network.result(service.stopService())
         self.network.run(1.0)
         self.assertEqual(beacon.sightings, ())
         stopped = beacon.stopService()
         assert stopped is not None
         self.network.result(stopped)
+
+    def test_term(self) -> None:
+        """
+        It begins in a term after all that it knew in its state folder, takes over a later one that
+        a node knows, and tells its next run of it.
+        """
+        state = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, state)
+        service = self.make(RegistrySettings(state=state, listen="tcp:5000"))
+        service._run_blocking = self.there.run_blocking
+        service.startService()
+        self.assertEqual(service.factory.claim.term, 1)
+        client = self.client()
+        client.startService()
+        self.network.run(1.0)
+        client.term = lambda: 40
+        client.set_port(5002)
+        self.network.run(1.0)
+        assert client.claim is not None
+        self.assertEqual((client.claim.term, service.factory.claim.term), (40, 40))
+        self.network.result(client.stopService())
+        self.network.result(service.stopService())
+        again = self.make(RegistrySettings(state=state, listen="tcp:5000"))
+        again._run_blocking = self.there.run_blocking
+        again.startService()
+        self.assertEqual(again.factory.claim.term, 41)
 
     def test_no_beacon(self) -> None:
         """Without a beacon not a datagram is sent."""

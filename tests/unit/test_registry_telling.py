@@ -17,6 +17,7 @@ from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.errors import DiskFailure
 from flow512.link.address import HostPort
+from flow512.link.named_registry import NamedRegistry
 from flow512.node import NodeService
 from flow512.registry.telling import DELAY, REST, RETRY, Telling
 from flow512.settings import NodeSettings
@@ -203,7 +204,7 @@ class NodeTests(NodeTestCase):
             NodeSettings(
                 name=f"node{number}",
                 beacon_port=None,
-                registry=HostPort("host1", 5000),
+                registries=(NamedRegistry(HostPort("host1", 5000)),),
                 rescan=5.0,
                 **settings,
             ),
@@ -260,7 +261,10 @@ class NodeTests(NodeTestCase):
         node = NodeService(
             host.reactor,
             NodeSettings(
-                name="node3", beacon_port=None, registry=HostPort("host1", 5000), **settings
+                name="node3",
+                beacon_port=None,
+                registries=(NamedRegistry(HostPort("host1", 5000)),),
+                **settings,
             ),
             random=Random(3),
             run_blocking=host.run_blocking,
