@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorMulticast
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from flow512.cli.diagnosis import (
     Finding,
@@ -45,7 +46,7 @@ from flow512.discovery.echo import TOKEN, echo
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import BASE_INTERVAL, JITTER
 from flow512.discovery.waits import LISTEN
-from flow512.errors import Flow512Error, NotAllowed, PortTaken, Unsupported
+from flow512.errors import Flow512Error, NotAllowed, PortTaken, TimedOut, Unsupported
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, HostPort
 from flow512.link.listening_file import Listening, read_listening
 from flow512.node import NodeService
@@ -64,6 +65,11 @@ _ANNOUNCED: Final = BASE_INTERVAL * (1 + JITTER) + 0.1
 _LOOK_EVERY: Final = 0.1
 
 _SHOWN: Final = {Verdict.FINE: "ok   ", Verdict.NOTE: "note ", Verdict.WRONG: "WRONG"}
+
+
+def _no_answer(result: object, seconds: float) -> Failure:
+    """Say so, as C{addTimeout} wants it said."""
+    return Failure(TimedOut(f"it does not say who it is within {seconds:g} seconds"))  # type: ignore[no-untyped-call]  # Twisted has no types there
 
 
 class Doctor(msgspec.Struct):
@@ -180,7 +186,7 @@ class Doctor(msgspec.Struct):
 
     async def _hello(self, node: NodeService, candidate: Candidate) -> bytes:
         connecting = Deferred.fromCoroutine(node.client.connect(candidate))
-        connecting.addTimeout(ANSWERS_WITHIN, self.machine.reactor)
+        connecting.addTimeout(ANSWERS_WITHIN, self.machine.reactor, _no_answer)
         source = await connecting
         assert source.agreement is not None
         source.leave()
@@ -258,8 +264,6 @@ class Doctor(msgspec.Struct):
                 await self._hello(node, candidate)
             except Flow512Error as error:
                 return str(candidate), escape(str(error))
-            except TimeoutError:
-                return str(candidate), f"it does not answer within {ANSWERS_WITHIN:g} seconds"
             return None
 
         tried: Sequence[tuple[str, str] | None] = await gatherResults(

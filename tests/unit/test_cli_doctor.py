@@ -27,6 +27,25 @@ class Silent(Factory[Protocol]):
         return None
 
 
+class Server(Factory[Protocol]):
+    """Yet another: it says nothing."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.called: list[Protocol] = []
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        self.called.append(Protocol())
+        return self.called[-1]
+
+    def hang_up(self) -> None:
+        """End all calls."""
+        for each in self.called:
+            if each.connected and each.transport is not None:
+                each.transport.loseConnection()
+
+
 class DoctorTests(CommandCase):
     """Typed on one host, with a node on another."""
 
@@ -124,6 +143,17 @@ class DoctorTests(CommandCase):
         self.assertIn("wrong: ", found["port"][0])
         self.assertIn("choose another with --listen", found["port"][0])
         self.assertIn("registry", found)
+
+    def test_port_of_a_silent_one(self) -> None:
+        """So is a program that has the port and says nothing at all; so does a peer."""
+        for host in (self.client, self.server):
+            silent = Server()
+            port = self.network.result(serverFromString(host.reactor, "tcp:5000").listen(silent))
+            self.addCleanup(lambda port=port: self.network.result(port.stopListening()))
+            self.addCleanup(silent.hang_up)
+        found = self.doctor("--peer", "10.0.0.1", status=1)
+        self.assertIn("note: TCP port 5000 is taken by another program", found["port"][0])
+        self.assertIn("a peer that was named is not reached", found["peers"][0].lower())
 
     def test_port_of_a_registry(self) -> None:
         """A registry of this machine has it."""
