@@ -152,6 +152,20 @@ class Lane:
             self._tcp.startWriting()  # type: ignore[no-untyped-call]  # Twisted has no types there
         self._pause_if_full()
 
+    def send_now(self, data: memoryview) -> int:
+        """
+        Send what the system takes at once, unless something else has to be sent before.
+
+        @return: how many bytes it took; the others are to be written.
+        """
+        if self._queue or self._is_blocked or not self._tcp.connected:
+            return 0
+        try:
+            return self._tcp.socket.send(data)
+        except OSError:
+            # If it failed, it fails again when the reactor asks for it, who can deal with that.
+            return 0
+
     def _append(self, data: memoryview, done: Callable[[], None] | None) -> None:
         self._queue.append((data, done))
         self._queued += len(data)

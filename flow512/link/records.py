@@ -29,22 +29,20 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection as Tcp
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flow512.link.bulk import IBodyReceiver, IBulkTransport
-from flow512.link.sessions import RECORD, decrypt_into, encrypted_into
+from flow512.link.bulk import IBodyReceiver, IBulkTransport, Lane, open_lane
+from flow512.link.sessions import RECORD, decrypt_into, decrypt_record, encrypted_into
 
 AT_ONCE: Final = 2**19 + 2**11
 """
 Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers,
 and what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
 """
-
-_SEND: Final = 2**19
-"""Bytes of what the socket did not take at first that it is given at once."""
 
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
@@ -68,17 +66,24 @@ class RecordTransport(BufferingTLSTransport):
     _tlsConnection: Connection
     _receiver: IBodyReceiver | None = None
     _tcp: Tcp | None = None
+    _lane: Lane | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         self._receiver = IBodyReceiver(self.wrappedProtocol, None)
         assert isinstance(self.factory, RecordFactory)
         self._passing = self.factory.passing
-        if isinstance(transport, Tcp):
+        self._record = self._passing[:RECORD]
+        self._lane = open_lane(transport)
+        if self._lane is not None and self._receiver is not None:
+            assert isinstance(transport, Tcp)
             self._tcp = transport
-            transport.SEND_LIMIT = _SEND
-            if self._receiver is not None:
-                transport.doRead = self._read_socket  # type: ignore[method-assign]  # for this one socket
-        super().makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted has no types there
+            transport.doRead = self._read_socket  # type: ignore[method-assign]  # for this one socket
+        super().makeConnection(self._lane or transport)  # type: ignore[no-untyped-call]  # Twisted has no types there
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._lane is not None:
+            self._lane.gone()
 
     # From the socket
 
@@ -114,10 +119,11 @@ class RecordTransport(BufferingTLSTransport):
         if self._receiver is not None and not self._aborted:
             room = self._receiver.body_room()
         if room is None:
-            data = self._tlsConnection.recv(RECORD)
+            # What came from the socket is OpenSSL's by now: its place is free.
+            count = decrypt_record(self._tlsConnection, self._record)
             if not self._aborted:
                 assert self.wrappedProtocol is not None
-                self.wrappedProtocol.dataReceived(data)
+                self.wrappedProtocol.dataReceived(bytes(self._record[:count]))
         else:
             assert self._receiver is not None
             self._receiver.body_filled(decrypt_into(self._tlsConnection, room))
@@ -159,20 +165,11 @@ class RecordTransport(BufferingTLSTransport):
                 self._pass_on(self._passing[:count])
 
     def _pass_on(self, encrypted: memoryview) -> None:
-        tcp = self._tcp
-        if tcp is not None and tcp.connected and not tcp.disconnecting and not _has_more(tcp):
-            sent = tcp.writeSomeData(encrypted)  # type: ignore[arg-type]  # it slices a memoryview too
-            # If it failed, the transport finds that for itself, and says so to those who care.
-            if isinstance(sent, int):
-                encrypted = encrypted[sent:]
+        if self._lane is not None:
+            encrypted = encrypted[self._lane.send_now(encrypted) :]
         if encrypted:
             assert self.transport is not None
             self.transport.write(bytes(encrypted))
-
-
-def _has_more(tcp: Tcp) -> bool:
-    """Tell whether something waits to be sent already, which has to go first."""
-    return bool(tcp.dataBuffer or tcp._tempDataBuffer)
 
 
 class RecordFactory(TLSMemoryBIOFactory):

@@ -51,6 +51,23 @@ def decrypt_into(session: SSL.Connection, room: memoryview) -> int:
     return filled
 
 
+def decrypt_record(session: SSL.Connection, room: memoryview) -> int:
+    """
+    Decrypt one record of what has arrived, or what was left of one.
+
+    @param room: where it goes, at least a byte.
+    @return: how many bytes were put there, at least one.
+    @raise SSL.Error: as L{decrypt_into}.
+    """
+    if _is_direct(session, "_ssl"):
+        with _FFI.from_buffer(room) as place:
+            count: int = _LIB.SSL_read(session._ssl, place, len(room))
+            if count <= 0:
+                session._raise_ssl_error(session._ssl, count)
+            return count
+    return session.recv_into(room, len(room))
+
+
 def encrypted_into(session: SSL.Connection, room: memoryview) -> int:
     """
     Take what the session has encrypted.

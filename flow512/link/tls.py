@@ -85,7 +85,7 @@ class _UnbegunSession:
 
     do_handshake = send = bio_read = _wait
 
-    def recv(self, size: int) -> NoReturn:
+    def recv_into(self, room: memoryview, size: int) -> NoReturn:
         # Asked only when the connection is gone.
         raise SSL.ZeroReturnError
 
