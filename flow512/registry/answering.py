@@ -44,6 +44,7 @@ from flow512.errors import (
     StateInUse,
     for_log,
 )
+from flow512.link.bulk import IBulkTransport
 from flow512.link.greeting import Answerer
 from flow512.link.origin import plain_address
 from flow512.wire.frame import Frame
@@ -208,10 +209,13 @@ class RegistryProtocol(Answerer):
 
         @param deltas: whole frames, shared by all connections.
         """
-        if self.is_writable and self._snapshot is None:
-            self.connection.write(deltas)
-        else:
+        if not self.is_writable or self._snapshot is not None:
             self._missed = True
+        elif (bulk := IBulkTransport(self.connection, None)) is not None:
+            # At once, as long as the socket has room: the reactor need not be told of it.
+            bulk.write_bulk(b"", memoryview(deltas), _nothing)
+        else:
+            self.connection.write(deltas)
 
     def writable_again(self) -> None:
         if self._snapshot is not None:
@@ -243,3 +247,7 @@ class RegistryProtocol(Answerer):
                 self._snapshot = None
             else:
                 self.connection.write(frame)
+
+
+def _nothing() -> None:
+    """What is to be done once deltas are sent: they belong to all."""
