@@ -75,6 +75,19 @@ class RegistryProtocol(Answerer):
     @ivar is_registered: whether its node has registered and not left.
     """
 
+    # There are thousands of them, and a dictionary for all that they know would be twice as large.
+    __slots__ = (
+        "_asked",
+        "_deadline",
+        "_has_told",
+        "_missed",
+        "_next_snapshot",
+        "_node",
+        "_registry",
+        "_snapshot",
+        "host",
+    )
+
     conversation = "registry"
     allowed = REGISTRY_SERVER
     log = Logger()
