@@ -78,6 +78,7 @@ class RegistryProtocol(Answerer):
     # There are thousands of them, and a dictionary for all that they know would be twice as large.
     __slots__ = (
         "_asked",
+        "_bulk",
         "_deadline",
         "_has_told",
         "_missed",
@@ -113,6 +114,7 @@ class RegistryProtocol(Answerer):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._bulk = IBulkTransport(self.connection, None)
         self.host = str(plain_address(self.peer_host) or self.peer_host)
         self._registry.connection_made(self)
 
@@ -224,9 +226,9 @@ class RegistryProtocol(Answerer):
         """
         if not self.is_writable or self._snapshot is not None:
             self._missed = True
-        elif (bulk := IBulkTransport(self.connection, None)) is not None:
+        elif self._bulk is not None:
             # At once, as long as the socket has room: the reactor need not be told of it.
-            bulk.write_bulk(b"", memoryview(deltas), _nothing)
+            self._bulk.write_bulk(b"", memoryview(deltas), _nothing)
         else:
             self.connection.write(deltas)
 

@@ -503,7 +503,7 @@ class PushTests(RegistryTestCase):
                 done()
 
         (connection,) = self.factory._connections
-        self.patch(connection, "connection", Bulk())
+        self.patch(connection, "_bulk", Bulk())
         self.clock.advance(1.0)
         connection.push(b"the delta")
         self.assertEqual((bulk, node.heard()), ([b"the delta"], []))
