@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from threading import Thread
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.application.service import Service
@@ -36,6 +37,22 @@ class RunBlocking(Protocol):
         ...
 
 
+class _Thread(Thread):
+    """
+    A thread that does not take the processor from the one that woke it: the reactor's, which still
+    has the interpreter's lock then, so that neither could go on until the system's next tick.
+    """
+
+    def run(self) -> None:
+        if hasattr(os, "sched_setscheduler"):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # of this thread alone
+        super().run()
+
+
+class _Pool(ThreadPool):
+    threadFactory = _Thread
+
+
 class Workers(Service):
     """
     A node's own threads: some for what waits for the disk, others for what hashes whole files, so
@@ -53,8 +70,8 @@ class Workers(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         # A pool that was stopped cannot be started again.
         self._pools = [
-            ThreadPool(0, 8, "flow512-disk"),
-            ThreadPool(0, 2 + (os.cpu_count() or 1), "flow512-hash"),
+            _Pool(0, 8, "flow512-disk"),
+            _Pool(0, 2 + (os.cpu_count() or 1), "flow512-hash"),
         ]
         for pool in self._pools:
             pool.start()

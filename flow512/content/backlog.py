@@ -55,6 +55,8 @@ class Backlog:
         self._summed_up_to = b""
         # What somebody waits for, in the order in which it was asked for.
         self._asked_for: dict[tuple[Share, str], None] = {}
+        # What hash_next has chosen and is not through with: several threads may call it.
+        self._in_hand: set[tuple[bytes, str]] = set()
         # What is being hashed; set once somebody else has its root.
         self._overtaken: dict[tuple[bytes, str], threading.Event] = {}
 
@@ -90,13 +92,17 @@ class Backlog:
         while (chosen := self._choose()) is not None:
             share, path = chosen
             try:
-                fd, _ = share.open(path.split("/"))
-            except (NotFound, UnsafeName):
-                continue  # gone since the last scan; the next one will take note
-            try:
-                return self.hash(share, path, fd, stop, md5_up_to=MD5_AT_ONCE)
+                try:
+                    fd, _ = share.open(path.split("/"))
+                except (NotFound, UnsafeName):
+                    continue  # gone since the last scan; the next one will take note
+                try:
+                    return self.hash(share, path, fd, stop, md5_up_to=MD5_AT_ONCE)
+                finally:
+                    os.close(fd)
             finally:
-                os.close(fd)
+                with self._choosing:
+                    self._in_hand.discard((share.key, path))
         return None
 
     def next_without_md5(self) -> bytes | None:
@@ -113,19 +119,33 @@ class Backlog:
 
     def _choose(self) -> tuple[Share, str] | None:
         with self._choosing:
-            while self._asked_for:
-                share, path = next(iter(self._asked_for))
-                del self._asked_for[share, path]
-                known = self._catalog.find(share.key, path)
-                if known is None or known.root is None:
-                    return share, path
-            for share in self._shares:
-                if not share.is_there:
-                    continue
-                after = self._hashed_up_to.get(share.key, "")
-                for path in self._catalog.unhashed(share.key, after, 1):
-                    self._hashed_up_to[share.key] = path
-                    return share, path
+            chosen = self._next_asked_for() or self._next_in_order()
+            if chosen is not None:
+                self._in_hand.add((chosen[0].key, chosen[1]))
+        return chosen
+
+    def _next_asked_for(self) -> tuple[Share, str] | None:
+        # What is in hand and asked for again has changed meanwhile, perhaps; it is looked at then.
+        while True:
+            for share, path in self._asked_for:
+                if (share.key, path) not in self._in_hand:
+                    break
+            else:
+                return None
+            del self._asked_for[share, path]
+            known = self._catalog.find(share.key, path)
+            if known is None or known.root is None:
+                return share, path
+
+    def _next_in_order(self) -> tuple[Share, str] | None:
+        for share in self._shares:
+            if not share.is_there:
+                continue
+            after = self._hashed_up_to.get(share.key, "")
+            while found := self._catalog.unhashed(share.key, after, 1):
+                after = self._hashed_up_to[share.key] = found[0]
+                if (share.key, after) not in self._in_hand:
+                    return share, after
         return None
 
     def _ask_for(self, share: Share, path: str) -> None:

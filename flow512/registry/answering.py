@@ -44,6 +44,7 @@ from flow512.errors import (
     StateInUse,
     for_log,
 )
+from flow512.link.bulk import IBulkTransport
 from flow512.link.greeting import Answerer
 from flow512.link.origin import plain_address
 from flow512.wire.frame import Frame
@@ -78,6 +79,20 @@ class RegistryProtocol(Answerer):
     @ivar is_registered: whether its node has registered and not left.
     """
 
+    # There are thousands of them, and a dictionary for all that they know would be twice as large.
+    __slots__ = (
+        "_asked",
+        "_bulk",
+        "_deadline",
+        "_has_told",
+        "_missed",
+        "_next_snapshot",
+        "_node",
+        "_registry",
+        "_snapshot",
+        "host",
+    )
+
     conversation = "registry"
     allowed = REGISTRY_SERVER
     log = Logger()
@@ -104,6 +119,7 @@ class RegistryProtocol(Answerer):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._bulk = IBulkTransport(self.connection, None)
         self.host = str(plain_address(self.peer_host) or self.peer_host)
         self._registry.connection_made(self)
 
@@ -224,10 +240,13 @@ class RegistryProtocol(Answerer):
 
         @param deltas: whole frames, shared by all connections.
         """
-        if self.is_writable and self._snapshot is None:
-            self.connection.write(deltas)
-        else:
+        if not self.is_writable or self._snapshot is not None:
             self._missed = True
+        elif self._bulk is not None:
+            # At once, as long as the socket has room: the reactor need not be told of it.
+            self._bulk.write_bulk(b"", memoryview(deltas), _nothing)
+        else:
+            self.connection.write(deltas)
 
     def writable_again(self) -> None:
         if self._snapshot is not None:
@@ -259,3 +278,7 @@ class RegistryProtocol(Answerer):
                 self._snapshot = None
             else:
                 self.connection.write(frame)
+
+
+def _nothing() -> None:
+    """What is to be done once deltas are sent: they belong to all."""

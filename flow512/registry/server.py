@@ -11,6 +11,7 @@ for the dials; none for a node that is registered.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from random import Random, SystemRandom
 from typing import Final
 
@@ -41,7 +42,7 @@ from flow512.wire.leading import Leader
 from flow512.wire.messages import Register, encode
 
 WINDOW: Final = 0.1
-"""Seconds in which changes are gathered before they are pushed."""
+"""Seconds from one push to the next: the changes between are pushed together."""
 
 SNAPSHOT_INTERVAL: Final = 1.0
 """Seconds between two snapshots on one connection."""
@@ -101,7 +102,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         @param grace: seconds in which a node may come back without having left.
         @param limits: how many may register, how many are dialled back, how much of what they hold
             is remembered, and how long the handshake may take.
-        @param window: seconds in which changes are gathered before they are pushed.
+        @param window: seconds from one push to the next; changes between are pushed together.
         @param snapshot_interval: seconds between two snapshots on one connection.
         @param claim: by what right it leads; appointed, from now on, unless given.
         @param term_known: told of each term later than its own that a node knows; it takes it over.
@@ -134,6 +135,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         # In the order of their arrival, so that a simulation repeats to the byte.
         self._connections: dict[RegistryProtocol, None] = {}
         self._push_call: IDelayedCall | None = None
+        self._pushed_at = -inf
         self._expire_call: IDelayedCall | None = None
         self._is_stopped = False
         self._stopping: list[Deferred[None]] = []
@@ -386,10 +388,13 @@ class RegistryFactory(Factory[RegistryProtocol]):
             and self._push_call is None
             and not self._is_stopped
         ):
-            self._push_call = self.clock.callLater(self.window, self._push)
+            # The first of many changes is told at once, and the others together, a window later.
+            wait = self._pushed_at + self.window - self.clock.seconds()
+            self._push_call = self.clock.callLater(max(0.0, wait), self._push)
 
     def _push(self) -> None:
         self._push_call = None
+        self._pushed_at = self.clock.seconds()
         deltas = b"".join([encode(delta) for delta in self.table.take_deltas()])
         if self._has_risen:
             self._has_risen = False

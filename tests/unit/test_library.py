@@ -311,6 +311,26 @@ class HashTests(LibraryCase):
             self.library.hash_next(stop=lambda: True)
         self.assertEqual(self.hash_all(), ["c", "a", "b"])
 
+    def test_one_each(self) -> None:
+        """What is being hashed is not hashed once more by another thread, nor by one after it."""
+        for path in "ab":
+            self.put(path)
+        self.library.scan()
+        others: list[str | None] = []
+
+        def meanwhile() -> bool:
+            if not others:
+                self.library.scan()  # so that all that has no root is to be tried again
+                for _ in range(2):
+                    entry = self.library.hash_next()
+                    others.append(None if entry is None else entry.path)
+            return False
+
+        entry = self.library.hash_next(meanwhile)
+        assert entry is not None
+        self.assertEqual((entry.path, others), ("a", ["b", None]))
+        self.assertEqual(self.hash_all(), [])
+
     def test_large_files_later(self) -> None:
         """
         A large file has its root without waiting for its MD5, which is made afterwards, once, and

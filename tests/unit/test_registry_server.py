@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IPushProducer
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from flow512.discovery.claims import MOST_RISE, Claim, Origin, RegistryOffer
@@ -22,6 +25,7 @@ from flow512.errors import (
     Unsupported,
 )
 from flow512.limits import Limits
+from flow512.link.bulk import IBulkTransport
 from flow512.link.conversation import MAX_UNREAD_ANSWERS, Patience
 from flow512.link.introduction import Introduction
 from flow512.link.shared_port import SharedPortFactory
@@ -600,6 +604,40 @@ class PushTests(RegistryTestCase):
             self.assertEqual(node.heard(), [delta])
         self.clock.advance(1.0)
         self.assertEqual(first.heard(), [])
+
+    def test_first_at_once(self) -> None:
+        """A change after a quiet time is told at once; those that follow wait for the window."""
+        watching = self.join(1)
+        self.clock.advance(1.0)
+        self.arrive(2).register()
+        self.clock.advance(0)
+        (delta,) = watching.heard()
+        assert isinstance(delta, Delta)
+        for number in (3, 4):
+            self.arrive(number).register()
+            self.clock.advance(0.04)
+            self.assertEqual(watching.heard(), [])
+        self.clock.advance(0.02)
+        (delta,) = watching.heard()
+        assert isinstance(delta, Delta)
+        self.assertEqual(len(delta.joined), 2)
+
+    def test_sent_at_once(self) -> None:
+        """Over bare TCP, a push goes to the socket, and the reactor need not be told of it."""
+        node = self.join(1)
+        bulk: list[bytes] = []
+
+        @implementer(IBulkTransport)
+        class Bulk:
+            def write_bulk(self, header: bytes, body: memoryview, done: Callable[[], None]) -> None:
+                bulk.append(header + body)
+                done()
+
+        (connection,) = self.factory._connections
+        self.patch(connection, "_bulk", Bulk())
+        self.clock.advance(1.0)
+        connection.push(b"the delta")
+        self.assertEqual((bulk, node.heard()), ([b"the delta"], []))
 
     def test_one_write(self) -> None:
         """A push is one write for each connection, of the very same bytes."""
