@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from flow512.link.identity import Identity
     from flow512.link.introduction import Introduction
     from flow512.link.named_registry import NamedRegistry
+    from flow512.link.security import Encryption, Plaintext
     from flow512.link.shared_port import SharedPortFactory
-    from flow512.link.tls import Encryption, Plaintext, Tls
+    from flow512.link.tls import Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
     from flow512.registry.leadership import Leadership
@@ -161,8 +162,9 @@ _NAMES = {
     "link.identity": ("Identity",),
     "link.introduction": ("Introduction",),
     "link.named_registry": ("NamedRegistry",),
+    "link.security": ("Encryption", "Plaintext"),
     "link.shared_port": ("SharedPortFactory",),
-    "link.tls": ("Encryption", "Plaintext", "Tls"),
+    "link.tls": ("Tls",),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
     "registry.leadership": ("Leadership",),

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from flow512.errors import Misuse
 
 SCALE: Final = "nodes-per-address"
 """The setting that raises everything that many nodes behind one address need."""
+
+RESCAN: Final = 60.0
+"""Seconds between two looks at everything where the shares are not followed live."""
 
 _MEBIBYTE: Final = 2**20
 _MULTIPLES: Final = {"": 1, "KiB": 2**10, "MiB": _MEBIBYTE, "GiB": 2**30}
@@ -32,16 +35,7 @@ class _Range(NamedTuple):
     most: int
 
 
-def _count(default: int, *, unit: str = "", least: int = 1, most: int = 1_000_000) -> Any:
-    return field(default=default, metadata={"range": _Range(unit, least, most)})
-
-
-def _seconds(default: float, *, most: int) -> Any:
-    return field(default=default, metadata={"range": _Range("seconds", 1, most)})
-
-
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """
     How much a node or registry takes on.
 
@@ -96,39 +90,39 @@ class Limits:
     @ivar dial_backs_per_subnet_per_minute: that are begun to one subnet.
     """
 
-    connections: int = _count(4096)
-    connections_per_address: int = _count(2048)
-    half_open: int = _count(1536)
-    half_open_per_address: int = _count(1024)
-    handshake: float = _seconds(10.0, most=600)
-    idle: float = _seconds(1800.0, most=7 * 86400)
-    requests: int = _count(256, least=32, most=65536)
-    requests_in_all: int = _count(16384, least=32)
-    buffered: int = _count(48 * _MEBIBYTE, unit="bytes", least=4 * _MEBIBYTE, most=2**40)
-    listings_per_minute: int = _count(1200)
-    registrations: int = _count(100_000, most=100_000_000)
-    registrations_per_address: int = _count(2048, most=100_000_000)
-    registrations_per_node: int = _count(64)
-    registrations_per_second: int = _count(500)
-    registrations_per_address_per_minute: int = _count(8192)
-    registrations_per_node_per_minute: int = _count(60)
-    holdings: int = _count(2_000_000, most=100_000_000)
-    holdings_per_node: int = _count(100_000, most=100_000_000)
-    lookups_per_minute: int = _count(1200)
-    dials: int = _count(1024)
-    dials_per_address: int = _count(32)
-    dials_per_subnet: int = _count(256)
-    dial_backs: int = _count(64, most=10_000)
-    dial_backs_per_address: int = _count(16, most=10_000)
-    dial_backs_per_subnet: int = _count(32, most=10_000)
-    dial_backs_per_address_per_minute: int = _count(2048)
-    dial_backs_per_subnet_per_minute: int = _count(4096)
+    connections: int = 4096
+    connections_per_address: int = 2048
+    half_open: int = 1536
+    half_open_per_address: int = 1024
+    handshake: float = 10.0
+    idle: float = 1800.0
+    requests: int = 256
+    requests_in_all: int = 16384
+    buffered: int = 48 * _MEBIBYTE
+    listings_per_minute: int = 1200
+    registrations: int = 100_000
+    registrations_per_address: int = 2048
+    registrations_per_node: int = 64
+    registrations_per_second: int = 500
+    registrations_per_address_per_minute: int = 8192
+    registrations_per_node_per_minute: int = 60
+    holdings: int = 2_000_000
+    holdings_per_node: int = 100_000
+    lookups_per_minute: int = 1200
+    dials: int = 1024
+    dials_per_address: int = 32
+    dials_per_subnet: int = 256
+    dial_backs: int = 64
+    dial_backs_per_address: int = 16
+    dial_backs_per_subnet: int = 32
+    dial_backs_per_address_per_minute: int = 2048
+    dial_backs_per_subnet_per_minute: int = 4096
 
     def __post_init__(self) -> None:
         """
         @raise Misuse: a limit is out of its range.
         """
-        for name, allowed in _ranges(self).items():
+        for name, allowed in _RANGES.items():
             if not allowed.least <= getattr(self, name) <= allowed.most:
                 raise _out_of_range(option_name(name), allowed)
 
@@ -145,18 +139,39 @@ class Limits:
             need, but for what was set by itself.
         @raise Misuse: there is no such limit, or no such value of it.
         """
-        ranges = {option_name(name): each for name, each in _ranges(cls).items()}
+        ranges = {option_name(name): each for name, each in _RANGES.items()}
         ranges[SCALE] = _Range("", 1, 100_000)
         given = dict(_read(setting, ranges) for setting in settings)
         nodes = given.pop(SCALE, 0)
+        usual = cls()
         values: dict[str, Any] = {name.replace("-", "_"): value for name, value in given.items()}
         for name, per_node in _PER_NODE.items():
-            values.setdefault(name, max(getattr(cls, name), int(per_node * nodes)))
+            values.setdefault(name, max(getattr(usual, name), int(per_node * nodes)))
         for inner, (outer, times) in _ENCLOSED.items():
-            value = times * values.get(inner, getattr(cls, inner))
-            values.setdefault(outer, max(getattr(cls, outer), value))
-        return replace(cls(), **values)
+            value = times * values.get(inner, getattr(usual, inner))
+            values.setdefault(outer, max(getattr(usual, outer), value))
+        return cls(**values)
 
+
+_A_COUNT: Final = _Range("", 1, 1_000_000)
+_MANY: Final = _Range("", 1, 100_000_000)
+_DIAL_BACKS: Final = _Range("", 1, 10_000)
+_RANGES: Final = {
+    **dict.fromkeys(Limits.__struct_fields__, _A_COUNT),
+    "handshake": _Range("seconds", 1, 600),
+    "idle": _Range("seconds", 1, 7 * 86400),
+    "requests": _Range("", 32, 65536),
+    "requests_in_all": _Range("", 32, 1_000_000),
+    "buffered": _Range("bytes", 4 * _MEBIBYTE, 2**40),
+    "registrations": _MANY,
+    "registrations_per_address": _MANY,
+    "holdings": _MANY,
+    "holdings_per_node": _MANY,
+    "dial_backs": _DIAL_BACKS,
+    "dial_backs_per_address": _DIAL_BACKS,
+    "dial_backs_per_subnet": _DIAL_BACKS,
+}
+"""What each limit may be set to."""
 
 _PER_NODE: Final = {
     "connections_per_address": 2,
@@ -193,14 +208,12 @@ def option_name(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _ranges(limits: Limits | type[Limits]) -> dict[str, _Range]:
-    return {each.name: each.metadata["range"] for each in fields(limits)}
-
-
 def _read(setting: str, ranges: dict[str, _Range]) -> tuple[str, float]:
     name, equals, text = (part.strip() for part in setting.partition("="))
     allowed = ranges.get(name)
     if allowed is None:
+        from difflib import get_close_matches  # which takes a while to load
+
         near = get_close_matches(name, ranges, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ranges)}."
         raise Misuse(f"No limit is called {name!r}; {hint}")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random, SystemRandom
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -26,13 +26,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from flow512.content.catalog import IN_MEMORY, Catalog
-from flow512.content.library import Library
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.paths import escape
-from flow512.content.shares import Share
 from flow512.content.tree import SCHEME, parse_content_id
 from flow512.content.unfolding import Existing
 from flow512.discovery.addresses import (
@@ -56,24 +53,21 @@ from flow512.link.introduction import Introduction
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id, parse_node_id
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims, Standing
 from flow512.link.throttle import Throttle
-from flow512.link.tls import Encryption
 from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.leaders import offers_known, offers_seen
 from flow512.registry.leadership import Leadership
 from flow512.registry.office import Office
-from flow512.registry.server import RegistryFactory
-from flow512.registry.telling import Telling
 from flow512.registry.term_file import TermKeeper
 from flow512.settings import (
     INodeListener,
     NodeListener,
     NodeSettings,
 )
-from flow512.transfer.access_log import AccessLog
 from flow512.transfer.acquainting import Acquainting, Surroundings
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.candidates import candidates_among, choose_candidate
@@ -84,15 +78,22 @@ from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.holders import KnownHolders
-from flow512.transfer.indexing import IndexingService
-from flow512.transfer.inotify import OpenNotifier, notifiers_of
-from flow512.transfer.mending import Mender
-from flow512.transfer.offers import Offers
-from flow512.transfer.server import TransferFactory
 from flow512.units import PIECES_PER_BLOCK
 from flow512.wire.fields import Peer
 from flow512.wire.meeting import Met as MetMessage
 from flow512.wire.messages import Entry
+
+if TYPE_CHECKING:
+    # Loaded by nodes that serve, offer, mend or lead: those that only fetch are in a hurry.
+    from flow512.content.catalog import Catalog
+    from flow512.content.library import Library
+    from flow512.registry.server import RegistryFactory
+    from flow512.registry.telling import Telling
+    from flow512.transfer.indexing import IndexingService
+    from flow512.transfer.inotify import OpenNotifier
+    from flow512.transfer.mending import Mender
+    from flow512.transfer.offers import Offers
+    from flow512.transfer.server import TransferFactory
 
 _CATALOG_FILE: Final = "catalog.sqlite"
 
@@ -160,9 +161,11 @@ class NodeService(Service):
         self.settings = settings
         self.up = Throttle(reactor, settings.up)
         self.down = Throttle(reactor, settings.down)
-        self.offers = (
-            Offers(reactor, self._may_have_downloads) if settings.offer_downloads else None
-        )
+        self.offers: Offers | None = None
+        if settings.offer_downloads:
+            from flow512.transfer.offers import Offers
+
+            self.offers = Offers(reactor, self._may_have_downloads)
         self._reactor = reactor
         self._listener = listener or NodeListener()
         self._random = random or SystemRandom()
@@ -170,7 +173,10 @@ class NodeService(Service):
         if run_blocking is None:
             self._workers = Workers(IReactorFromThreads(reactor))
             run_blocking, run_long = self._workers.run_blocking, self._workers.run_long
-            open_notifier = open_notifier or notifiers_of(reactor)
+            if open_notifier is None and settings.serves:
+                from flow512.transfer.inotify import notifiers_of
+
+                open_notifier = notifiers_of(reactor)
         self._open_notifier = open_notifier
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
@@ -244,24 +250,33 @@ class NodeService(Service):
         self._terms = TermKeeper(
             None if standing.state is None else standing.state.path, self._run_blocking
         )
-        catalog = IN_MEMORY
         if standing.state is not None:
             check_state_is_not_shared(standing.state.path, settings.offered)
-            catalog = standing.state.file(_CATALOG_FILE)
         if settings.serves:
-            self._catalog = Catalog(catalog, self._catalog_damaged)
-            with ExitStack() as undo:
-                shares = []
-                for path in settings.offered:
-                    shares.append(Share(path, allow=settings.allow, parse_id=parse_node_id))
-                    undo.callback(shares[-1].close)
-                self._library = Library(
-                    self._catalog,
-                    shares,
-                    AccessLog(self._reactor.seconds),
-                    self._roots_changed,
-                )
-                undo.pop_all()
+            self._open_library(standing)
+
+    def _open_library(self, standing: Standing) -> None:
+        from flow512.content.catalog import IN_MEMORY, Catalog
+        from flow512.content.library import Library
+        from flow512.content.shares import Share
+        from flow512.transfer.access_log import AccessLog
+
+        settings, state = self.settings, standing.state
+        self._catalog = Catalog(
+            IN_MEMORY if state is None else state.file(_CATALOG_FILE), self._catalog_damaged
+        )
+        with ExitStack() as undo:
+            shares = []
+            for path in settings.offered:
+                shares.append(Share(path, allow=settings.allow, parse_id=parse_node_id))
+                undo.callback(shares[-1].close)
+            self._library = Library(
+                self._catalog,
+                shares,
+                AccessLog(self._reactor.seconds),
+                self._roots_changed,
+            )
+            undo.pop_all()
 
     def _make_acquainting(self) -> Acquainting:
         settings = self.settings
@@ -316,6 +331,8 @@ class NodeService(Service):
         self.log.warn("{sentence}", sentence=sentence)
 
     def _serve(self, presence: Presence) -> None:
+        from flow512.transfer.server import TransferFactory
+
         assert self._library is not None
         self._transfer = TransferFactory(
             self._library,
@@ -379,6 +396,8 @@ class NodeService(Service):
             self._say_where(presence.listening)
             self._listener.node_listening(self.host, self.port)
         if self._library is not None:
+            from flow512.transfer.indexing import IndexingService
+
             self._indexing = IndexingService(
                 self._library,
                 self._reactor,
@@ -411,6 +430,8 @@ class NodeService(Service):
         )
         office.known, office.heard = self._follower.known, self._follower.heard
         if self._library is not None:
+            from flow512.registry.telling import Telling
+
             self._telling = Telling(
                 self._reactor,
                 self._library.roots,
@@ -461,6 +482,9 @@ class NodeService(Service):
         presence = self._presence
         if presence is not None and self._library is None:
             # It serves nothing else, so it listens only now that there is something to pass on.
+            from flow512.content.catalog import IN_MEMORY, Catalog
+            from flow512.content.library import Library
+
             try:
                 self._catalog = Catalog(IN_MEMORY, self._catalog_damaged)
                 self._library = Library(self._catalog, ())
@@ -542,6 +566,8 @@ class NodeService(Service):
         known: Callable[[int], None],
         heard: Callable[[RegistryOffer], None],
     ) -> RegistryFactory:
+        from flow512.registry.server import RegistryFactory
+
         presence = self._presence
         assert presence is not None
         if claim.why == Why.NOBODY.value:
@@ -731,6 +757,8 @@ class NodeService(Service):
 
         @param blame: told who sent something wrong, and what.
         """
+        from flow512.transfer.mending import Mender
+
         return Mender(self._reactor, self._run_blocking, self._run_long, self._blaming(blame))
 
     def _addresses_of(self, chosen: Candidate) -> list[Candidate]:

@@ -5,22 +5,25 @@ What a user decides about a node, and how an application hears of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
+import msgspec
 from zope.interface import Interface, implementer
 
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
-from flow512.limits import Limits
+from flow512.limits import RESCAN, Limits
 from flow512.link.identity import check_names
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.rate import check_rate
-from flow512.link.tls import Encryption
-from flow512.transfer.finding import Candidate
-from flow512.transfer.indexing import RESCAN, Indexed
+from flow512.link.security import Encryption
 from flow512.wire.fields import Peer
+
+if TYPE_CHECKING:
+    from flow512.transfer.finding import Candidate
+    from flow512.transfer.indexing import Indexed
 
 
 class INodeListener(Interface):
@@ -75,8 +78,7 @@ class NodeListener:
         pass
 
 
-@dataclass(frozen=True)
-class NodeSettings:
+class NodeSettings(msgspec.Struct, frozen=True):
     """
     What a user decides about a node.
 
@@ -130,7 +132,7 @@ class NodeSettings:
     peers: tuple[Candidate, ...] = ()
     remembers: bool = True
     allow: tuple[bytes, ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     up: int = 0
     down: int = 0
     bootstrap: Mode = Mode.AUTO

@@ -5,9 +5,9 @@ C{flow512 console}: the dialogue of the first 512-flow, in its own words.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from flow512.content.paths import SHOWN, check_path, escape
@@ -31,8 +31,7 @@ class Asking(Protocol):
         """Ask; L{None} if there are no more answers."""
 
 
-@dataclass(frozen=True)
-class Dialogue:
+class Dialogue(msgspec.Struct, frozen=True):
     """
     Asks what to do, and does it, until the user has had enough.
 

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
 
@@ -54,8 +54,7 @@ _PORT: Final = re.compile(r"Port: (\d+)")
 _STRETCH: Final = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True):
     """
     One file, from one node to the other.
 

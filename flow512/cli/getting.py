@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from flow512.cli.formatting import rate_text, size_text
 from flow512.cli.meeting import Meeting, is_address
@@ -31,8 +33,7 @@ from flow512.transfer.finding import Candidate, Finder
 from flow512.wire.messages import Entry
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """
     What is to be fetched, from whom, to where, and how.
 
@@ -119,9 +120,13 @@ def check_folder_target(wanted: str, target: Target) -> None:
 def passing(settings: NodeSettings, peer: str) -> NodeSettings:
     """
     Make the settings of a node that only asks: it serves nothing and is nobody's bootstrap. If
-    the user named an address, there is nobody else to look for.
+    the user named an address, there is nobody else to look for; if he named a peer, nothing is
+    passed on to others.
     """
-    settings = replace(settings, serves=False, bootstrap=Mode.NEVER, state=None)
+    offers = settings.offer_downloads and not peer
+    settings = replace(
+        settings, serves=False, bootstrap=Mode.NEVER, state=None, offer_downloads=offers
+    )
     if not is_address(peer):
         return settings
     return replace(settings, registries=(), beacon_port=None, peers=(), remembers=False)

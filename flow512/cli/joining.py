@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, TextIO
+
+import msgspec
+from msgspec.structs import replace
 
 from flow512.cli.outcome import DONE
 from flow512.cli.voice import Voice
@@ -39,8 +41,7 @@ _MAX_INPUT: Final = 64 * 1024
 """Characters of standard input that are read; more is no join link."""
 
 
-@dataclass(frozen=True)
-class Invitation:
+class Invitation(msgspec.Struct, frozen=True):
     """
     What somebody is to be invited to.
 
@@ -59,8 +60,7 @@ class Invitation:
     is_new: bool = False
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """
     What C{invite} finds around it.
 

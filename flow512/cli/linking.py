@@ -8,7 +8,8 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+import msgspec
 
 from flow512.cli.outcome import DONE, status_of
 from flow512.cli.remembered import catalog_in, find_known
@@ -27,8 +28,7 @@ from flow512.link.join_link import MAX_LINK
 from flow512.link.listening_file import read_listening
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """
     Which links are wanted.
 

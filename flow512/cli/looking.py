@@ -5,9 +5,9 @@ C{flow512 peers} and C{flow512 ls}: who is there, and what they share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from flow512.cli.formatting import seconds_text
@@ -31,8 +31,7 @@ ID_SHOWN: Final = 15
 """Characters of a node id that a table shows, two groups; enough to name a peer by."""
 
 
-@dataclass(frozen=True)
-class Acquaintance:
+class Acquaintance(msgspec.Struct, frozen=True):
     """
     A peer, and how it is known.
 
@@ -140,8 +139,7 @@ def _nobody(wait: float) -> NoSuchPeer:
     )
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """
     Whose files are to be listed, and which.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from flow512.cli.leaving import leave
 from flow512.cli.stopping import take_signals
 
 TYPE_CHECKING = False
@@ -50,18 +51,19 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
     Run one command.
 
     @param arguments: as typed; L{None} for those of this process, whose signals and standard
-        streams are taken in hand then.
+        streams are taken in hand then, and which ends with the command.
     @param runner: runs what needs a network.
     @return: the exit status.
     """
     if arguments is not None:
         return _typed(arguments, runner)
     take_signals()
-    from flow512.cli import standard
+    from flow512.cli import sparing, standard
 
     standard.open_missing()
     standard.guard()
-    return _typed(sys.argv[1:], runner)
+    sparing.load_no_more_than(sys.argv[1:])
+    return leave(_typed(sys.argv[1:], runner))
 
 
 def _typed(arguments: Sequence[str], runner: Runner) -> int:
@@ -73,7 +75,7 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
     import click
 
     from flow512.cli.commands import cli
-    from flow512.cli.outcome import DONE, WRONG_USAGE, Interrupted, status_of
+    from flow512.cli.outcome import DONE, FAILED, WRONG_USAGE, Interrupted, status_of
     from flow512.cli.voice import complain
     from flow512.errors import Flow512Error, Misuse
 
@@ -85,6 +87,7 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
         status: int | None = cli.main(
             arguments, prog_name="flow512", standalone_mode=False, obj=runner
         )
+        sys.stdout.flush()
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         where = "flow512" if context is None else context.command_path
@@ -94,6 +97,8 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
     except Flow512Error as error:
         complain(sys.stderr, error)
         return status_of(error)
+    except BrokenPipeError:
+        return FAILED
     except (KeyboardInterrupt, click.Abort):
         stopped = Interrupted("Stopped.")
         complain(sys.stderr, stopped)

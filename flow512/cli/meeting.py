@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -27,8 +27,12 @@ from flow512.transfer.finding import Candidate
 _FOR_REGISTRIES: Final = 2.0
 """Seconds for a registry that is remembered, or that a peer has told of, to answer."""
 
+_LOOK_SOON: Final = 0.001
 _LOOK_EVERY: Final = 0.05
-"""Seconds between two looks at who is known by now."""
+"""
+Seconds before the first look at who is known by now, and between two at most: a registry that is
+near answers within milliseconds, and when one is far, nobody has to look so often.
+"""
 
 
 def is_address(peer: str) -> bool:
@@ -54,8 +58,7 @@ def is_address(peer: str) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Meeting:
+class Meeting(msgspec.Struct, frozen=True):
     """
     One node's wait for its peers.
 
@@ -166,5 +169,7 @@ class Meeting:
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         end = self.clock.seconds() + self.wait
+        pause = _LOOK_SOON
         while not holds() and self.clock.seconds() < end:
-            await deferLater(self.clock, _LOOK_EVERY)
+            await deferLater(self.clock, pause)
+            pause = min(2 * pause, _LOOK_EVERY)

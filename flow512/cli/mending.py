@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from flow512.cli.formatting import size_text
 from flow512.cli.getting import Telling
@@ -27,8 +28,7 @@ from flow512.transfer.finding import Candidate, Finder, Found
 from flow512.transfer.mending import Mended
 
 
-@dataclass(frozen=True)
-class Help:
+class Help(msgspec.Struct, frozen=True):
     """
     Who is to help.
 

@@ -5,11 +5,11 @@ Options that several commands have.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
     from flow512.settings import NodeSettings
@@ -21,8 +21,7 @@ WAIT: Final = 5.0
 """Seconds that a command looks for peers, unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """
     How far a command's node looks.
 
@@ -58,7 +57,7 @@ class Reach:
         from flow512.discovery.beacon import PORT
         from flow512.link.identity import default_state
         from flow512.link.named_registry import parse_named_registry
-        from flow512.link.tls import Encryption
+        from flow512.link.security import Encryption
         from flow512.settings import NodeSettings
         from flow512.transfer.candidates import named_candidate
 
@@ -244,10 +243,9 @@ def node_options(command: _F) -> _F:
         **options: Any,
     ) -> Any:
         from flow512.discovery.election import Mode
-        from flow512.limits import Limits
+        from flow512.limits import RESCAN, Limits
         from flow512.link.identity import default_state
         from flow512.link.node_id import parse_node_id
-        from flow512.transfer.indexing import RESCAN
 
         settings = reach.settings(
             listen=listen,

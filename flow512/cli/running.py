@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -30,8 +30,7 @@ STOPPED: Final = (Cancelled, CancelledError)
 """What a coroutine is told when the user ends it."""
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """
     What a command runs on.
 
@@ -43,7 +42,7 @@ class Machine:
 
     reactor: IReactorTime
     run_blocking: RunBlocking | None = None
-    random: Random = field(default_factory=SystemRandom)
+    random: Random = msgspec.field(default_factory=SystemRandom)
     local_addresses: Callable[[], Sequence[LocalAddress]] = addresses_of_host
 
     @asynccontextmanager

@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+
+import msgspec
 
 from flow512.cli.formatting import rate_text, size_text
 from flow512.cli.getting import Telling, Wish
@@ -33,8 +34,7 @@ _SAID: Final = 10
 """Paths that are said of those that are left out, deleted, or too much."""
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """
     Which part of a folder is wanted, by patterns as shells have them; C{*} stands for slashes too.
     A folder that a pattern fits is meant with all that is in it.

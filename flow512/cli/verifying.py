@@ -9,8 +9,9 @@ by the digests of its blocks, which the catalog has as well, or a peer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from flow512.cli.outcome import DAMAGED, DONE, status_of
 from flow512.cli.remembered import catalog_in, find_known
@@ -37,8 +38,7 @@ MOST_SHOWN: Final = 8
 """Damaged ranges of a file that a person is told; a program is told all."""
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """
     A file, and what it should be.
 

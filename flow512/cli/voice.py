@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Protocol, TextIO, TypeAlias
+
+import msgspec
 
 from flow512.cli.outcome import DONE, FAILED
 from flow512.content.paths import escape
@@ -45,8 +46,7 @@ class Voice(Protocol):
         """Say why it was not done."""
 
 
-@dataclass(frozen=True)
-class PlainVoice:
+class PlainVoice(msgspec.Struct, frozen=True):
     """
     Speaks to people.
 
@@ -71,8 +71,7 @@ class PlainVoice:
         complain(self.err, error)
 
 
-@dataclass(frozen=True)
-class JsonVoice:
+class JsonVoice(msgspec.Struct, frozen=True):
     """
     Speaks to programs.
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+import msgspec
 
 from flow512.content.database import IN_MEMORY, Database
 from flow512.content.tree import Tree
@@ -101,8 +102,7 @@ class Stamp(NamedTuple):
         return cls(status.st_size, mtime, inode if inode < 2**63 else inode - 2**64)
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """
     What is known of a file.
 

@@ -28,8 +28,9 @@ everything, as do events that were lost; nothing more is remembered until that i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 QUIET: Final = 0.5
 """Seconds without an event after which a file is taken to be written."""
@@ -64,8 +65,7 @@ class Place(NamedTuple):
         return Place(self.share, self.path.rpartition("/")[0])
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """
     What to look at in one round.
 

@@ -16,13 +16,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from heapq import merge, nsmallest
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from flow512.content.access import NOBODY
 from flow512.content.backlog import MD5_AT_ONCE, Backlog

@@ -19,9 +19,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from tempfile import mkstemp
 from typing import Final, TypeAlias
+
+import msgspec
 
 from flow512.content.catalog import Catalog, Stamp
 from flow512.content.hashing import Stop, hash_file
@@ -44,8 +45,7 @@ _BATCH: Final = 1000
 WHAT: Final = "the list of a folder"
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(msgspec.Struct, frozen=True):
     fd: int
     tree: Tree
     stamp: Stamp

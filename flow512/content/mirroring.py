@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from tempfile import TemporaryFile
 from typing import IO, Final
+
+import msgspec
 
 from flow512.content.disk import DISK, Disk, blaming
 from flow512.content.manifest import Item, ManifestReader
@@ -45,8 +46,7 @@ class Beyond(Enum):
     DELETE = "delete"
 
 
-@dataclass
-class Surplus:
+class Surplus(msgspec.Struct):
     """
     What a folder has, or had, beyond the manifest.
 
@@ -59,8 +59,8 @@ class Surplus:
 
     count: int = 0
     deleted: int = 0
-    paths: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    paths: list[str] = msgspec.field(default_factory=list)
+    failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
 class Mirror:

@@ -25,9 +25,9 @@ import stat
 import threading
 from base64 import b32encode
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from blake3 import blake3
 
 from flow512.content.disk import DISK, Disk, blaming
@@ -44,8 +44,7 @@ _STATUS: Final = "/proc/self/status"  # Linux tells it there
 _umask_lock: Final = threading.Lock()
 
 
-@dataclass(frozen=True)
-class OwnNames:
+class OwnNames(msgspec.Struct, frozen=True):
     """
     The names of a download's hidden files.
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from flow512.content.catalog import Catalog, Stamp
 from flow512.content.following import Place
@@ -26,8 +27,7 @@ _MAX_LEFT_OUT: Final = 1000
 """Reasons that a report has; a share full of links must not fill the memory."""
 
 
-@dataclass(frozen=True)
-class ScanReport:
+class ScanReport(msgspec.Struct, frozen=True):
     """
     What was found in the shares.
 

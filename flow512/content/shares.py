@@ -12,10 +12,10 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from flow512.content.access import Access, ParseId, Verdict, unreadable_id
@@ -251,8 +251,7 @@ class Visit:
         self._folder, self._way = self._top, ()
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """
     A file that is offered.
 
@@ -266,8 +265,7 @@ class Found:
     mode: int
 
 
-@dataclass(frozen=True)
-class FoundFolder:
+class FoundFolder(msgspec.Struct, frozen=True):
     """
     A folder in a share; what is in it follows.
 
@@ -281,8 +279,7 @@ class FoundFolder:
     mtime: int
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(msgspec.Struct, frozen=True):
     """
     Something that is not offered.
 
@@ -294,8 +291,7 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True):
     """
     A file or folder that could not be looked at; it may be as it was.
 

@@ -16,9 +16,10 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
+
+import msgspec
 
 from flow512.content.catalog import Stamp
 from flow512.content.disk import Disk, blaming
@@ -62,8 +63,7 @@ COPYING_DISK: Final = CopyingDisk()
 """The real one."""
 
 
-@dataclass(frozen=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """
     What is wrong with a file.
 

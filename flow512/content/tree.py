@@ -24,11 +24,11 @@ import os
 import re
 import weakref
 from base64 import b32decode, b32encode
-from dataclasses import dataclass, field
 from functools import cached_property
 from tempfile import mkstemp
 from typing import Final, TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from flow512.content.pieces import piece_count
@@ -108,8 +108,7 @@ def parse_content_id(text: str) -> bytes:
     )
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, dict=True):
     """
     What follows from a file's size alone.
 
@@ -234,8 +233,7 @@ class _Level:
         return data + bytes(self._held[at : at + length - len(data)])
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True, eq=False):
     """
     All digests of a file.
 
@@ -245,7 +243,13 @@ class Tree:
 
     root: bytes
     shape: Shape
-    _levels: tuple[_Level, ...] = field(compare=False, repr=False)
+    _levels: tuple[_Level, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return self.root == other.root if isinstance(other, Tree) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.root)
 
     def page(self, level: int, index: int) -> bytes:
         """

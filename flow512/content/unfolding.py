@@ -25,10 +25,11 @@ import stat
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import Enum
 from shlex import quote
 from typing import Final
+
+import msgspec
 
 from flow512.content.disk import DISK, Disk, blaming
 from flow512.content.manifest import MODES, NOT_ALL, Item
@@ -68,8 +69,7 @@ class Existing(Enum):
     REPLACE = "replace"
 
 
-@dataclass
-class Unfolded:
+class Unfolded(msgspec.Struct):
     """
     What has become of a manifest's items so far.
 
@@ -89,10 +89,10 @@ class Unfolded:
     size: int = 0
     folders: int = 0
     unchanged: int = 0
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = msgspec.field(default_factory=list)
     left_out_count: int = 0
     left_out_within: int = 0
-    news: deque[tuple[str, str]] = field(default_factory=deque)
+    news: deque[tuple[str, str]] = msgspec.field(default_factory=deque)
 
     def leave_out(self, path: str, reason: str) -> None:
         """
@@ -112,8 +112,7 @@ class Unfolded:
         self.news.append((escape(path), _NOT_ENTERED))
 
 
-@dataclass
-class _Folder:
+class _Folder(msgspec.Struct):
     """
     One that the manifest is in at the moment.
 

@@ -4,8 +4,9 @@ Views: what somebody may see of the shares, and who is told when that is not all
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from flow512.content.access import Change
 from flow512.content.shares import Share
@@ -47,8 +48,7 @@ class NoNotes:
         pass
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True, eq=False):
     """
     What somebody may see. Those are equal that show the same.
 
@@ -58,5 +58,11 @@ class View:
     """
 
     shares: tuple[Share, ...]
-    asker: bytes = field(compare=False)
-    withheld: tuple[tuple[str, str], ...] = field(compare=False)
+    asker: bytes
+    withheld: tuple[tuple[str, str], ...]
+
+    def __eq__(self, other: object) -> bool:
+        return self.shares == other.shares if isinstance(other, View) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.shares)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
+
+import msgspec
 
 from flow512.discovery.datagram import printable
 from flow512.errors import Misuse
@@ -16,8 +17,7 @@ from flow512.errors import Misuse
 _LINK_LOCAL: Final = ipaddress.IPv6Network("fe80::/10")
 
 
-@dataclass(frozen=True)
-class LocalAddress:
+class LocalAddress(msgspec.Struct, frozen=True, dict=True):
     """
     One address of this machine that a beacon may use.
 

@@ -243,7 +243,8 @@ class Election:
         link = self._links.get(address)
         if link is None:
             return
-        link.listed, leader, link.claim, link.points = inf, link.claim, None, None
+        leader = link.claim
+        link.ended()
         if link.place is None:
             del self._links[address]
         if address == self.following:
@@ -397,7 +398,10 @@ class Election:
         """Find out whether this node leads on, from those who have proved to lead as well."""
         best: Link | None = None
         for link in list(self._links.values()):
-            if link.claim is None or (link.place is not None and not claim.appointed):
+            if link.claim is None:
+                continue
+            if link.place is not None and not claim.appointed:
+                self._tell_itself(link, actions)
                 continue
             is_better = link.claim.is_better_than(claim)
             if not is_better and self._may_be_cut_off(link, claim, now):
@@ -418,12 +422,22 @@ class Election:
             self._point(claim, best, now, actions)
             return
         preferred = self._preferred(None, now)
+        if preferred is not None and not self._yields_to(preferred, claim):
+            preferred = None
         winner = preferred or best
         if winner is not None and winner.claim is not None:
             self.claim = None
             actions.append(StepDown(winner.address, winner.claim))
             why = Why.BETTER if preferred is None else Why.NAMED
             self._follow(winner, why, now, actions)
+
+    def _yields_to(self, link: Link, claim: Claim) -> bool:
+        """
+        Tell whether this elected leader gives way to a registry that its user prefers: not to one
+        that is elected as well and no better, for that one gives way to this.
+        """
+        assert link.claim is not None
+        return link.claim.appointed or link.is_in_vain or link.claim.is_better_than(claim)
 
     def _may_be_cut_off(self, link: Link, claim: Claim, now: float) -> bool:
         """

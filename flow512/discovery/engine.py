@@ -24,9 +24,10 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeAlias
+
+import msgspec
 
 from flow512.discovery.datagram import (
     INSTANCE,
@@ -99,15 +100,13 @@ it was heard; and no stranger can forge what would hide a peer.
 """
 
 
-@dataclass(frozen=True)
-class SendToAll:
+class SendToAll(msgspec.Struct, frozen=True):
     """Send this on every usable interface."""
 
     body: bytes
 
 
-@dataclass(frozen=True)
-class SendTo:
+class SendTo(msgspec.Struct, frozen=True):
     """Send this to one address."""
 
     body: bytes
@@ -115,8 +114,7 @@ class SendTo:
     port: int
 
 
-@dataclass(frozen=True)
-class OffClock:
+class OffClock(msgspec.Struct, frozen=True):
     """
     A member is not heard, because its clock and ours are too far apart.
 
@@ -133,8 +131,7 @@ class OffClock:
 Action: TypeAlias = SendToAll | SendTo | Found | Lost | OffClock
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(msgspec.Struct, frozen=True):
     due: float
     room: int
 

@@ -46,6 +46,11 @@ class Link:
         place = inf if self.place is None else self.place
         return (self.points is not None, place, self.claim.rank)
 
+    def ended(self) -> None:
+        """Take note that the link is lost."""
+        self.listed, self.claim, self.points = inf, None, None
+        self.is_told = self.is_in_vain = False
+
 
 def better(one: Link | None, other: Link) -> Link:
     """

@@ -28,7 +28,6 @@ from random import Random
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from flow512.discovery import datagram
 from flow512.discovery.datagram import MAGIC, MAX_DATAGRAM
@@ -141,6 +140,9 @@ class Seal:
     def __init__(self, key: bytes, random: Random) -> None:
         if len(key) != SEAL_KEY:
             raise Misuse(f"The key that beacons are sealed with has {SEAL_KEY} bytes.")
+        # Only closed networks need it, and it takes a while to load.
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
         self._cipher = ChaCha20Poly1305(key)
         self._random = random
 

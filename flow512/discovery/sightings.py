@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
+
+import msgspec
 
 from flow512.discovery.datagram import MAX_SEQUENCE, Announce, Goodbye, Offer
 
@@ -50,8 +51,7 @@ class Ignored(Enum):
     UNANSWERED = "a question over the budget for answers, too short, or with nothing to answer"
 
 
-@dataclass(frozen=True)
-class Sighting:
+class Sighting(msgspec.Struct, frozen=True):
     """
     One instance, seen at one address.
 
@@ -73,15 +73,13 @@ class Sighting:
         return next((offer.port for offer in self.offers if offer.kind == kind), None)
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A peer is there, or says something else of itself than before."""
 
     sighting: Sighting
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """A peer said goodbye or fell silent; this is what it said last."""
 
     sighting: Sighting
@@ -90,15 +88,13 @@ class Lost:
 _Key: TypeAlias = tuple[str, bytes]
 
 
-@dataclass
-class _Seen:
+class _Seen(msgspec.Struct):
     sighting: Sighting
     sequence: int
     deadline: float
 
 
-@dataclass(frozen=True)
-class _Gone:
+class _Gone(msgspec.Struct, frozen=True):
     """What is remembered of a lost one: until when nothing up to that sequence is believed."""
 
     sequence: int

@@ -7,9 +7,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -50,8 +50,7 @@ _BRACKETED: Final = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?")
 _PLAIN: Final = re.compile(r"([^:/\s\[\]]+)(?::([0-9]{1,5}))?")
 
 
-@dataclass(frozen=True)
-class HostPort:
+class HostPort(msgspec.Struct, frozen=True):
     """
     A TCP address. C{str()} gives it as people write it.
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.application.internet import TimerService
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,12 +24,13 @@ LOOK_EVERY: Final = 2.0
 """Seconds between two looks at the file."""
 
 
-class BanWatch(TimerService):
+class BanWatch(Service):
     """
     Reads the bans again and again.
     """
 
     log = Logger()
+    _ended: Deferred[None]
 
     def __init__(
         self,
@@ -46,12 +48,34 @@ class BanWatch(TimerService):
             with this one.
         @param every: seconds between two looks.
         """
-        super().__init__(every, self._look)  # type: ignore[no-untyped-call]  # Twisted has no types there
-        self.clock = clock
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        self._every = every
         self._bans = bans
         self._run_blocking = run_blocking
         self._banned = banned
         self._complaint = ""
+
+    def startService(self) -> None:
+        """
+        Look now, and then again and again.
+        """
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        self._ended = self._looking.start(self._every).addCallbacks(
+            lambda looking: None,
+            lambda failure: self.log.failure("Bans are not followed any more.", failure),
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Look no more.
+
+        @return: fires when the last look is over.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        if self._looking.running:
+            self._looking.stop()
+        return self._ended
 
     def _look(self) -> Deferred[None]:
         return self._run_blocking(self._bans.reload).addCallbacks(self._tell, self._complain)

@@ -18,7 +18,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final, NamedTuple
 
@@ -45,8 +44,7 @@ _END_OF_TIME: Final = 253402300799  # the last second that a calendar with four 
 _Time = Annotated[int, Meta(ge=0, le=_END_OF_TIME)]
 
 
-@dataclass(frozen=True)
-class Ban:
+class Ban(msgspec.Struct, frozen=True):
     """
     A ban.
 

@@ -4,7 +4,7 @@ Which network a node belongs to, by what its user said and what it has joined.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from flow512.content.paths import escape
 from flow512.errors import Misuse
@@ -13,8 +13,7 @@ from flow512.link.network_file import load_network, read_key_file
 from flow512.wire.membership import NetworkKey
 
 
-@dataclass(frozen=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True):
     """
     A node's network.
 

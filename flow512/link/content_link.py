@@ -12,9 +12,10 @@ no more than that.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
+
+import msgspec
 
 from flow512.content.paths import SHOWN, check_new_name, escape
 from flow512.content.tree import SCHEME, format_content_id, parse_content_id
@@ -38,8 +39,7 @@ _NUMBER: Final = re.compile("[0-9]{1,19}")
 _JOIN: Final = re.compile("flow512://", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class LinkedPeer:
+class LinkedPeer(msgspec.Struct, frozen=True):
     """
     A node that a link names. C{str()} gives it as links and C{--from} have it.
 
@@ -56,8 +56,7 @@ class LinkedPeer:
         return f"{format_node_id(self.node)}@{self.address}"
 
 
-@dataclass(frozen=True)
-class ContentLink:
+class ContentLink(msgspec.Struct, frozen=True):
     """
     A content, and where it may be had. C{str()} gives the link, which contains the passwords of
     L{http}, if there are any.

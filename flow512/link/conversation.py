@@ -37,11 +37,10 @@ the other side reads nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, cast
 from typing import Protocol as Shape
 
-from OpenSSL import SSL
+import msgspec
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
@@ -67,9 +66,9 @@ from flow512.errors import (
     from_wire,
 )
 from flow512.link.address import HostPort
+from flow512.link.bulk import IBodyReceiver, Lane, open_lane
 from flow512.link.introduction import Introduction
-from flow512.link.records import IBodyReceiver
-from flow512.link.tls import TLS_RECORDS, beneath, channel_of, is_tls, why_tls_failed
+from flow512.link.security import TLS_RECORDS, beneath, is_tls
 from flow512.wire.fields import Message
 from flow512.wire.frame import BufferPool, Frame, FrameReader
 from flow512.wire.handshake import Agreement, Channel
@@ -107,8 +106,7 @@ class Transport(Shape):
     def unregisterProducer(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """
     How long a conversation waits, in seconds.
 
@@ -174,6 +172,7 @@ class Conversation(Protocol):
         self._reading_stopped_by: set[str] = set()
         self._taking_frames = False
         self._timer: IDelayedCall | None = None
+        self._lane: Lane | None = None
         self._heard = False
         self._pinged = False
         self._full_since = 0.0
@@ -438,7 +437,10 @@ class Conversation(Protocol):
         if ITCPTransport.providedBy(tcp):
             tcp.setTcpNoDelay(True)
             tcp.setTcpKeepAlive(True)
-        self.connection = cast(Transport, self.transport)
+        self._lane = open_lane(self.transport)
+        if self._lane is not None:
+            self._lane.receive_bodies(self)
+        self.connection = cast(Transport, self._lane or self.transport)
         self.connection.registerProducer(self, True)
         self._arm(self.patience.greeting)
         if not is_tls(self.transport):
@@ -447,6 +449,8 @@ class Conversation(Protocol):
     def handshakeCompleted(self) -> None:
         if self._is_closed:
             return
+        from flow512.link.tls import channel_of
+
         try:
             channel = channel_of(self.transport)
             if self.channel is None:
@@ -469,7 +473,7 @@ class Conversation(Protocol):
         self._reader.receive(data)
         self._take_frames()
 
-    # IBodyReceiver: what arrives by TLS is decrypted to where it is needed
+    # IBodyReceiver: much data is received, or decrypted, to where it is needed
 
     def body_room(self) -> memoryview | None:
         return None if self._is_closed else self._reader.body_room()
@@ -483,10 +487,12 @@ class Conversation(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._disarm()
+        if self._lane is not None:
+            self._lane.gone()
         if self._is_closed:
             return
-        if isinstance(reason.value, SSL.Error):
-            sentence = why_tls_failed(reason.value)
+        if is_tls(self.transport) and (why := self._why_tls_failed(reason)):
+            sentence = why
         elif isinstance(reason.value, ConnectionDone) and self.agreement is None:
             sentence = self._closed_in_greeting()
         elif isinstance(reason.value, ConnectionDone) and self._reader.is_between_frames:
@@ -498,6 +504,11 @@ class Conversation(Protocol):
             sentence = f"The connection to {self._peer_text()} was lost."
         self._finish()
         self.conversation_ended(PeerLost(sentence))
+
+    def _why_tls_failed(self, reason: Failure) -> str:
+        from flow512.link.tls import why_tls_failed
+
+        return why_tls_failed(reason.value)
 
     # IPushProducer: what the transport tells us of its buffer
 

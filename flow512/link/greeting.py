@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from flow512.errors import NotAllowed
 from flow512.link.conversation import Conversation
 from flow512.link.node_id import format_node_id
-from flow512.link.tls import is_tls
+from flow512.link.security import is_tls
 from flow512.wire.frame import Frame
 from flow512.wire.handshake import STRANGER, Acceptor, Agreement, Initiator
 from flow512.wire.messages import HELLO_ANSWER, HELLO_ONLY, Challenge, Hello, Kind, decode

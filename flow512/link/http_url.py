@@ -4,13 +4,15 @@ Addresses of files on web servers, as links and users name them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, unquote
 
-from hyperlink import URL, URLParseError
+import msgspec
 
 from flow512.errors import Misuse
+
+if TYPE_CHECKING:
+    from hyperlink import URL
 
 MAX_URL: Final = 2048
 """Characters in the address of a file."""
@@ -18,8 +20,7 @@ MAX_URL: Final = 2048
 _SCHEMES: Final = ("http", "https")
 
 
-@dataclass(frozen=True)
-class HttpUrl:
+class HttpUrl(msgspec.Struct, frozen=True):
     """
     Where a file is on the web. C{str()} gives all of it, and so what is secret in it: a user's
     name and password, and a query, which in presigned addresses is as good as a password. Neither
@@ -29,8 +30,8 @@ class HttpUrl:
     @ivar credentials: the user's name and password; L{None} if there are none.
     """
 
-    plain: str = field(repr=False)
-    credentials: tuple[str, str] | None = field(default=None, repr=False)
+    plain: str
+    credentials: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         if self.credentials is None:
@@ -56,7 +57,7 @@ class HttpUrl:
     @property
     def host(self) -> str:
         """The server, as sentences name it."""
-        return URL.from_text(self.plain).authority()
+        return _parsed(self.plain).authority()
 
     def joined(self, location: str) -> Self:
         """
@@ -65,8 +66,10 @@ class HttpUrl:
         @param location: what the server said, relative or not.
         @raise Misuse: it leads nowhere on the web.
         """
+        from hyperlink import URLParseError
+
         try:
-            text = URL.from_text(self.plain).click(location).to_text(with_password=True)
+            text = _parsed(self.plain).click(location).to_text(with_password=True)
         except (URLParseError, ValueError):
             raise Misuse("That is no address on the web.") from None
         target = parse_http_url(text)
@@ -76,7 +79,7 @@ class HttpUrl:
 
     @property
     def _origin(self) -> tuple[str, str, int | None]:
-        url = URL.from_text(self.plain)
+        url = _parsed(self.plain)
         return url.scheme, url.host, url.port
 
 
@@ -88,6 +91,8 @@ def parse_http_url(text: str) -> HttpUrl:
         ASCII is encoded as RFC 3987 has it. A fragment is left out.
     @raise Misuse: it is none. The sentence does not repeat it, as it may hold a password.
     """
+    from hyperlink import URLParseError
+
     text = text.strip()
     if len(text) > MAX_URL:
         raise Misuse(f"That URL is longer than {MAX_URL} characters.")
@@ -95,7 +100,7 @@ def parse_http_url(text: str) -> HttpUrl:
         raise Misuse("That is no URL: it contains blanks or control characters; encode them.")
     scheme, colon, rest = text.partition(":")
     try:
-        url = _to_uri(URL.from_text(scheme.lower() + colon + rest))
+        url = _to_uri(_parsed(scheme.lower() + colon + rest))
         if url.scheme not in _SCHEMES or not url.host or not 0 < (url.port or 0) <= 65535:
             raise ValueError
         user, colon, password = url.userinfo.partition(":")
@@ -109,6 +114,12 @@ def parse_http_url(text: str) -> HttpUrl:
     if not user and not colon:
         return HttpUrl(plain)
     return HttpUrl(plain, (unquote(user), unquote(password)))
+
+
+def _parsed(text: str) -> URL:
+    from hyperlink import URL  # which takes a while to load, and few links need
+
+    return URL.from_text(text)
 
 
 def _to_uri(url: URL) -> URL:

@@ -9,28 +9,25 @@ As Ed25519 signs without any randomness, the same key always gives the same cert
 
 from __future__ import annotations
 
-import datetime
 import fcntl
 import os
+import re
 import stat
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import platformdirs
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from flow512.content.paths import escape
 from flow512.errors import Misuse, StateInUse, Violation, from_os_error
 from flow512.link.introduction import MAX_NAME
 from flow512.link.secret_file import read_secret, write_new_secret
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 ID_SIZE: Final = 32
 """Bytes in a node id."""
@@ -38,27 +35,35 @@ ID_SIZE: Final = 32
 SEED_SIZE: Final = 32
 """Bytes that an Ed25519 key is made from."""
 
+# RFC 8410, sections 4 and 7: what stands before the 32 bytes of a public and of a private key.
+_PUBLIC_DER: Final = bytes.fromhex("302a300506032b6570032100")
+_PRIVATE_DER: Final = bytes.fromhex("302e020100300506032b657004220420")
+_PEM: Final = re.compile(
+    b"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n"
+)
+
 _IDENTITY_FILE: Final = "identity.pem"
 _LOCK_FILE: Final = "lock"
-
-_SUBJECT: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "flow512")])
-# RFC 5280, 4.1.2.5: the end of a certificate that has none. A key does not age by the clock.
-_NOT_BEFORE: Final = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
-_NOT_AFTER: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 def default_state() -> str:
     """
     Give the state folder of a node whose user names none: the usual place of this system.
     """
-    return platformdirs.user_state_dir("flow512", appauthor=False)
+    return _state_folder("flow512")
 
 
 def default_registry_state() -> str:
     """
     Likewise for a registry by itself, which may run beside a node.
     """
-    return platformdirs.user_state_dir("flow512-registry", appauthor=False)
+    return _state_folder("flow512-registry")
+
+
+def _state_folder(name: str) -> str:
+    import platformdirs  # which takes a while to load
+
+    return platformdirs.user_state_dir(name, appauthor=False)
 
 
 def check_names(*names: str) -> None:
@@ -77,7 +82,7 @@ def check_names(*names: str) -> None:
 
 
 def _node_id(key: Ed25519PublicKey) -> bytes:
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return sha256(_PUBLIC_DER + key.public_bytes_raw()).digest()
 
 
 def node_of_certificate(certificate: x509.Certificate) -> bytes:
@@ -101,7 +106,6 @@ class Identity:
     A node's key, and what follows from it.
 
     @ivar key: the private key.
-    @ivar certificate: signed with it.
     @ivar node: the node id, 32 bytes.
     """
 
@@ -111,15 +115,23 @@ class Identity:
         """
         self.key = key
         self.node = _node_id(key.public_key())
-        self.certificate = (
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """The certificate, signed with the key; TLS alone needs it."""
+        from cryptography import x509  # which takes a while to load
+
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "flow512")])
+        return (
             x509.CertificateBuilder()
-            .subject_name(_SUBJECT)
-            .issuer_name(_SUBJECT)
-            .public_key(key.public_key())
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(self.key.public_key())
             .serial_number(int.from_bytes(self.node[:8], "big") | 1)
-            .not_valid_before(_NOT_BEFORE)
-            .not_valid_after(_NOT_AFTER)
-            .sign(key, None)
+            # A key does not age by the clock. RFC 5280, 4.1.2.5, has the end of one that has none.
+            .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+            .sign(self.key, None)
         )
 
     @classmethod
@@ -138,6 +150,12 @@ class Identity:
 
         @raise ValueError: there is no Ed25519 private key in it.
         """
+        plain = _PEM.match(text)
+        if plain is not None and (der := b64decode(plain[1])).startswith(_PRIVATE_DER):
+            return cls.from_seed(der.removeprefix(_PRIVATE_DER))
+        # Another's way to write one; what reads them all takes a while to load.
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         try:
             key = load_pem_private_key(text, None)
         except TypeError:
@@ -148,10 +166,10 @@ class Identity:
 
     def pem(self) -> bytes:
         """
-        Write the private key and the certificate, as openssl and everybody else read them.
+        Write the private key, as openssl and everybody else read it (PKCS #8, RFC 5958).
         """
-        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return key + self.certificate.public_bytes(Encoding.PEM)
+        text = b64encode(_PRIVATE_DER + self.key.private_bytes_raw())
+        return b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n" % text
 
 
 def _make_folder(path: str) -> str:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from flow512._version import __version__
 from flow512.wire.membership import NONCE_SIZE, NetworkKey
@@ -25,8 +26,7 @@ def everybody(node: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Introduction:
+class Introduction(msgspec.Struct, frozen=True):
     """
     What a node says of itself to everyone, and what it asks of everyone.
 

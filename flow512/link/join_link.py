@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import msgspec
 
 from flow512.errors import Misuse
 from flow512.link.address import HostPort, parse_address
@@ -37,8 +38,7 @@ _KEY: Final = re.compile(r"[A-Z2-7]{51}[AQ]")
 """A key as base32: 52 characters, of which the last one carries a single bit."""
 
 
-@dataclass(frozen=True)
-class Registry:
+class Registry(msgspec.Struct, frozen=True):
     """
     A registry of a closed network. C{str()} gives it as join links have it.
 
@@ -55,8 +55,7 @@ class Registry:
         return f"{format_node_id(self.node)}@{self.address}"
 
 
-@dataclass(frozen=True)
-class JoinLink:
+class JoinLink(msgspec.Struct, frozen=True):
     """
     A closed network, as its members know it. C{str()} gives the link, which contains the key.
 
@@ -66,7 +65,7 @@ class JoinLink:
     """
 
     name: str
-    key: bytes = field(repr=False)
+    key: bytes
     registries: tuple[Registry, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +79,9 @@ class JoinLink:
             raise Misuse(f"A join link holds at most {MAX_REGISTRIES} registries.")
         if len(str(self)) > MAX_LINK:
             raise Misuse(f"A join link has at most {MAX_LINK} characters; name fewer registries.")
+
+    def __repr__(self) -> str:
+        return f"JoinLink(name={self.name!r}, registries={self.registries!r})"
 
     def __str__(self) -> str:
         parameters = [("key", format_key(self.key))]

@@ -11,8 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from flow512.content.disk import blaming
 from flow512.content.paths import escape
@@ -22,8 +23,7 @@ _EVERYWHERE: Final = "*"
 _MAX_LINE: Final = 512
 
 
-@dataclass(frozen=True)
-class Listening:
+class Listening(msgspec.Struct, frozen=True):
     """
     Where a node listens.
 

@@ -11,9 +11,9 @@ rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 
+import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.python.failure import Failure
@@ -30,8 +30,7 @@ from flow512.link.shared_port import SharedPortFactory
 from flow512.link.standing import Claims, Standing
 
 
-@dataclass(frozen=True)
-class Airwaves:
+class Airwaves(msgspec.Struct, frozen=True):
     """
     Where a process beacons.
 
@@ -164,7 +163,7 @@ class Presence:
         """
         self._watch = self.standing.ban_watch(run_blocking, self.shared.end)
         if self._watch is not None:
-            self._watch.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+            self._watch.startService()
 
     async def fall_silent(self) -> None:
         """

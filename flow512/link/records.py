@@ -16,6 +16,7 @@ is handed on as Twisted does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from OpenSSL.SSL import Connection, Context, Error, WantReadError, ZeroReturnError
@@ -31,14 +32,15 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection as Tcp
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
+from flow512.link.bulk import IBodyReceiver, IBulkTransport
 from flow512.link.sessions import RECORD, decrypt_into, encrypted_into
 
-AT_ONCE: Final = 2**18 + 2**10
+AT_ONCE: Final = 2**19 + 2**11
 """
-Bytes that are taken from the socket, or given to it, at once: a block, its frame's header, and
-what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
+Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers,
+and what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
 """
 
 _SEND: Final = 2**19
@@ -46,37 +48,6 @@ _SEND: Final = 2**19
 
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
-
-
-class IBodyReceiver(Interface):
-    """
-    A protocol that says where the next bytes are to go, instead of being handed them.
-    """
-
-    def body_room() -> memoryview | None:
-        """
-        Say where they are to go.
-
-        @return: writable, at least one byte; L{None} if they are to be given to C{dataReceived}.
-        """
-
-    def body_filled(count: int) -> None:
-        """
-        Take note that bytes were put there.
-
-        @param count: how many, from the beginning of what L{body_room} gave last.
-        """
-
-
-class IBulkTransport(Interface):
-    """
-    A transport that does not keep what it is given to write.
-    """
-
-    def write_bulk(header: bytes, body: memoryview) -> None:
-        """
-        Write both, one after the other. When this returns, C{body} is its owner's again.
-        """
 
 
 def write_whole(context: Context) -> None:
@@ -153,7 +124,7 @@ class RecordTransport(BufferingTLSTransport):
 
     # To the socket
 
-    def write_bulk(self, header: bytes, body: memoryview) -> None:
+    def write_bulk(self, header: bytes, body: memoryview, done: Callable[[], None]) -> None:
         self._aggregator.flush()
         if not self._handshakeDone or self._appSendBuffer:
             self.write(header + bytes(body))  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -162,6 +133,7 @@ class RecordTransport(BufferingTLSTransport):
             self._encrypt(header)
             self._encrypt(body)
             self._flushSendBIO()
+        done()
 
     def _write(self, bytes: bytes) -> None:
         self._encrypt(bytes)

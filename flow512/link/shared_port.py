@@ -28,7 +28,7 @@ from flow512.link.conversation import Patience, Transport, address_host
 from flow512.link.gate import Gate
 from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
-from flow512.link.tls import is_tls
+from flow512.link.security import is_tls
 from flow512.wire.frame import FrameReader
 from flow512.wire.handshake import STRANGER, choose_conversation
 from flow512.wire.messages import HELLO_ONLY, Hello, decode, encode, error_message

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from flow512.errors import ResourceFailure
@@ -21,11 +21,10 @@ from flow512.link.bans import BANS_FILE, MAX_REASON, Bans
 from flow512.link.closed_network import membership_of
 from flow512.link.identity import SEED_SIZE, Identity, StateFolder, read_identity
 from flow512.link.introduction import MAX_NAME, Introduction
-from flow512.link.tls import Encryption, security_of
+from flow512.link.security import Encryption, security_of
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """
     What a user says of a node or registry; see L{flow512.settings.NodeSettings}.
     """

@@ -1,7 +1,7 @@
 """
-What connections run over: TLS 1.3, in which each side proves its key, or bare TCP.
+TLS 1.3, in which each side proves its key.
 
-TLS is Twisted's, with OpenSSL beneath. Certificates are signed by the keys that they hold, and by
+It is Twisted's, with OpenSSL beneath. Certificates are signed by the keys that they hold, and by
 nobody else, so there is no chain to verify: that the other side has the key is proven by TLS, and
 which node that makes it is reckoned from the key (L{flow512.link.identity}). Whether that is a
 node to speak with is for the conversation to decide, each time that a handshake is completed.
@@ -9,15 +9,13 @@ node to speak with is for the conversation to decide, each time that a handshake
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Any, Final, NoReturn, Protocol, cast
+from typing import Any, Final, NoReturn, cast
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHandshakeListener,
-    INegotiated,
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
     IProtocol,
@@ -39,51 +37,6 @@ ALPN: Final = b"flow512/1"
 _EXPORTER: Final = b"EXPORTER-Channel-Binding"
 _EXPORTED: Final = 32
 # RFC 9266, section 2: this label, no context, 32 bytes.
-
-TLS_RECORDS: Final = (b"\x15", b"\x16")
-"""The first byte of what somebody sends who speaks TLS: an alert, or a handshake."""
-
-
-class Encryption(Enum):
-    """What connections run over; both sides have to mean the same."""
-
-    TLS = "tls"
-    NONE = "none"
-
-
-class Security(Protocol):
-    """
-    What a node's connections run over.
-    """
-
-    def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
-        """
-        Give the factory to listen with.
-
-        @param factory: makes the protocols that speak inside.
-        """
-        ...
-
-    def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
-        """
-        Give the endpoint to connect with.
-
-        @param endpoint: what connects beneath.
-        """
-        ...
-
-
-class Plaintext:
-    """
-    Nothing: bare connections, which anybody on the way can read and change.
-    """
-
-    def accepting(self, factory: IProtocolFactory) -> IProtocolFactory:
-        return factory
-
-    def connecting(self, endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
-        return endpoint
-
 
 _PASSED_ON: Final = (
     "bio_write",
@@ -243,36 +196,11 @@ class _TellsOfHandshakes:
         self._factory.doStop()
 
 
-def security_of(encryption: Encryption, identity: Identity, clock: IReactorTime) -> Security:
-    """
-    Make what a node's connections run over.
-
-    @param encryption: what its user decided.
-    @param identity: the node's.
-    @param clock: see L{Tls}.
-    """
-    return Tls(identity, clock) if encryption is Encryption.TLS else Plaintext()
-
-
 def _inside(wrapper: IProtocol) -> IProtocol:
     assert isinstance(wrapper, TLSMemoryBIOProtocol)
     inside = wrapper.wrappedProtocol
     assert inside is not None
     return inside
-
-
-def is_tls(transport: object) -> bool:
-    """
-    Tell whether a protocol's transport is TLS, whose handshake it has to wait for.
-    """
-    return INegotiated.providedBy(transport)
-
-
-def beneath(transport: object) -> object:
-    """
-    Give the transport that carries TLS; any other as it is.
-    """
-    return getattr(transport, "transport", transport)
 
 
 def channel_of(transport: object) -> Channel:
@@ -295,12 +223,15 @@ def channel_of(transport: object) -> Channel:
     )
 
 
-def why_tls_failed(error: SSL.Error) -> str:
+def why_tls_failed(error: BaseException | None) -> str:
     """
     Say in a sentence why a handshake failed.
 
-    @param error: what OpenSSL gave; it holds a list of reasons in its own words.
+    @param error: why the connection was lost; OpenSSL's holds a list of reasons in its own words.
+    @return: empty if TLS had nothing to do with it.
     """
+    if not isinstance(error, SSL.Error):
+        return ""
     reasons = " ".join(
         str(part) for reason in error.args if isinstance(reason, list) for part in reason
     )

@@ -13,7 +13,7 @@ from twisted.python.usage import UsageError
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.discovery.election import Mode
-from flow512.limits import Limits
+from flow512.limits import RESCAN, Limits
 from flow512.link.identity import default_state
 from flow512.link.named_registry import parse_named_registry
 from flow512.link.node_id import parse_node_id
@@ -22,7 +22,6 @@ from flow512.node import NodeService
 from flow512.plugins.options import Daemon, ServiceOptions
 from flow512.settings import NodeSettings
 from flow512.transfer.candidates import named_candidate
-from flow512.transfer.indexing import RESCAN
 
 COMMAND = "flow512-node"
 

@@ -18,7 +18,7 @@ from flow512.content.paths import escape
 from flow512.descriptors import allow_enough_descriptors
 from flow512.discovery.beacon import PORT as BEACON_PORT
 from flow512.errors import Flow512Error
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 
 
 def refuse(command: str, sentence: str) -> NoReturn:

@@ -20,7 +20,6 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -164,6 +163,9 @@ class RegistryClient(Service):
         self._listener = listener
         self._state_changed = state_changed
         self._limits = limits or Limits()
+        # Who names a peer needs no registry, and it takes a while to load.
+        from twisted.application.internet import ClientService
+
         self._service = ClientService(
             endpoint, _Conversations(self), retryPolicy=self._wait_before, clock=clock
         )

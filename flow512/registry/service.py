@@ -5,9 +5,9 @@ A registry by itself: its factory, its port and its beacon in one C{IService}.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -32,8 +32,8 @@ from flow512.link.address import (
 from flow512.link.identity import check_names
 from flow512.link.introduction import Introduction
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims
-from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.leaders import offers_seen
@@ -43,8 +43,7 @@ from flow512.registry.term_file import TermKeeper
 from flow512.wire.fields import Peer
 
 
-@dataclass(frozen=True)
-class RegistrySettings:
+class RegistrySettings(msgspec.Struct, frozen=True):
     """
     What a user decides about a registry.
 
@@ -66,7 +65,7 @@ class RegistrySettings:
     network: str = ""
     network_key_file: str = ""
     encryption: Encryption = Encryption.TLS
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     beacon_port: int | None = BEACON_PORT
     interfaces: tuple[str, ...] = ()
 

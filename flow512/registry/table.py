@@ -42,8 +42,9 @@ from __future__ import annotations
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from flow512.errors import NotAllowed, StateInUse
 from flow512.limits import Limits
@@ -103,8 +104,7 @@ class Told(NamedTuple, Generic[_Connection]):
     reached: Reached
 
 
-@dataclass
-class _Registration(Generic[_Connection]):
+class _Registration(msgspec.Struct, Generic[_Connection]):
     node: bytes
     ticket: bytes
     source: str

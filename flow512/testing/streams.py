@@ -18,6 +18,7 @@ import errno
 import socket
 import struct
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from flow512.testing.addresses import (
@@ -187,6 +188,18 @@ class StreamSocket(Socket):
             raise os_error(errno.EPIPE)
         return outgoing.send(data)
 
+    def sendmsg(self, buffers: Iterable[bytes | memoryview]) -> int:
+        """
+        Send what there is room for of several pieces, one after the other.
+
+        @return: how many bytes were taken.
+        @raise OSError: as L{send}; C{EWOULDBLOCK}, the pipe is full.
+        """
+        taken = self.send(b"".join(buffers))
+        if not taken:
+            raise os_error(errno.EWOULDBLOCK)
+        return taken
+
     def recv(self, size: int) -> bytes:
         """
         Take what has arrived.
@@ -212,6 +225,23 @@ class StreamSocket(Socket):
         data = self.recv(len(room))
         room[: len(data)] = data
         return len(data)
+
+    def recvmsg_into(
+        self, rooms: Sequence[memoryview | bytearray]
+    ) -> tuple[int, list[object], int, None]:
+        """
+        Take what has arrived, to several places, one after the other.
+
+        @return: how many bytes, 0 at the end; and what a kernel would tell beside.
+        @raise OSError: as L{recv}.
+        """
+        data = memoryview(self.recv(sum(map(len, rooms))))
+        count = len(data)
+        for room in rooms:
+            part = data[: len(room)]
+            room[: len(part)] = part
+            data = data[len(part) :]
+        return count, [], 0, None
 
     def shutdown(self, how: int) -> None:
         """

@@ -4,14 +4,14 @@ What a swarm wants done (L{flow512.transfer.swarm}). Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from flow512.errors import Flow512Error
 
 
-@dataclass(frozen=True)
-class AskPage:
+class AskPage(msgspec.Struct, frozen=True):
     """Ask a source for this page of digests."""
 
     source: int
@@ -19,8 +19,7 @@ class AskPage:
     index: int
 
 
-@dataclass(frozen=True)
-class AskBlocks:
+class AskBlocks(msgspec.Struct, frozen=True):
     """Ask a source for these blocks, by a request of this number."""
 
     source: int
@@ -29,24 +28,21 @@ class AskBlocks:
     count: int
 
 
-@dataclass(frozen=True)
-class CheckBlocks:
+class CheckBlocks(msgspec.Struct, frozen=True):
     """See whether these blocks, which may be on the disk already, are right."""
 
     first: int
     count: int
 
 
-@dataclass(frozen=True)
-class TakeBack:
+class TakeBack(msgspec.Struct, frozen=True):
     """Cancel this request: nothing more of it is wanted from this source."""
 
     source: int
     request: int
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """A source is left out from now on: cancel all that it was asked for."""
 
     source: int

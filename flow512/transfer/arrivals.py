@@ -9,10 +9,10 @@ batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -25,18 +25,17 @@ from flow512.transfer.senders import Sender
 RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
 
-GATHER: Final = 8
+GATHER: Final = 4
 """
 Blocks that are stored together, if they come fast: to hand one to a worker costs about as much as
-to verify it.
+to verify it, and of no more than these the processor's cache still has what was received.
 """
 
 GATHER_FOR: Final = 0.02
 """Seconds that a block waits for others."""
 
 
-@dataclass(eq=False)
-class Arrived:
+class Arrived(msgspec.Struct, eq=False):
     """A block, and the digest that it has to have."""
 
     block: int
@@ -86,13 +85,19 @@ class Arrivals:
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
 
+    def no_more_come(self) -> None:
+        """
+        Store what is here: nothing that it could wait for is on its way.
+        """
+        self._stop_waiting()
+        self._store()
+
     def hurry(self) -> None:
         """
         Store what is here, and wait for no more: the download is over.
         """
         self._is_hurried = True
-        self._stop_waiting()
-        self._store()
+        self.no_more_come()
 
     def _gathered(self) -> None:
         self._timer = None

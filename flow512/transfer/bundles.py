@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
+import msgspec
 from twisted.python.failure import Failure
 
 from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
-from flow512.link.records import IBulkTransport
+from flow512.link.bulk import IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
 from flow512.transfer.read_memory import ReadMemory
@@ -35,8 +36,7 @@ from flow512.wire.frame import HEADER_SIZE, encode_header
 from flow512.wire.messages import Kind
 
 
-@dataclass(eq=False)
-class _Asked:
+class _Asked(msgspec.Struct, eq=False):
     """
     A BUNDLE that has not ended.
 
@@ -48,8 +48,7 @@ class _Asked:
     read: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
+class _Ready(msgspec.Struct, frozen=True, eq=False):
     """
     What a worker has brought.
 
@@ -257,11 +256,12 @@ class Bundles:
         header = encode_header(Kind.PARCEL, asked.request, parcel.size, ready.first)
         connection = self._conversation.connection
         bulk = IBulkTransport(connection, None)
+        give_back = partial(self._memory.buffers.give_back, ready.buffer)
         if bulk is not None:
-            bulk.write_bulk(header, parcel.body)
+            bulk.write_bulk(header, parcel.body, give_back)
         else:
             connection.write(header + parcel.body)
-        self._memory.buffers.give_back(ready.buffer)
+            give_back()
         if ready.first + parcel.count == len(asked.roots):
             del self._pending[asked.request]
             self._ended()

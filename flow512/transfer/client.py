@@ -30,8 +30,10 @@ from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder, Found
 from flow512.transfer.folders import FolderFetch
 from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.gathering import Gathering
+from flow512.transfer.pace import WINDOW
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import BLOCK, PIECES_PER_BLOCK
+from flow512.wire.frame import BufferPool
 from flow512.wire.messages import Entry, Listing
 
 MOST_WAITS: Final = 5
@@ -76,6 +78,7 @@ class TransferClient:
         self._random = random or SystemRandom()
         self._down = down
         self._connections: OpenConnections[SourceProtocol] = OpenConnections()
+        self._buffers = BufferPool(BLOCK, WINDOW)
 
     async def stop(self) -> None:
         """
@@ -108,6 +111,7 @@ class TransferClient:
             expected=candidate.node,
             connections=self._connections,
             down=self._down,
+            buffers=self._buffers,
         )
         return await connect_source(self._endpoint(candidate.address), factory)
 

@@ -23,11 +23,11 @@ behind the first block that is missing, in a worker of its own, reading what was
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from random import Random
 from typing import Final, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -72,8 +72,7 @@ TICK: Final = 0.25
 """Seconds between two looks at who is slow or silent."""
 
 
-@dataclass(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False):
     """
     A request for blocks.
 
@@ -459,6 +458,8 @@ class Download:
             sender.source.buffers.give_back(data)
         if self._swarm.is_eager:
             self._advance()
+        if not self._swarm.is_expecting:
+            self._arrivals.no_more_come()
 
     def _were_stored(self, right: Sequence[Arrived], wrong: Sequence[Arrived]) -> None:
         for each in wrong:

@@ -6,18 +6,20 @@ of its own downloads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from flow512.limits import Limits
 from flow512.transfer.holders import KnownHolders
-from flow512.transfer.offers import Offers
 from flow512.wire.fields import Peer
 
+if TYPE_CHECKING:
+    from flow512.transfer.offers import Offers
 
-@dataclass(frozen=True)
-class Exchange:
+
+class Exchange(msgspec.Struct, frozen=True):
     """
     How a download finds sources that nobody named, and is one itself.
 

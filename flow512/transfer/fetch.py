@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -42,11 +42,13 @@ from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download, Order
 from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import DamagedPartial
-from flow512.transfer.offers import Offer, Offers
 from flow512.transfer.senders import telling_most
 from flow512.transfer.source import fell_silent
 from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
+
+if TYPE_CHECKING:
+    from flow512.transfer.offers import Offer, Offers
 
 _T = TypeVar("_T")
 
@@ -54,8 +56,7 @@ WORTH_OFFERING: Final = 4 * BLOCK
 """Bytes that a content has to have more of for others to be offered it while it is fetched."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """
     Where a file is to go.
 
@@ -111,8 +112,7 @@ class Growing(Protocol):
         """Bytes that are in place."""
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """
     What became of a fetch.
 
@@ -133,8 +133,7 @@ class Fetched:
     sent: tuple[tuple[Candidate, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Fetcher:
+class Fetcher(msgspec.Struct, frozen=True):
     """
     Fetches files from open sources.
 
@@ -467,8 +466,7 @@ def _whole(claims: Sequence[Claim]) -> list[Claim]:
     return [each for each in claims if not each.entry.is_partial]
 
 
-@dataclass(frozen=True)
-class _Opened:
+class _Opened(msgspec.Struct, frozen=True):
     """A partial file, the folder that it is in, and how others find it meanwhile."""
 
     folder: int

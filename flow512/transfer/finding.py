@@ -9,9 +9,10 @@ file, and then it is the user's to choose. If it is the same, all of them are so
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -45,8 +46,7 @@ GRACE: Final = 0.5
 """Seconds that others may still answer after the first who has the file."""
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """
     A peer that may have it.
 
@@ -63,8 +63,7 @@ class Candidate:
         return f"{escape(self.name)} ({self.address})" if self.name else str(self.address)
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """
     A peer that has it.
 

@@ -33,9 +33,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredQueue, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
@@ -90,8 +90,7 @@ FetchLarge = Callable[[Item], Awaitable[int]]
 """Fetches a large file to its place, and gives the bytes that came for it."""
 
 
-@dataclass
-class Progress:
+class Progress(msgspec.Struct):
     """
     How far a folder is.
 
@@ -111,8 +110,7 @@ class Progress:
     surplus: Surplus | None = None
 
 
-@dataclass
-class _Put:
+class _Put(msgspec.Struct):
     """
     What became of some of the small files that came.
 
@@ -125,7 +123,7 @@ class _Put:
     done: int = 0
     stored: int = 0
     settled: int = 0
-    alone: list[Item] = field(default_factory=list)
+    alone: list[Item] = msgspec.field(default_factory=list)
 
 
 class FolderFetch:

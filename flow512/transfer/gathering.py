@@ -27,11 +27,12 @@ the download is told. A source that has all of it says so, and is watched no lon
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 from typing import Any, Final, TypeAlias
 
+import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -80,8 +81,7 @@ MOST_TOLD: Final = 512
 """Others that are remembered who were told of and not dialled yet; more are not listened to."""
 
 
-@dataclass(eq=False)
-class _Part:
+class _Part(msgspec.Struct, eq=False):
     """
     A source that had only parts when it was found.
 
@@ -90,7 +90,7 @@ class _Part:
     """
 
     found: Found
-    has: BlockSet = field(default_factory=BlockSet)
+    has: BlockSet = msgspec.field(default_factory=BlockSet)
     has_all: bool = False
     sender: Sender | None = None
     watching: Deferred[None] | None = None

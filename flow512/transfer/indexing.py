@@ -15,11 +15,11 @@ Elsewhere that is how changes are noticed at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from threading import Event
 from typing import Final
 
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -31,18 +31,15 @@ from flow512.content.library import Library, ScanReport
 from flow512.content.paths import escape
 from flow512.errors import Cancelled, Flow512Error
 from flow512.interfaces import RunBlocking
+from flow512.limits import RESCAN
 from flow512.transfer.following import FolderWatches
 from flow512.transfer.inotify import OpenNotifier
-
-RESCAN: Final = 60.0
-"""Seconds between two looks at everything where the shares are not followed live."""
 
 WATCHED_RESCAN: Final = 900.0
 """The same where they are, in case something was missed."""
 
 
-@dataclass(frozen=True)
-class Indexed:
+class Indexed(msgspec.Struct, frozen=True):
     """
     What one round found.
 

@@ -18,9 +18,9 @@ Memory: the digests of all blocks, 32 bytes for 256 KiB; and L{LANES} blocks tha
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import msgspec
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -62,8 +62,7 @@ _THEIRS: Final = (Refusal, Unreachable, Violation)
 """Errors for which a source is left out, and another one asked."""
 
 
-@dataclass(frozen=True)
-class Mended:
+class Mended(msgspec.Struct, frozen=True):
     """
     What became of a repair.
 
@@ -81,8 +80,7 @@ class Mended:
     fetched: int
 
 
-@dataclass(frozen=True)
-class Mender:
+class Mender(msgspec.Struct, frozen=True):
     """
     Looks at local files, and repairs them.
 

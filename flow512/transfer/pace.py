@@ -4,9 +4,10 @@ How fast a source of blocks is, and how much it is asked for at once. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Final
+
+import msgspec
 
 WINDOW: Final = 32
 """
@@ -40,8 +41,7 @@ MAX_REST: Final = 30.0
 """Seconds that a source from which work was taken back is left in peace, at first and at most."""
 
 
-@dataclass(eq=False)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """
     Blocks that a source was asked for.
 
@@ -59,8 +59,7 @@ class Request:
     asked_at: float
 
 
-@dataclass(eq=False)
-class Source:
+class Source(msgspec.Struct, eq=False):
     """
     A source, as a swarm knows it. Times and delays are in seconds.
 
@@ -79,7 +78,7 @@ class Source:
 
     number: int
     patience: float
-    requests: dict[int, Request] = field(default_factory=dict)
+    requests: dict[int, Request] = msgspec.field(default_factory=dict)
     outstanding: int = 0
     window: int = FIRST_WINDOW
     pages: int = 0
@@ -88,7 +87,7 @@ class Source:
     rests_until: float = 0.0
     strikes: int = 0
     has_no_pages: bool = False
-    lacks_pages: set[tuple[int, int]] = field(default_factory=set)
+    lacks_pages: set[tuple[int, int]] = msgspec.field(default_factory=set)
     _rate: float = 0.0  # blocks per second, smoothed; 0 as long as there is none
     _delay: float = inf  # from a request to its first block, at best
     _since: float = 0.0  # when the measuring began ...

@@ -31,10 +31,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -49,8 +50,8 @@ from flow512.content.pieces import (
 from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
 from flow512.interfaces import RunBlocking
+from flow512.link.bulk import IBulkTransport
 from flow512.link.conversation import Transport
-from flow512.link.records import IBulkTransport
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
@@ -115,8 +116,7 @@ class ServingConversation(Protocol):
         """Close the conversation because of an error."""
 
 
-@dataclass(eq=False)
-class _Opened:
+class _Opened(msgspec.Struct, eq=False):
     """
     A file that is being read.
 
@@ -128,16 +128,14 @@ class _Opened:
     readers: int = 0
 
 
-@dataclass(eq=False)
-class _Opening:
+class _Opening(msgspec.Struct, eq=False):
     """A READ whose file is not open yet."""
 
     request: int
     wanted: Read
 
 
-@dataclass(eq=False)
-class _Reading:
+class _Reading(msgspec.Struct, eq=False):
     """
     A READ whose file is open.
 
@@ -278,8 +276,9 @@ class Reads:
                 # The disk works on while this is on its way.
                 self._read_ahead()
             if self._pending.get(reading.request) is reading:
-                self._write_block(reading, span, memoryview(block))
-            self._memory.buffers.give_back(block)
+                self._write_block(reading, span, block)
+            else:
+                self._memory.buffers.give_back(block)
             self._written(len(block))
         self._is_writing = False
         self._read_ahead()
@@ -498,18 +497,21 @@ class Reads:
         if size:
             self._turns.taken(self, size)
 
-    def _write_block(self, reading: _Reading, span: Span, block: memoryview) -> None:
+    def _write_block(self, reading: _Reading, span: Span, block: bytearray) -> None:
         first, count = span
         connection = self._conversation.connection
-        if len(block) <= reading.run * PIECE:
+        give_back = partial(self._memory.buffers.give_back, block)
+        if len(block) > reading.run * PIECE:
+            connection.write(_data_frames(reading.request, first, memoryview(block), reading.run))
+            give_back()
+        else:
             header = encode_header(Kind.DATA, reading.request, len(block), first)
             if self._bulk is not None:
-                self._bulk.write_bulk(header, block)
+                self._bulk.write_bulk(header, memoryview(block), give_back)
             else:
                 connection.write(header)
                 connection.write(bytes(block))
-        else:
-            connection.write(_data_frames(reading.request, first, block, reading.run))
+                give_back()
         if first + count <= reading.last:
             return
         self.cancel(reading.request)

@@ -5,9 +5,9 @@ The sources of a download, and why there may be none left.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from flow512.errors import (
@@ -51,8 +51,7 @@ def telling_most(errors: Sequence[Flow512Error]) -> Flow512Error:
     return errors[0] if errors else PeerLost("There is no source to fetch from.")
 
 
-@dataclass(eq=False)
-class Sender:
+class Sender(msgspec.Struct, eq=False):
     """
     A source, as its download knows it.
 
@@ -70,4 +69,4 @@ class Sender:
     verified: int = 0
     lost: Flow512Error | None = None
     is_partial: bool = False
-    asked: dict[Hashable, Deferred[Any]] = field(default_factory=dict, repr=False)
+    asked: dict[Hashable, Deferred[Any]] = msgspec.field(default_factory=dict)

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from threading import Event
 from typing import ClassVar, Final, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
@@ -69,6 +69,7 @@ from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
 from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
+    TRANSFER,
     TRANSFER_SERVER,
     Cancel,
     Checksum,
@@ -85,27 +86,23 @@ from flow512.wire.messages import (
 )
 from flow512.wire.streaming import Stream
 
-CONVERSATION: Final = "transfer"
-
 _LINES: Final = (5.0, 100.0)
 """Lines a second, and at once, that connections may log by coming and going."""
 
 _T = TypeVar("_T")
 
 
-@dataclass(eq=False)
-class _Working:
+class _Working(msgspec.Struct, eq=False, kw_only=True):
     """
     A request that a worker is busy with.
 
     @ivar stop: set when nobody wants the answer any more.
     """
 
-    stop: Event = field(default_factory=Event, kw_only=True)
+    stop: Event = msgspec.field(default_factory=Event)
 
 
-@dataclass(eq=False)
-class _Listing(_Working):
+class _Listing(_Working, eq=False):
     """One LIST; it may have to wait for its turn."""
 
     request: int
@@ -132,7 +129,7 @@ class TransferProtocol(Answerer):
     The serving side of one transfer conversation.
     """
 
-    conversation = CONVERSATION
+    conversation = TRANSFER
     allowed: Mapping[int, int] = TRANSFER_SERVER
     log = Logger()
 

@@ -9,10 +9,10 @@ work goes on as long as one of them wants it.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -21,15 +21,14 @@ from flow512.interfaces import RunBlocking
 _T = TypeVar("_T")
 
 
-@dataclass(eq=False)
-class _Group:
+class _Group(msgspec.Struct, eq=False):
     """
     Those who wait for the same.
 
     @ivar members: for each, what is set when it does not want it any more, and its result.
     """
 
-    members: list[tuple[Event, Deferred[Any]]] = field(default_factory=list)
+    members: list[tuple[Event, Deferred[Any]]] = msgspec.field(default_factory=list)
 
     def is_deserted(self) -> bool:
         """Whether nobody wants it any more; asked by the worker, too."""

@@ -14,11 +14,11 @@ are right is judged by the tree (L{flow512.transfer.download}).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -36,7 +36,6 @@ from flow512.transfer.blocks import Sink
 from flow512.transfer.incoming import BlockSink, Incoming
 from flow512.transfer.intake import Intake
 from flow512.transfer.pace import WINDOW
-from flow512.transfer.server import CONVERSATION
 from flow512.transfer.swarm import silent
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import Bundle, unpack
@@ -46,6 +45,7 @@ from flow512.wire.handshake import Agreement
 from flow512.wire.holding import Blocks, Holders, PiecesRequest, Watch, Who
 from flow512.wire.meeting import Meet, Met
 from flow512.wire.messages import (
+    TRANSFER,
     TRANSFER_CLIENT,
     Cancel,
     Checksum,
@@ -87,8 +87,7 @@ class _Pending(Protocol):
         """
 
 
-@dataclass(eq=False)
-class _Question:
+class _Question(msgspec.Struct, eq=False):
     """A request with one answer, of this kind."""
 
     kind: Kind
@@ -104,8 +103,7 @@ class _Question:
         return True
 
 
-@dataclass(eq=False)
-class _Watching:
+class _Watching(msgspec.Struct, eq=False):
     """A WATCH: what there is of a content, and what is added, until all is there."""
 
     told: Callable[[Blocks], None]
@@ -127,8 +125,7 @@ class _Watching:
         return blocks.is_all
 
 
-@dataclass(eq=False)
-class _Stream:
+class _Stream(msgspec.Struct, eq=False):
     """A READ: data frames, in order, each of exactly the length that it has to have."""
 
     next: int
@@ -161,8 +158,7 @@ ParcelSink: TypeAlias = Callable[[int, list[memoryview | None]], None]
 """Takes the number of the first content, and the contents, which are whoever's that keeps them."""
 
 
-@dataclass(eq=False)
-class _Parcels:
+class _Parcels(msgspec.Struct, eq=False):
     """A BUNDLE: parcels, in order, until every content has come."""
 
     next: int
@@ -194,8 +190,7 @@ class _Parcels:
         return True
 
 
-@dataclass(eq=False)
-class _Unhashed:
+class _Unhashed(msgspec.Struct, eq=False):
     """A STREAM: blocks with their digests, and at the end the entry."""
 
     incoming: Incoming
@@ -223,7 +218,7 @@ class SourceProtocol(Caller):
     tells the source that nobody wants the answer any more.
     """
 
-    conversation = CONVERSATION
+    conversation = TRANSFER
     allowed: Mapping[int, int] = TRANSFER_CLIENT
     log = Logger()
 
@@ -234,6 +229,7 @@ class SourceProtocol(Caller):
         patience: Patience | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
         down: Throttle | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
@@ -242,9 +238,10 @@ class SourceProtocol(Caller):
         @param connections: where it is counted while it is connected.
         @param down: how fast data frames are taken, from all sources together; no limit unless
             given.
+        @param buffers: see L{buffers}; sources that work for one node share theirs.
         """
         self._connections = connections or OpenConnections()
-        self.buffers = BufferPool(BLOCK, WINDOW)
+        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, _Pending] = {}
         self._down = down or Throttle(clock)
@@ -515,6 +512,7 @@ class SourceFactory(Factory[SourceProtocol]):
         expected: bytes | None = None,
         connections: OpenConnections[SourceProtocol] | None = None,
         down: Throttle | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         """
         @param introduction: what this node says of itself.
@@ -523,6 +521,7 @@ class SourceFactory(Factory[SourceProtocol]):
         @param expected: the node id that the other side must have; L{None} for any.
         @param connections: where connections are counted.
         @param down: how fast all of them together take data frames; no limit unless given.
+        @param buffers: where all of them put blocks together.
         """
         self.connections = connections or OpenConnections()
         self.introduction = introduction
@@ -530,10 +529,16 @@ class SourceFactory(Factory[SourceProtocol]):
         self.patience = patience or Patience()
         self.expected = expected
         self.down = down or Throttle(clock)
+        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
 
     def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
         source = SourceProtocol(
-            self.introduction, self.clock, self.patience, self.connections, self.down
+            self.introduction,
+            self.clock,
+            self.patience,
+            self.connections,
+            self.down,
+            self.buffers,
         )
         source.expected = self.expected
         return source

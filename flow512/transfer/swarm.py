@@ -194,6 +194,11 @@ class Swarm:
         )
 
     @property
+    def is_expecting(self) -> bool:
+        """Whether blocks are on their way."""
+        return bool(self._requests)
+
+    @property
     def is_eager(self) -> bool:
         """Whether there may be something to do though nothing was stored."""
         return bool(self._actions) or len(self._sources) > 1

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -54,8 +54,7 @@ class StreamingConversation(ServingConversation, Protocol):
         """Send a message."""
 
 
-@dataclass(eq=False)
-class _Asked:
+class _Asked(msgspec.Struct, eq=False):
     """
     A STREAM that has not ended.
 
@@ -65,7 +64,7 @@ class _Asked:
 
     request: int
     wanted: Stream
-    stop: Event = field(default_factory=Event)
+    stop: Event = msgspec.field(default_factory=Event)
     view: View | None = None
     content: UnhashedContent | None = None
     course: Course | None = None

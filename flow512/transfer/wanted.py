@@ -9,9 +9,10 @@ no more than a small one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from random import Random
 from typing import Final
+
+import msgspec
 
 from flow512.content.tree import TreeVerifier
 from flow512.transfer.masks import FULL, Rarity, Runs, first_run, mask_of
@@ -30,8 +31,7 @@ many make one request, and in a multiple of them they are written.
 """
 
 
-@dataclass(eq=False)
-class Page:
+class Page(msgspec.Struct, eq=False):
     """
     512 blocks some of which are wanted. Each set is a mask; no block is in two of the first four.
 
@@ -52,8 +52,8 @@ class Page:
     asked_twice: int = 0
     arrived: int = 0
     is_proven: bool = False
-    have: dict[int, int] = field(default_factory=dict)
-    rarity: Rarity = field(default_factory=Rarity)
+    have: dict[int, int] = msgspec.field(default_factory=dict)
+    rarity: Rarity = msgspec.field(default_factory=Rarity)
 
     @property
     def start(self) -> int:

@@ -31,7 +31,6 @@ about this node was said before that. The initiator believes nobody either who d
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -48,8 +47,7 @@ All that a stranger hears: whether he has no key, a wrong one, or was banned is 
 """
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(msgspec.Struct, frozen=True):
     """
     What both sides hold to from now on.
 
@@ -63,8 +61,7 @@ class Agreement:
     peer: Hello
 
 
-@dataclass(frozen=True)
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """
     What TLS has proven of a connection.
 

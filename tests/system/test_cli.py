@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -232,23 +233,64 @@ def test_reader_gone(server: Server, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def loaded_by(arguments: list[str], folder: Path) -> set[str]:
+    """Run a command in a process; its modules at the end, and packages of these."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    *_, modules = done.stderr.splitlines()
+    assert modules.startswith("['"), done.stderr
+    return set(ast.literal_eval(modules))
+
+
+LOOK = """
+import atexit, sys
+from flow512.cli.main import main
+atexit.register(lambda: print(sorted(sys.modules), file=sys.stderr))
+main()
+"""
+
+
 def test_light_commands(tmp_path: Path) -> None:
     """Help and C{id} load neither Twisted nor rich."""
-    look = """
-import sys
-from flow512.cli.main import main
-status = main(sys.argv[1:])
-loaded = {name.partition('.')[0] for name in sys.modules} & {'twisted', 'rich', 'cryptography'}
-sys.exit(f'{status} {loaded}')
-"""
     (tmp_path / "file").write_bytes(b"")
     for arguments in (["--help"], ["id", "file"], ["get", "--help"], ["get"]):
-        done = subprocess.run(
-            [sys.executable, "-c", look, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
+        loaded = loaded_by(arguments, tmp_path)
+        assert not loaded & {"twisted", "rich", "cryptography", "asyncio", "sqlite3"}, arguments
+
+
+def test_light_fetching(tmp_path: Path) -> None:
+    """C{get} from a peer that the user names loads nothing of what others need for it."""
+    bare = Server(tmp_path, "--no-beacon", "--plaintext")
+    try:
+        loaded = loaded_by(
+            ["get", "test.txt", "--from", f"127.0.0.1:{bare.port}", "--plaintext"], tmp_path
         )
-        assert done.stderr.splitlines()[-1][1:] == " set()", done.stderr
+    finally:
+        assert bare.stop() == (0, "")
+    assert (tmp_path / "test.txt").read_bytes() == b"hello\n"
+    assert "flow512.transfer.source" in loaded
+    for heavy in UNUSED:
+        assert heavy not in loaded, heavy
+
+
+UNUSED = (
+    "OpenSSL",
+    "automat",
+    "cryptography.x509",
+    "flow512.link.tls",
+    "http.client",
+    "hyperlink",
+    "ifaddr",
+    "rich",
+    "segno",
+    "service_identity",
+    "treq",
+    "twisted.web",
+)
+"""What is for TLS, the web, registries, terminals, and beacons."""

@@ -161,3 +161,32 @@ def test_terminal_after_a_prompt(tmp_path: Path) -> None:
     assert termios.tcgetattr(theirs) == before
     os.close(theirs)
     os.close(ours)
+
+
+LEAVING = """
+import atexit, sys, threading
+atexit.register(print, "told of the end")
+sys.argv[1:] = ["--version"]
+from flow512.cli.main import main
+if {waits}:
+    gate = threading.Event()
+    threading.Thread(target=lambda: (gate.wait(0.1), print("done as well"))).start()
+main()
+"""
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_leaving(tmp_path: Path, waits: bool) -> None:
+    """A process that leaves at once tells who asked for it, says all, and waits for its threads."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING.format(waits=waits)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    said = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said[0].startswith("flow512 ")
+    assert set(said[1:]) == {"told of the end"} | ({"done as well"} if waits else set())

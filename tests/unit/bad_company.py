@@ -20,8 +20,8 @@ from flow512.limits import Limits
 from flow512.link.address import HostPort
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims
-from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower
 from flow512.registry.office import Office

@@ -13,7 +13,7 @@ from twisted.internet.defer import gatherResults
 
 from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings

@@ -24,7 +24,7 @@ from flow512.link.identity import read_identity
 from flow512.link.join_link import JoinLink
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.node_id import format_node_id
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.acquaintances import Met as Remembered
 from flow512.registry.memory import MEMORY_FILE, read_memory, write_memory

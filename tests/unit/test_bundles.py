@@ -12,7 +12,7 @@ from zope.interface import directlyProvides
 from flow512.content.tree import block_digest, root_digest
 from flow512.content.view import View
 from flow512.errors import WIRE_CODES, BadFrame, Cancelled, DiskFailure
-from flow512.link.records import IBulkTransport
+from flow512.link.bulk import IBulkTransport
 from flow512.units import BLOCK
 from flow512.wire.bundle import MAX_BUNDLED, Bundle, Parcel, unpack
 from flow512.wire.frame import Frame
@@ -160,10 +160,11 @@ class ServingTests(ServerTestCase):
         buffers = set()
         ahead: list[int] = []
 
-        def write_bulk(header: bytes, body: memoryview) -> None:
+        def write_bulk(header: bytes, body: memoryview, done: Callable[[], None]) -> None:
             buffers.add(id(body.obj))
             ahead.append(len(self.workers.jobs))
             served.end.transport.write(header + body)
+            done()
 
         served.end.transport.write_bulk = write_bulk  # type: ignore[attr-defined]  # one more way
         directlyProvides(served.end.transport, IBulkTransport)

@@ -7,7 +7,8 @@ import hashlib
 import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from flow512 import errors
 from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
@@ -212,7 +213,7 @@ class SettingsTests(CommandCase):
         from flow512.link.address import HostPort
         from flow512.link.identity import default_state
         from flow512.link.node_id import format_node_id
-        from flow512.link.tls import Encryption
+        from flow512.link.security import Encryption
         from flow512.transfer.finding import Candidate
 
         node = bytes(range(32))

@@ -24,7 +24,7 @@ from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
 from flow512.link.address import HostPort
 from flow512.link.named_registry import NamedRegistry
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings

@@ -27,6 +27,7 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort
+from flow512.transfer.arrivals import GATHER_FOR
 from flow512.transfer.download import (
     Checksum,
     Download,
@@ -137,6 +138,16 @@ class WholeTests(DownloadTestCase):
             self.assertEqual(partial.read(size - 4, 4), b"\0end")
             self.assertEqual(partial.stored, size)
             partial.discard()
+
+    def test_waits_for_nothing(self) -> None:
+        """The last blocks are stored when they are here, and do not wait for more to come."""
+        self.network.latency = self.network.blocking_delay = (0.0, 0.0001)
+        for size in (1000, 3 * BLOCK):
+            entry, _ = self.put(f"file-{size}", size)
+            download = self.download(entry, checksum=Checksum.NONE)
+            before = self.here.reactor.seconds()
+            self.finish(download)
+            self.assertLess(self.here.reactor.seconds() - before, GATHER_FOR)
 
     def test_without_md5(self) -> None:
         """Without a checksum none is asked for, nor computed."""

@@ -361,16 +361,26 @@ class NamedTests(ElectionTestCase):
         self.named()
         actions = self.run_for(PATIENCE + NEXT_NAMED + SPREAD)
         (lead,) = (action for action in actions if isinstance(action, Lead))
-        self.assertEqual(self.listed(self.two, claim(2, since=2**50)), [])
+        back = claim(2, since=2**50, appointed=True)
+        self.assertEqual(self.listed(self.two, back), [Tell(self.two, None)])
         self.assertEqual(self.run_for(PREFERRED_AFTER - 0.1), [])
         self.assertEqual(
-            self.run_for(0.1),
-            [
-                StepDown(self.two, claim(2, since=2**50)),
-                Follow(self.two, claim(2, since=2**50), Why.NAMED),
-            ],
+            self.run_for(0.1), [StepDown(self.two, back), Follow(self.two, back, Why.NAMED)]
         )
         self.assertEqual(self.election.term, lead.claim.term)
+
+    def test_both_elected(self) -> None:
+        """
+        A leader does not give way to a named one that is elected as well and no better: that one
+        gives way to it, and they would change places for ever. It is told who leads, once.
+        """
+        self.named()
+        self.run_for(PATIENCE + NEXT_NAMED + SPREAD)
+        self.election.count = 5
+        worse = claim(2, since=2**50)
+        self.assertEqual(self.listed(self.two, worse), [Tell(self.two, None)])
+        self.assertEqual(self.run_for(100.0), [])
+        self.assertIs(self.election.state, State.LEADING)
 
     def test_always(self) -> None:
         """

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.unit.election_of_nodes import Weather
 
-AGREED: Final = 25.0
+AGREED: Final = 30.0
 """Seconds until everybody follows the one leader of his part."""
 
 LISTED: Final = 45.0

@@ -25,8 +25,8 @@ from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.presence import Airwaves, Presence
+from flow512.link.security import Encryption
 from flow512.link.standing import Claims
-from flow512.link.tls import Encryption
 from flow512.registry.client import IPeerListListener
 from flow512.registry.following import RegistryFollower, _Ear
 from flow512.registry.leadership import Leadership

@@ -4,16 +4,67 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 from pathlib import Path
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import DiskFailure, DiskFull, Misuse, StateInUse
-from flow512.link.identity import ID_SIZE, StateFolder, check_names, default_state
+from flow512.link.identity import ID_SIZE, Identity, StateFolder, check_names, default_state
 from tests.unit.transfer_ends import a_folder
+
+
+class PemTests(SynchronousTestCase):
+    """What an identity is kept as."""
+
+    def test_written(self) -> None:
+        """Everybody else reads what is written, and finds the same key and node id in it."""
+        identity = Identity.from_seed(b"s" * 32)
+        key = load_pem_private_key(identity.pem(), None)
+        assert isinstance(key, Ed25519PrivateKey)
+        self.assertEqual(key.private_bytes_raw(), b"s" * 32)
+        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.assertEqual(identity.node, hashlib.sha256(public).digest())
+
+    def test_read(self) -> None:
+        """However others write a key, and whatever follows it, it is the same identity."""
+        identity = Identity.from_seed(b"s" * 32)
+        certificate = identity.certificate.public_bytes(Encoding.PEM)
+        written = identity.pem()
+        for text in (
+            written,
+            written + certificate,
+            b"A comment before it.\n" + written,
+            written.replace(b"\n", b"\r\n"),
+            identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        ):
+            self.assertEqual(Identity.from_pem(text).node, identity.node, text)
+
+    def test_no_identity(self) -> None:
+        """Another kind of key, an encrypted one, and a damaged one are none."""
+        other = X25519PrivateKey.generate()
+        ours = Identity.from_seed(b"s" * 32).key
+        pem, form = Encoding.PEM, PrivateFormat.PKCS8
+        for text in (
+            b"",
+            other.private_bytes(pem, form, NoEncryption()),
+            ours.private_bytes(pem, form, BestAvailableEncryption(b"secret")),
+            Identity.from_seed(b"s" * 32).pem().replace(b"MC4C", b"MC4D"),
+        ):
+            self.assertRaises(ValueError, Identity.from_pem, text)
 
 
 class StateFolderTests(SynchronousTestCase):

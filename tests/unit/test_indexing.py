@@ -15,7 +15,8 @@ from zope.interface.verify import verifyObject
 from flow512.content.following import QUIET, Look
 from flow512.content.library import ScanReport, Stop
 from flow512.errors import ContentChanged, DiskFailure
-from flow512.transfer.indexing import RESCAN, WATCHED_RESCAN, Indexed, IndexingService
+from flow512.limits import RESCAN
+from flow512.transfer.indexing import WATCHED_RESCAN, Indexed, IndexingService
 from flow512.transfer.inotify import Event, Notifier, Told
 from flow512.wire.messages import Entry
 from tests.unit.test_following_folders import FakeNotifier

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
+from msgspec.structs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import Misuse

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from unittest import mock
 
+from msgspec.structs import replace
 from twisted.application.service import IService
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred

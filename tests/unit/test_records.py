@@ -14,11 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from flow512.link.bulk import IBodyReceiver, IBulkTransport
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
-from flow512.link.records import IBodyReceiver, IBulkTransport, RecordTransport
+from flow512.link.records import RecordTransport
 from flow512.link.tls import Tls
 
 HEAD = 16
@@ -232,17 +233,23 @@ class RecordTests(SynchronousTestCase):
         sent, got = self.ends(receiver)
         verifyObject(IBulkTransport, sent)
         body = bytearray(b"b" * BODY)
-        sent.write_bulk(b"h" * HEAD, memoryview(body))  # before the handshake
+        returned: list[int] = []
+
+        def done() -> None:
+            returned.append(len(returned))
+
+        sent.write_bulk(b"h" * HEAD, memoryview(body), done)  # before the handshake
         body[:] = b"c" * BODY
         self.pump(sent, got)
-        sent.write_bulk(b"h" * HEAD, memoryview(body))
+        sent.write_bulk(b"h" * HEAD, memoryview(body), done)
         body[:] = b"d" * BODY
         self.pump(sent, got)
         self.assertEqual(receiver.received, b"h" * HEAD + b"b" * BODY + b"h" * HEAD + b"c" * BODY)
         sent.loseConnection()
         self.pump(sent, got)
-        sent.write_bulk(b"h" * HEAD, memoryview(body))
+        sent.write_bulk(b"h" * HEAD, memoryview(body), done)
         self.assertEqual(self.carried(sent), b"")
+        self.assertEqual(returned, [0, 1, 2])
 
     def test_in_order(self) -> None:
         """Bulk comes after what was written before, however small that was."""
@@ -250,7 +257,7 @@ class RecordTests(SynchronousTestCase):
         sent, got = self.ends(receiver)
         self.pump(sent, got)
         sent.write(b"first,")
-        sent.write_bulk(b"second,", memoryview(b"third,"))
+        sent.write_bulk(b"second,", memoryview(b"third,"), lambda: None)
         sent.write(b"last")
         self.pump(sent, got)
         self.assertEqual(receiver.received, b"first,second,third,last")

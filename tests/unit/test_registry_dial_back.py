@@ -28,7 +28,8 @@ from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Patience
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
-from flow512.link.tls import Plaintext, Security, Tls
+from flow512.link.security import Plaintext, Security
+from flow512.link.tls import Tls
 from flow512.registry.client import RegistryClient
 from flow512.registry.dials import WAITS
 from flow512.registry.log_room import LINES

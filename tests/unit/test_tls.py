@@ -34,17 +34,9 @@ from flow512.link.greeting import Answerer, Caller
 from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.node_id import format_node_id
+from flow512.link.security import Encryption, Plaintext, Security, is_tls, security_of
 from flow512.link.shared_port import SharedPortFactory
-from flow512.link.tls import (
-    ALPN,
-    Encryption,
-    Plaintext,
-    Security,
-    Tls,
-    is_tls,
-    security_of,
-    why_tls_failed,
-)
+from flow512.link.tls import ALPN, Tls, why_tls_failed
 from flow512.testing import Host, Network
 from flow512.wire.handshake import STRANGER, Agreement
 from flow512.wire.membership import NetworkKey

@@ -18,7 +18,7 @@ from flow512.discovery.waits import PREFERRED_AFTER
 from flow512.link.address import HostPort
 from flow512.link.join_link import format_key
 from flow512.link.named_registry import NamedRegistry
-from flow512.link.tls import Encryption
+from flow512.link.security import Encryption
 from tests.unit.leaders_of_nodes import Misfortune, Village
 
 BOUND: Final = 40.0
