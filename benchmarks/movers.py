@@ -283,15 +283,39 @@ def wormhole(bench: Bench) -> Iterator[Mover]:
         yield Mover("wormhole", fetch, server)
 
 
+@contextlib.contextmanager
+def sockets(bench: Bench) -> Iterator[Mover]:
+    """Serve and fetch by C{sockets.py}."""
+    command = [sys.executable, str(Path(__file__).with_name("sockets.py"))]
+    with bench.running("sockets", [*command, "serve", str(bench.shared / NAME)]) as server:
+        port = bench.wait_for_event("sockets", server, "ready", START_SECONDS)["port"]
+        fetch = [*command, "fetch", str(port)]
+        yield Mover("sockets", always(lambda target: [*fetch, str(target)]), server)
+
+
+@contextlib.contextmanager
+def http_server(bench: Bench) -> Iterator[Mover]:
+    """Serve by Python's own C{http.server}, fetch by curl."""
+    client = find("curl", "apt-get install curl")
+    port = free_port()
+    serve = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with bench.running("http.server", [*serve, "--directory", str(bench.shared)]) as server:
+        bench.wait_for_port("http.server", server, port)
+        get = [client, "--silent", "--show-error", "--fail", f"http://127.0.0.1:{port}/{NAME}"]
+        yield Mover("http.server", always(lambda target: [*get, "-o", str(target)]), server)
+
+
 MOVERS: Final[dict[str, Callable[[Bench], AbstractContextManager[Mover]]]] = {
     "flow512": flow512,
     "curl": curl,
+    "http.server": http_server,
+    "sockets": sockets,
     "rsync": rsync,
     "scp": scp,
     "wormhole": wormhole,
 }
 
-PLAIN: Final = ("flow512", "curl", "rsync")
+PLAIN: Final = ("flow512", "curl", "http.server", "sockets", "rsync")
 """Those that do not encrypt."""
 
 ENCRYPTED: Final = ("flow512", "scp", "wormhole")

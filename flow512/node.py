@@ -170,7 +170,9 @@ class NodeService(Service):
         self._listener = listener or NodeListener()
         self._random = random or SystemRandom()
         self._workers: Workers | None = None
+        self._hashed_at_once = 1
         if run_blocking is None:
+            self._hashed_at_once = os.cpu_count() or 1
             self._workers = Workers(IReactorFromThreads(reactor))
             run_blocking, run_long = self._workers.run_blocking, self._workers.run_long
             if open_notifier is None and settings.serves:
@@ -405,6 +407,7 @@ class NodeService(Service):
                 self._listener.node_indexed,
                 settings.rescan,
                 self._open_notifier,
+                self._hashed_at_once,
             )
             self._indexing.startService()
         presence.announce("node", self._sightings_changed)

@@ -19,10 +19,10 @@ from flow512.link.identity import check_names
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.rate import check_rate
 from flow512.link.security import Encryption
+from flow512.transfer.finding import Candidate
 from flow512.wire.fields import Peer
 
 if TYPE_CHECKING:
-    from flow512.transfer.finding import Candidate
     from flow512.transfer.indexing import Indexed
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from flow512.content.paths import escape
 from flow512.discovery.addresses import LocalAddress
@@ -31,8 +32,7 @@ class Verdict(Enum):
     WRONG = "wrong"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """
     One thing that was looked at.
 
@@ -286,8 +286,7 @@ def judge_clock(off: Sequence[tuple[str, float]], *, is_closed: bool, sees: bool
 # The registry, and the peers
 
 
-@dataclass(frozen=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """
     What became of registering.
 

@@ -9,9 +9,9 @@ watches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorMulticast
@@ -72,8 +72,7 @@ def _no_answer(result: object, seconds: float) -> Failure:
     return Failure(TimedOut(f"it does not say who it is within {seconds:g} seconds"))  # type: ignore[no-untyped-call]  # Twisted has no types there
 
 
-@dataclass
-class Doctor:
+class Doctor(msgspec.Struct):
     """
     One examination.
 

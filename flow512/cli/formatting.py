@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Final
 
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -63,13 +64,24 @@ def exact_time_text(mtime: int) -> str:
         return "?"
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def widths_of(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
+    """
+    Tell how wide the columns of some rows have to be.
+
+    @param rows: all of one length.
+    @param least: how wide they are at least.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
+
+
+def columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
     """
     Line rows up for a terminal.
 
     @param rows: all of one length.
+    @param widths: see L{widths_of}.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

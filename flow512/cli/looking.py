@@ -14,7 +14,7 @@ from flow512.cli.formatting import seconds_text
 from flow512.cli.meeting import Meeting, is_address
 from flow512.cli.running import Machine
 from flow512.cli.tables import Table
-from flow512.cli.voice import Voice
+from flow512.cli.voice import Value, Voice
 from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
@@ -184,8 +184,8 @@ async def ls(
             if isinstance(answer, Flow512Error):
                 voice.fail(_unreachable([candidate], [answer]))
                 continue
-            async for entry in node.client.entries(answer, question.prefix):
-                _tell_entry(candidate, entry, voice, table, with_peer=not question.peer)
+            async for page in node.client.pages(answer, question.prefix):
+                _tell_entries(candidate, page, voice, table, with_peer=not question.peer)
             answer.leave()
     table.end()
 
@@ -215,18 +215,25 @@ def _unreachable(candidates: Sequence[Candidate], failures: Sequence[Flow512Erro
     return error
 
 
-def _tell_entry(
-    candidate: Candidate, entry: Entry, voice: Voice, table: Table, *, with_peer: bool
+def _tell_entries(
+    candidate: Candidate, page: Sequence[Entry], voice: Voice, table: Table, *, with_peer: bool
 ) -> None:
     who = [escape(candidate.name or str(candidate.address))] if with_peer else []
-    table.row(*who, escape(entry.path), table.size(entry.size), table.time(entry.mtime))
-    voice.tell(
-        "entry",
-        peer=candidate.name,
-        address=str(candidate.address),
-        path=entry.path,
-        bytes=entry.size,
-        mtime_ns=entry.mtime,
-        root=None if entry.root is None else format_content_id(entry.root),
-        md5=None if entry.md5 is None else entry.md5.hex(),
+    table.rows(
+        (*who, escape(entry.path), table.size(entry.size), table.time(entry.mtime))
+        for entry in page
     )
+    address = str(candidate.address)
+    voice.tell_all("entry", (_told(candidate.name, address, entry) for entry in page))
+
+
+def _told(peer: str, address: str, entry: Entry) -> dict[str, Value]:
+    return {
+        "peer": peer,
+        "address": address,
+        "path": entry.path,
+        "bytes": entry.size,
+        "mtime_ns": entry.mtime,
+        "root": None if entry.root is None else format_content_id(entry.root),
+        "md5": None if entry.md5 is None else entry.md5.hex(),
+    }

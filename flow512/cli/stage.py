@@ -5,6 +5,7 @@ Where the demo is seen: what several processes say, side by side with a progress
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -53,6 +54,14 @@ class Stage:
 
     def tell(self, event: str, **fields: Value) -> None:
         """Nothing: no program watches."""
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        """Tell what happens."""
+        for sentence in sentences:
+            self.say(sentence)
+
+    def tell_all(self, event: str, many: Iterable[Mapping[str, Value]]) -> None:
+        """Nothing, likewise."""
 
     def warn(self, sentence: str) -> None:
         """Tell what is not as it might be expected."""

@@ -1,12 +1,14 @@
 """
-Rows of cells: lined up for a person at a terminal, exact and divided by tabs for a pipe.
+Rows of cells: lined up for a person at a terminal, exact and divided by tabs for a pipe. Long
+tables are shown as they come.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TextIO
 
-from flow512.cli.formatting import columns, exact_time_text, size_text, time_text
+from flow512.cli.formatting import columns, exact_time_text, size_text, time_text, widths_of
 from flow512.cli.voice import Voice
 
 
@@ -17,7 +19,16 @@ class Table(Protocol):
 
     def row(self, *cells: str) -> None:
         """
+        Add a row, which is shown at the end if not before.
+
         @param cells: escaped; as many in each row.
+        """
+
+    def rows(self, rows: Iterable[Sequence[str]]) -> None:
+        """
+        Show some of many rows now.
+
+        @param rows: cells as for L{row}.
         """
 
     def end(self) -> None:
@@ -39,7 +50,10 @@ class Tabs:
         self._voice = voice
 
     def row(self, *cells: str) -> None:
-        self._voice.say("\t".join(cells))
+        self.rows([cells])
+
+    def rows(self, rows: Iterable[Sequence[str]]) -> None:
+        self._voice.say_all("\t".join(cells) for cells in rows)
 
     def end(self) -> None:
         pass
@@ -53,19 +67,26 @@ class Tabs:
 
 class Columns:
     """
-    For a terminal: once all are there, so that they can be lined up.
+    For a terminal: those that are shown together are lined up, and with those before as far as
+    these have left room.
     """
 
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
-        self._rows: list[tuple[str, ...]] = []
+        self._rows: list[Sequence[str]] = []
+        self._widths: list[int] = []
 
     def row(self, *cells: str) -> None:
         self._rows.append(cells)
 
+    def rows(self, rows: Iterable[Sequence[str]]) -> None:
+        together = [*self._rows, *rows]
+        self._rows = []
+        self._widths = widths_of(together, self._widths)
+        self._voice.say_all(columns(together, self._widths))
+
     def end(self) -> None:
-        for line in columns(self._rows):
-            self._voice.say(line)
+        self.rows(())
 
     def size(self, size: int) -> str:
         return size_text(size)

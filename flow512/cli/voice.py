@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol, TextIO, TypeAlias
 
@@ -39,6 +39,12 @@ class Voice(Protocol):
     def tell(self, event: str, **fields: Value) -> None:
         """Tell a program, as one JSON object on a line of its own."""
 
+    def say_all(self, sentences: Iterable[str]) -> None:
+        """Tell a person many things at once."""
+
+    def tell_all(self, event: str, many: Iterable[Mapping[str, Value]]) -> None:
+        """Tell a program of many events of one kind at once."""
+
     def warn(self, sentence: str) -> None:
         """Tell whoever it is, on standard error, what he may have expected otherwise."""
 
@@ -58,10 +64,16 @@ class PlainVoice(msgspec.Struct, frozen=True):
     err: TextIO
 
     def say(self, sentence: str) -> None:
-        self.out.write(sentence + "\n")
-        self.out.flush()
+        self.say_all([sentence])
 
     def tell(self, event: str, **fields: Value) -> None:
+        pass
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        self.out.write("".join(f"{sentence}\n" for sentence in sentences))
+        self.out.flush()
+
+    def tell_all(self, event: str, many: Iterable[Mapping[str, Value]]) -> None:
         pass
 
     def warn(self, sentence: str) -> None:
@@ -86,7 +98,13 @@ class JsonVoice(msgspec.Struct, frozen=True):
         pass
 
     def tell(self, event: str, **fields: Value) -> None:
-        self.out.write(json.dumps({"event": event, **fields}) + "\n")
+        self.tell_all(event, [fields])
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        pass
+
+    def tell_all(self, event: str, many: Iterable[Mapping[str, Value]]) -> None:
+        self.out.write("".join(json.dumps({"event": event, **each}) + "\n" for each in many))
         self.out.flush()
 
     def warn(self, sentence: str) -> None:
@@ -122,6 +140,14 @@ class Undeterred:
     def tell(self, event: str, **fields: Value) -> None:
         if self.status == DONE:
             self._try(lambda: self._voice.tell(event, **fields))
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            self.say(sentence)
+
+    def tell_all(self, event: str, many: Iterable[Mapping[str, Value]]) -> None:
+        for each in many:
+            self.tell(event, **each)
 
     def warn(self, sentence: str) -> None:
         self._voice.warn(sentence)

@@ -7,9 +7,11 @@ which order anybody hears of whom. docs/bootstrap.rst has it for people.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 MOST_RISE: Final = 1000
 """By how much one registration can make a term rise; elections make it rise by one."""
@@ -45,8 +47,7 @@ def rise(mine: int, theirs: int) -> int:
     return max(mine, min(theirs, mine + MOST_RISE, MAX_TERM))
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """
     What a leader says of itself.
 
@@ -81,8 +82,7 @@ class Claim:
         return replace(self, term=rise(self.term, term))
 
 
-@dataclass(frozen=True)
-class RegistryOffer:
+class RegistryOffer(msgspec.Struct, frozen=True):
     """
     A hint that a registry may be somewhere: to be dialled, and nothing to be believed.
 
@@ -123,8 +123,7 @@ class RegistryOffer:
         return (rank, "%" in self.host, ":" in self.host, self.host, self.port)
 
 
-@dataclass(frozen=True)
-class Heir:
+class Heir(msgspec.Struct, frozen=True):
     """
     A node on the list that may lead.
 

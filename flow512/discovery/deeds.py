@@ -4,9 +4,10 @@ What an election may order: values, to be carried out by whoever has the connect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
+
+import msgspec
 
 from flow512.discovery.claims import Address, Claim, RegistryOffer
 
@@ -41,23 +42,20 @@ class Why(Enum):
     BETTER = "it comes before the other one"
 
 
-@dataclass(frozen=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Register at this address; C{node} is who has to be there, L{None} for anybody."""
 
     address: Address
     node: bytes | None = None
 
 
-@dataclass(frozen=True)
-class HangUp:
+class HangUp(msgspec.Struct, frozen=True):
     """Leave the registry at this address, or stop trying."""
 
     address: Address
 
 
-@dataclass(frozen=True)
-class Follow:
+class Follow(msgspec.Struct, frozen=True):
     """Take the list of this link for the list."""
 
     address: Address
@@ -65,40 +63,35 @@ class Follow:
     why: Why
 
 
-@dataclass(frozen=True)
-class Lead:
+class Lead(msgspec.Struct, frozen=True):
     """Carry a registry, and follow it."""
 
     claim: Claim
     why: Why
 
 
-@dataclass(frozen=True)
-class StepDown:
+class StepDown(msgspec.Struct, frozen=True):
     """Send those who follow this node's registry to another, and close it soon after."""
 
     address: Address
     claim: Claim
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """Send those who follow this node's registry to another; with L{None}, to this one again."""
 
     address: Address | None
     claim: Claim | None
 
 
-@dataclass(frozen=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Tell the registry of a link of another registry; with L{None}, of this node's own."""
 
     address: Address
     offer: RegistryOffer | None
 
 
-@dataclass(frozen=True)
-class Introduce:
+class Introduce(msgspec.Struct, frozen=True):
     """Tell the registry of a link of that of another link, which claims to lead as well."""
 
     address: Address

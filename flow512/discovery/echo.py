@@ -9,10 +9,10 @@ takes them for anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorMulticast, IReactorTime, IUDPTransport
@@ -38,8 +38,7 @@ class Way(Enum):
     MULTICAST6 = "IPv6 multicast"
 
 
-@dataclass
-class Trial:
+class Trial(msgspec.Struct):
     """
     One way, from one address.
 

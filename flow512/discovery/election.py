@@ -20,9 +20,10 @@ It gives the actions to take, in order; L{Election.wake_at} is when to call it a
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import replace
 from math import inf
 from random import Random
+
+from msgspec.structs import replace
 
 from flow512.discovery.claims import MAX_TERM, Address, Claim, Heir, RegistryOffer, rise
 from flow512.discovery.deeds import (

@@ -4,14 +4,14 @@ The links of one node to those that lead, or may.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
+
+import msgspec
 
 from flow512.discovery.claims import Address, Claim, RegistryOffer
 
 
-@dataclass
-class Link:
+class Link(msgspec.Struct):
     """
     A registration at an address, under way or listed.
 

@@ -4,10 +4,11 @@ How long an address is left alone after it was tried.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import Final
+
+import msgspec
 
 from flow512.discovery.claims import Address
 
@@ -22,8 +23,7 @@ so.
 _MOST: Final = 1024
 
 
-@dataclass
-class _Rest:
+class _Rest(msgspec.Struct):
     failures: int = 0
     until: float = -inf
 

@@ -4,14 +4,13 @@ A registry that a user named.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from flow512.link.address import HostPort, parse_address
 from flow512.link.node_id import format_node_id, split_node_id
 
 
-@dataclass(frozen=True)
-class NamedRegistry:
+class NamedRegistry(msgspec.Struct, frozen=True):
     """
     A registry that a user named. C{str()} gives it as people write it.
 

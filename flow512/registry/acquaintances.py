@@ -32,11 +32,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from flow512.discovery.limits import Budget, Budgets
@@ -93,8 +93,7 @@ _MOST_SOURCES: Final = 4096
 """Addresses, and subnets, of which it is remembered how often they were dialled."""
 
 
-@dataclass(frozen=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """
     A connection to be made.
 
@@ -107,8 +106,7 @@ class Visit:
     named: int | None = None
 
 
-@dataclass(frozen=True)
-class Met:
+class Met(msgspec.Struct, frozen=True):
     """
     A peer or registry that was reached once.
 
@@ -121,8 +119,7 @@ class Met:
     at: float | None
 
 
-@dataclass
-class _Someone:
+class _Someone(msgspec.Struct):
     """What is known of one peer, by its node id."""
 
     peer: Peer
@@ -151,8 +148,7 @@ class _Someone:
         return self.met is not None and not self.failures and now - self.met < LATELY
 
 
-@dataclass
-class _Named:
+class _Named(msgspec.Struct):
     """A place that the user named."""
 
     due: float

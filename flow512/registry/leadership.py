@@ -4,15 +4,15 @@ Who leads, for people.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from flow512.discovery.claims import Claim
 from flow512.discovery.deeds import Why
 
 
-@dataclass(frozen=True)
-class Leadership:
+class Leadership(msgspec.Struct, frozen=True):
     """
     Who leads.
 

@@ -8,11 +8,11 @@ A visit is a conversation C{transfer} of one question, MEET. It has one deadline
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -59,8 +59,7 @@ _MOST_NOTED: Final = 4096
 """Places of which it is known that they are written, or are to be."""
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """
     What else a node knows of its network.
 

@@ -4,10 +4,12 @@ What a node does with its peers: look at what they share, find a file among them
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from random import Random, SystemRandom
 from typing import Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 
@@ -33,6 +35,7 @@ from flow512.transfer.gathering import Gathering
 from flow512.transfer.pace import WINDOW
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
 from flow512.units import BLOCK, PIECES_PER_BLOCK
+from flow512.wire.fields import MAX_LIST
 from flow512.wire.frame import BufferPool
 from flow512.wire.messages import Entry, Listing
 
@@ -41,6 +44,9 @@ MOST_WAITS: Final = 5
 
 LONGEST_WAIT: Final = 30.0
 """Seconds that a busy source is waited for before it is asked again, at most."""
+
+FIRST_LISTED: Final = 100
+"""Entries of a list that are asked for first, so that somebody soon has something to read."""
 
 LAST_WORDS: Final = 1.0
 """Seconds that a node which stops waits for its sources to close as well."""
@@ -121,20 +127,43 @@ class TransferClient:
 
         @param prefix: only paths that begin with this.
         """
-        after = ""
-        while True:
-            listing = await self._list(source, prefix, after)
-            for entry in listing.entries:
-                yield entry
-            if not listing.more:
-                return
-            after = listing.entries[-1].path
+        async with aclosing(self.pages(source, prefix)) as pages:
+            async for page in pages:
+                for entry in page:
+                    yield entry
 
-    async def _list(self, source: SourceProtocol, prefix: str, after: str) -> Listing:
+    async def pages(
+        self, source: SourceProtocol, prefix: str = ""
+    ) -> AsyncGenerator[Sequence[Entry], None]:
+        """
+        Go through what a source shares as it comes, up to a thousand entries at a time. The next
+        ones are on their way while these are looked at.
+
+        @param prefix: only paths that begin with this.
+        """
+        coming: Deferred[Listing] | None = self._begin_list(source, prefix, "", FIRST_LISTED)
+        try:
+            while coming is not None:
+                listing = await coming
+                after = listing.entries[-1].path if listing.more else ""
+                coming = self._begin_list(source, prefix, after) if listing.more else None
+                yield listing.entries
+        finally:
+            if coming is not None:
+                # Whoever wants no more does not wait to hear that it failed.
+                coming.addErrback(lambda failure: None)
+                coming.cancel()
+
+    def _begin_list(
+        self, source: SourceProtocol, prefix: str, after: str, limit: int = MAX_LIST
+    ) -> Deferred[Listing]:
+        return Deferred.fromCoroutine(self._list(source, prefix, after, limit))
+
+    async def _list(self, source: SourceProtocol, prefix: str, after: str, limit: int) -> Listing:
         # A long list takes more pages than a source gives at once.
         waits = 0
         while True:
-            asked = source.list(prefix, after)
+            asked = source.list(prefix, after, limit)
             asked.addTimeout(ANSWERS_WITHIN, self._clock, fell_silent)
             try:
                 return await asked

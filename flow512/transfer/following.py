@@ -239,12 +239,18 @@ class FolderWatches:
     # What happens
 
     def _told(self, watch: int, what: Event, name: bytes) -> None:
+        folder = self._paths.get(watch)
+        if (
+            folder is not None
+            and name
+            and not self._is_shared(_beneath(folder) + os.fsdecode(name))
+        ):
+            return  # beside a share, whose own coming and going is waited for there
         # Even what comes and goes under a name of our own leaves its mark on the folder.
         self._library.happened()
         if what & Event.OVERFLOW:
             self._lose()
             return
-        folder = self._paths.get(watch)
         if folder is None:
             return
         if not name:
@@ -260,6 +266,9 @@ class FolderWatches:
             self._lose()
         elif os.fsdecode(name) == ALLOW_FILE or not is_own_name(os.fsdecode(name)):
             self._note(path)
+
+    def _is_shared(self, path: str) -> bool:
+        return any(path == root or path.startswith(_beneath(root)) for root, _ in self._roots)
 
     def _is_root(self, path: str) -> bool:
         return any(path == root for root, _ in self._roots)

@@ -21,10 +21,11 @@ from typing import Final
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from flow512.content.following import WALK, Following, Look
 from flow512.content.library import Library, ScanReport
@@ -68,6 +69,7 @@ class IndexingService(Service):
         indexed: Callable[[Indexed], None] = lambda _: None,
         rescan: float = RESCAN,
         open_notifier: OpenNotifier | None = None,
+        at_once: int = 1,
     ) -> None:
         """
         @param library: what is kept up to date.
@@ -77,6 +79,8 @@ class IndexingService(Service):
         @param rescan: seconds between two looks at everything where the shares are not followed
             live; 0 to look at everything only once.
         @param open_notifier: opens what watches their folders; L{None} if nothing can.
+        @param at_once: files that are hashed at a time: as many as there are processors, if
+            C{run_long} has so many threads.
         """
         self._library = library
         self._clock = clock
@@ -84,6 +88,7 @@ class IndexingService(Service):
         self._indexed = indexed
         self._rescan = rescan
         self._open_notifier = open_notifier
+        self._at_once = at_once
         self._stop = Event()
         self._following = Following()
         self._watches: FolderWatches | None = None
@@ -228,21 +233,29 @@ class IndexingService(Service):
 
     async def _hash_all(self, stop: Event, scan: ScanReport) -> None:
         hashed = failed = 0
-        while True:
-            try:
-                entry = await self._run_long(self._library.hash_next, stop.is_set)
-            except Cancelled:
-                raise
-            except Flow512Error as error:
-                failed += 1
-                self.log.info("Not hashed: {why}", why=escape(str(error)))
-                if failed > scan.found:
-                    # It is not the files, then.
+
+        async def hash_some() -> None:
+            nonlocal hashed, failed
+            while True:
+                try:
+                    entry = await self._run_long(self._library.hash_next, stop.is_set)
+                except Cancelled:
                     raise
-                continue
-            if entry is None:
-                break
-            hashed += 1
+                except Flow512Error as error:
+                    failed += 1
+                    self.log.info("Not hashed: {why}", why=escape(str(error)))
+                    if failed > scan.found:
+                        # It is not the files, then.
+                        raise
+                    continue
+                if entry is None:
+                    return
+                hashed += 1
+
+        hashing = [Deferred.fromCoroutine(hash_some()) for _ in range(self._at_once)]
+        for _, result in await DeferredList(hashing, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.raiseException()
         self._indexed(Indexed(scan, hashed, failed))
         await self._sum_all(stop, scan.found)
 

@@ -14,6 +14,8 @@ from flow512 import errors
 from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
 from flow512.cli.main import main
 from flow512.cli.outcome import Interrupted, status_of
+from flow512.cli.tables import Columns
+from flow512.cli.voice import PlainVoice
 from flow512.content.tree import format_content_id, parse_content_id
 from flow512.link.named_registry import NamedRegistry
 from flow512.settings import NodeSettings
@@ -199,8 +201,21 @@ class FormattingTests(CommandCase):
 
     def test_columns(self) -> None:
         """They line up, without blanks at the ends."""
-        self.assertEqual(columns([["a", "bb"], ["ccc", "d"]]), ["a    bb", "ccc  d"])
-        self.assertEqual(columns([]), [])
+        self.assertEqual(columns([["a", "bb"], ["ccc", "d"]], [3, 2]), ["a    bb", "ccc  d"])
+        self.assertEqual(columns([], []), [])
+
+    def test_long_tables(self) -> None:
+        """Rows are shown as they come, lined up with each other and with those before."""
+        out = io.StringIO()
+        table = Columns(PlainVoice(out, out))
+        table.row("name", "size")
+        table.rows([("a", "1"), ("bbbbbb", "22")])
+        self.assertEqual(out.getvalue(), "name    size\na       1\nbbbbbb  22\n")
+        table.rows([("c", "3")])
+        table.row("last", "4")
+        self.assertTrue(out.getvalue().endswith("\nc       3\n"))
+        table.end()
+        self.assertTrue(out.getvalue().endswith("\nlast    4\n"))
 
 
 class SettingsTests(CommandCase):

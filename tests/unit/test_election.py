@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.discovery.claims import MOST_RISE, Address, Claim, Heir, Origin, RegistryOffer

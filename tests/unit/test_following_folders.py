@@ -231,6 +231,17 @@ class CoverTests(FolderCase):
             seen.append(f"{folder}/file" in self.paths())
         return seen
 
+    def test_beside_a_share(self) -> None:
+        """What comes and goes beside a share is nothing that happens in it."""
+        self.begin()
+        told: list[None] = []
+        self.library.happened = lambda: told.append(None)  # type: ignore[method-assign]  # to count
+        self.notifier.happen(self.top, "another", Event.CREATE)
+        self.notifier.happen(self.top, "share-2", Event.MOVED_TO)
+        self.assertEqual((told, self.happened), ([], 0))
+        self.notifier.happen(self.share, "file", Event.CLOSE_WRITE)
+        self.assertEqual((len(told), self.happened), (1, 1))
+
     def test_new_folder(self) -> None:
         """A new folder is watched with all that is in it already; what is no folder is not."""
         self.begin()

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 
 from flow512.content.following import QUIET, Look
 from flow512.content.library import ScanReport, Stop
-from flow512.errors import ContentChanged, DiskFailure
+from flow512.errors import ContentChanged, DiskFailure, DiskFull
 from flow512.limits import RESCAN
 from flow512.transfer.indexing import WATCHED_RESCAN, Indexed, IndexingService
 from flow512.transfer.inotify import Event, Notifier, Told
@@ -101,6 +101,39 @@ class IndexingTests(SynchronousTestCase):
             self.workers.do_all()
         self.assertIn("Not hashed: 'a' changes.", [formatEvent(event) for event in logs])
         self.assertEqual((self.rounds[0].hashed, self.rounds[0].failed), (2, 1))
+
+    def test_several_at_once(self) -> None:
+        """Where there are processors for it, several files are hashed at a time, each once."""
+        self.write("a", "b", "c")
+        self.service = IndexingService(
+            self.shelf, self.clock, self.workers.run_blocking, self.rounds.append, at_once=2
+        )
+        self.service.startService()
+        self.workers.do()  # the walk
+        self.assertEqual(len(self.workers.jobs), 2)
+        self.workers.do(1)
+        self.assertEqual((len(self.workers.jobs), self.rounds), (2, []))
+        self.workers.do_all()
+        self.assertEqual((self.rounds[0].hashed, self.rounds[0].failed), (3, 0))
+        self.assertEqual(self.shelf.pending(), 0)
+
+    def test_several_that_all_fail(self) -> None:
+        """If nothing can be hashed at all, all of them give up, and it is said why."""
+        self.write("a")
+
+        def full(stop: Stop) -> Entry | None:
+            raise DiskFull("The disk is full.")
+
+        self.shelf.hash_next = full  # type: ignore[method-assign]  # to fail always
+        self.service = IndexingService(
+            self.shelf, self.clock, self.workers.run_blocking, self.rounds.append, at_once=2
+        )
+        with capturedLogs() as logs:
+            self.service.startService()
+            self.workers.do_all()
+        said = [formatEvent(event) for event in logs]
+        self.assertIn("The shares were not hashed: The disk is full.", said)
+        self.assertEqual((self.rounds, self.workers.jobs), ([], []))
 
     def test_checksums(self) -> None:
         """MD5s are made after all roots; one that cannot be made is said, and the next one is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,13 @@ from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.transfer.allowance import Allowance
-from flow512.transfer.client import LONGEST_WAIT, MOST_WAITS, TransferClient
+from flow512.transfer.client import FIRST_LISTED, LONGEST_WAIT, MOST_WAITS, TransferClient
 from flow512.transfer.download import Checksum
 from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.units import BLOCK
 from flow512.wire.fields import MAX_LIST
-from flow512.wire.messages import Entry
+from flow512.wire.messages import Entry, Listing
 from tests.unit.transfer_ends import OURS, THEIRS, Another, TransferTestCase
 
 
@@ -66,6 +67,50 @@ class ClientTests(TransferTestCase):
             return [entry.path async for entry in self.client.entries(source)]
         finally:
             source.leave()
+
+    def test_pages(self) -> None:
+        """The first entries come soon, and the next are asked for before these have been read."""
+        for number in range(MAX_LIST):
+            (self.shelf.folder / f"file{number:04}").touch()
+        self.shelf.scan()
+        asked: list[int] = []
+
+        async def sizes() -> list[int]:
+            source = await self.client.connect(self.there_is)
+            ask = source.list
+
+            def list_and_note(prefix: str, after: str, limit: int) -> Deferred[Listing]:
+                asked.append(limit)
+                return ask(prefix, after, limit)
+
+            source.list = list_and_note  # type: ignore[method-assign]  # to see what is asked
+            found = []
+            async for page in self.client.pages(source):
+                self.assertEqual(len(asked), min(len(found) + 2, 2))
+                found.append(len(page))
+            source.leave()
+            return found
+
+        found = self.network.result(Deferred.fromCoroutine(sizes()))
+        self.assertEqual(found, [FIRST_LISTED, MAX_LIST - FIRST_LISTED])
+        self.assertEqual(asked, [FIRST_LISTED, MAX_LIST])
+
+    def test_pages_not_read(self) -> None:
+        """Whoever wants no more of a list leaves nothing behind that goes on."""
+        for number in range(MAX_LIST):
+            (self.shelf.folder / f"file{number:04}").touch()
+        self.shelf.scan()
+
+        async def first() -> int:
+            source = await self.client.connect(self.there_is)
+            async with aclosing(self.client.pages(source)) as pages:
+                async for page in pages:
+                    return len(page)
+            return 0
+
+        found = self.network.result(Deferred.fromCoroutine(first()))
+        self.assertEqual(found, FIRST_LISTED)
+        self.network.run(1.0)
 
     def test_entries_of_a_busy_source(self) -> None:
         """A source that gives so many pages in a minute is waited for, and nothing is left out."""
