@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from msgspec.structs import force_setattr
 from twisted.internet.defer import gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory, Protocol
@@ -21,6 +20,7 @@ from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.errors import ResourceFailure
 from flow512.link.address import HostPort
+from flow512.link.bans import BANS_FILE, Bans
 from flow512.link.identity import read_identity
 from flow512.link.join_link import JoinLink
 from flow512.link.named_registry import NamedRegistry
@@ -402,9 +402,10 @@ class TrustTests(AcquaintingCase):
         self.node("n0")
         n1 = self.node("n1", "n0:5000")
         self.network.run_until(self.all_know_all, limit=30)
-        banned = n1.introduction.node
-        n2 = self.node("n2", "n0:5000")
-        force_setattr(n2.introduction, "admits", lambda node: node != banned)
+        state = Path(self.state_of("n2"))
+        state.mkdir(mode=0o700)
+        Bans(str(state / BANS_FILE), lambda: 0.0).ban(n1.introduction.node)
+        self.node("n2", "n0:5000")
         self.network.run(60)
         self.assertEqual(self.known_to("n2"), {"n0"})
 
