@@ -163,6 +163,10 @@ class _Endpoint:
         self._tls = tls
         self._endpoint = endpoint
 
+    def __repr__(self) -> str:
+        # Twisted's logs show it.
+        return f"<TLS over {self._endpoint!r}>"
+
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         told = _TellsOfHandshakes(protocolFactory)
         wrapping = self._tls.wrap(told, is_client=True)

@@ -14,7 +14,7 @@ are registered then are told where to go, and have L{CLOSES_AFTER} seconds for i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,14 +22,17 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.link.address import LOOPBACK, HostPort, host_of
 from flow512.link.presence import Presence
-from flow512.registry.server import RegistryFactory
 from flow512.wire.leading import Leader
+
+if TYPE_CHECKING:
+    # Loaded by who leads; most never do.
+    from flow512.registry.server import RegistryFactory
 
 CLOSES_AFTER: Final = 5.0
 """Seconds that those who are sent on have to register where they are sent."""
 
 MakeRegistry = Callable[
-    [Claim, Callable[[int], None], Callable[[RegistryOffer], None]], RegistryFactory
+    [Claim, Callable[[int], None], Callable[[RegistryOffer], None]], "RegistryFactory"
 ]
 """Makes a registry of a claim, what it tells of later terms, and what of other registries."""
 
