@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -44,8 +45,9 @@ class _Thread(Thread):
     """
 
     def run(self) -> None:
-        if hasattr(os, "sched_setscheduler"):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # of this thread alone
+        if hasattr(os, "SCHED_BATCH"):
+            with suppress(OSError):  # not everyone may
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # of this thread alone
         super().run()
 
 

@@ -24,7 +24,8 @@ is lost. What was written is sent in order, whatever way it was written.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from errno import ENOBUFS, EWOULDBLOCK
 from itertools import islice
 from typing import Any, Final
 
@@ -96,6 +97,7 @@ class Lane:
         self._queue: deque[tuple[memoryview, Callable[[], None] | None]] = deque()
         self._queued = 0
         self._is_blocked = False  # the system has taken less than it was given
+        self._lost: ConnectionLost | None = None  # a failure that the system says only once
         self._producer: IPushProducer | None = None
         self._has_paused = False
         self._is_paused = False
@@ -106,6 +108,11 @@ class Lane:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tcp, name)
+
+    @property
+    def lost(self) -> ConnectionLost | None:
+        """Why nothing can be sent any more, for whoever reads by himself."""
+        return self._lost
 
     def receive_bodies(self, receiver: Any) -> None:
         """
@@ -122,10 +129,12 @@ class Lane:
         """
         queue, self._queue = self._queue, deque()
         self._queued = 0
-        self._producer = None
+        producer, self._producer = self._producer, None
         for _, done in queue:
             if done is not None:
                 done()
+        if producer is not None:
+            producer.stopProducing()
 
     # Writing
 
@@ -138,6 +147,12 @@ class Lane:
             self._tcp.startWriting()  # type: ignore[no-untyped-call]  # Twisted has no types there
             self._pause_if_full()
 
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """
+        Write several pieces, one after the other; see L{write}.
+        """
+        self.write(b"".join(data))
+
     def write_bulk(self, header: bytes, body: memoryview, done: Callable[[], None]) -> None:
         if not self._tcp.connected:
             done()
@@ -146,7 +161,6 @@ class Lane:
             self._append(memoryview(header), None)
         self._append(body, done)
         if not self._is_blocked:
-            # If it fails now, it fails again when the reactor asks for it, who can deal with that.
             self._send()
         if self._queue:
             self._tcp.startWriting()  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -162,49 +176,56 @@ class Lane:
             return 0
         try:
             return self._tcp.socket.send(data)
-        except OSError:
-            # If it failed, it fails again when the reactor asks for it, who can deal with that.
+        except OSError as error:
+            self._note(error)
             return 0
+
+    def _note(self, error: OSError) -> None:
+        # The reactor is told when it asks next; the system would not tell it again.
+        if error.errno not in (EWOULDBLOCK, ENOBUFS):
+            self._lost = CONNECTION_LOST
 
     def _append(self, data: memoryview, done: Callable[[], None] | None) -> None:
         self._queue.append((data, done))
         self._queued += len(data)
 
-    def _send(self) -> ConnectionLost | None:
+    def _send(self) -> None:
         queue = self._queue
-        while queue:
+        while queue and self._lost is None:
             given = [data for data, _ in islice(queue, _BUFFERS)]
             try:
                 sent = self._tcp.socket.sendmsg(given)
-            except BlockingIOError:
+            except OSError as error:
+                self._note(error)
                 sent = 0
-            except OSError:
-                return CONNECTION_LOST
             self._queued -= sent
             self._is_blocked = sent < sum(map(len, given))
+            taken = []
             while queue and sent >= len(queue[0][0]):
                 data, done = queue.popleft()
                 sent -= len(data)
                 if done is not None:
-                    done()
+                    taken.append(done)
             if self._is_blocked:
                 data, done = queue[0]
                 queue[0] = data[sent:], done
+            for done in taken:
+                done()
+            if self._is_blocked:
                 break
-        return None
 
     def _do_write(self) -> ConnectionLost | ConnectionDone | None:
-        lost = self._send()
-        if lost is not None or self._queue:
-            return lost
+        self._send()
+        if self._queue or self._lost is not None:
+            return self._lost
         self._is_blocked = False
         if self._has_paused:
             self._has_paused = False
             if self._producer is not None:
                 self._producer.resumeProducing()
-                if self._queue:
-                    return None
-        if self._tcp.disconnecting:
+                if self._queue or self._has_paused:
+                    return self._lost
+        if self._tcp.disconnecting or self._tcp._writeDisconnecting:
             return Tcp.doWrite(self._tcp)  # type: ignore[no-any-return, no-untyped-call]  # Twisted has no types there
         self._tcp.stopWriting()  # type: ignore[no-untyped-call]  # Twisted has no types there
         return None
@@ -253,6 +274,8 @@ class Lane:
         self._tcp.resumeProducing()  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def _do_read(self) -> ConnectionLost | ConnectionDone | None:
+        if self._lost is not None:
+            return self._lost
         receiver, tcp, header = self._receiver, self._tcp, self._next_header
         left = AT_ONCE
         room = receiver.body_room()

@@ -466,7 +466,8 @@ class Conversation(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._is_closed:
             return
-        if not (self._heard or is_tls(self.transport)) and data[:1] in TLS_RECORDS:
+        is_first = self.agreement is None and not self._heard
+        if is_first and not is_tls(self.transport) and data[:1] in TLS_RECORDS:
             self.end(Unsupported(_OTHER_SIDE_HAS_TLS))
             return
         self._heard = True

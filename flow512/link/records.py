@@ -44,6 +44,9 @@ Bytes that are taken from the socket, or given to it, at once: two blocks, their
 and what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
 """
 
+_ENCRYPTED_AT_ONCE: Final = 2**16
+"""Bytes that are encrypted before what came of it is sent."""
+
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
 
@@ -90,6 +93,9 @@ class RecordTransport(BufferingTLSTransport):
     def _read_socket(self) -> ConnectionLost | ConnectionDone | None:
         # As Twisted's doRead, but for where the bytes go.
         assert self._tcp is not None
+        assert self._lane is not None
+        if self._lane.lost is not None:
+            return self._lane.lost
         try:
             count = self._tcp.socket.recv_into(self._passing)
         except BlockingIOError:
@@ -131,6 +137,9 @@ class RecordTransport(BufferingTLSTransport):
     # To the socket
 
     def write_bulk(self, header: bytes, body: memoryview, done: Callable[[], None]) -> None:
+        if self._tlsConnection is None:
+            done()
+            return
         self._aggregator.flush()
         if not self._handshakeDone or self._appSendBuffer:
             self.write(header + bytes(body))  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -149,7 +158,10 @@ class RecordTransport(BufferingTLSTransport):
         left = memoryview(data)
         try:
             while left and not self._lostTLSConnection:
-                left = left[self._tlsConnection.send(left) :]
+                # What OpenSSL takes to encrypt, it keeps the room of for as long as it lives.
+                left = left[self._tlsConnection.send(left[:_ENCRYPTED_AT_ONCE]) :]
+                if left:
+                    self._flushSendBIO()
         except WantReadError:
             # Before the handshake, and only then, nothing of it was taken.
             self._bufferedWrite(bytes(data))  # type: ignore[no-untyped-call]  # Twisted has no types there

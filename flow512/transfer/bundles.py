@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
-from flow512.link.bulk import IBulkTransport
+from flow512.link.bulk import FULL, IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
 from flow512.transfer.read_memory import ReadMemory
@@ -257,7 +257,8 @@ class Bundles:
         connection = self._conversation.connection
         bulk = IBulkTransport(connection, None)
         give_back = partial(self._memory.buffers.give_back, ready.buffer)
-        if bulk is not None:
+        # A transport is not full before it has so much: many tiny ones must not keep a buffer each.
+        if bulk is not None and parcel.size > FULL:
             bulk.write_bulk(header, parcel.body, give_back)
         else:
             connection.write(header + parcel.body)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from errno import ECONNRESET
 from functools import partial
 from typing import cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import WrappingFactory
@@ -214,6 +216,73 @@ class LaneTests(SynchronousTestCase):
         self.write(4, b"late")
         self.sender.lane.write(b"later")
         self.assertEqual(self.returned, [0, 1, 2, 3, 4])
+
+    def test_sequence(self) -> None:
+        """Several pieces that are written in one call are sent in their order with all else."""
+        frame = encode_frame(KIND, 0, b"first")
+        self.sender.lane.writeSequence([frame[:5], frame[5:]])
+        self.write(0, b"second")
+        self.network.run(1.0)
+        self.assertEqual(self.receiver.bodies, [b"first", b"second"])
+
+    def test_half_close(self) -> None:
+        """Who ends his side only is not cut off: what he wrote before arrives, and then the end."""
+        self.write(0, bytes(BLOCK))
+        self.sender.lane.loseWriteConnection()
+        self.network.run(1.0)
+        self.assertEqual(len(self.receiver.bodies), 1)
+        self.assertIsInstance(self.receiver.lost, ConnectionDone)
+
+    def test_done_writes(self) -> None:
+        """Whoever writes more as soon as a buffer is his again has nothing sent twice."""
+        frames = [encode_frame(KIND, 0, bytes([number]) * 9) for number in range(3)]
+
+        def more() -> None:
+            self.sender.lane.write_bulk(b"", memoryview(frames[2]), lambda: None)
+
+        lane = self.sender.lane
+        lane.write(b"")
+        lane._append(memoryview(frames[0]), more)  # both are sent by one call
+        lane.write_bulk(b"", memoryview(frames[1]), lambda: None)
+        self.network.run(1.0)
+        self.assertEqual(self.receiver.bodies, [bytes([number]) * 9 for number in range(3)])
+
+    def test_paused_in_resume(self) -> None:
+        """A producer that is paused while it resumes is resumed again, though all of it left."""
+        frame = encode_frame(KIND, 0, bytes(FULL))
+        rounds = iter(range(3))
+
+        def resume() -> None:
+            self.sender.said.append("resume")
+            if next(rounds, None) is not None:
+                self.sender.lane.write(frame)
+                self.sender.lane.write_bulk(b"", memoryview(b""), lambda: None)
+
+        self.sender.resumeProducing = resume  # type: ignore[method-assign]  # of this one
+        self.sender.lane.write(frame)
+        self.network.run(1.0)
+        self.assertEqual(self.sender.said, ["pause", "resume"] * 4)
+        self.assertEqual(len(self.receiver.bodies), 4)
+
+    def test_reset(self) -> None:
+        """
+        A connection that the other side has reset is lost, and not closed in peace, though it was
+        a write outside the reactor's turn that the system told it to.
+        """
+        lane = self.sender.lane
+        sending = lane.socket
+
+        def reset(buffers: object) -> int:
+            del sending.sendmsg  # a system says so once
+            raise ConnectionResetError(ECONNRESET, "reset")
+
+        sending.sendmsg = reset
+        self.write(0, b"late")
+        self.assertEqual(self.returned, [])
+        self.assertIs(self.sender.transport.doRead(), CONNECTION_LOST)  # type: ignore[union-attr]  # it is connected
+        self.network.run(1.0)
+        self.assertIsInstance(self.sender.lost, ConnectionLost)
+        self.assertEqual(self.returned, [0])
 
     def test_elsewhere(self) -> None:
         """Only a TCP connection of Twisted's has a lane."""

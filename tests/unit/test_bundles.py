@@ -173,6 +173,25 @@ class ServingTests(ServerTestCase):
         self.assertLessEqual(len(buffers), 2)
         self.assertEqual(ahead, [1] * (len(ahead) - 1) + [0])
 
+    def test_tiny_parcels(self) -> None:
+        """
+        Parcels of a few bytes that nobody reads do not keep a buffer of a block each, however many
+        of them fit into the transport.
+        """
+        roots, _ = self.put_many(1, 100)
+        served = self.serve()
+        kept: list[memoryview] = []
+
+        def write_bulk(header: bytes, body: memoryview, done: Callable[[], None]) -> None:
+            kept.append(body)
+
+        served.end.transport.write_bulk = write_bulk  # type: ignore[attr-defined]  # one more way
+        directlyProvides(served.end.transport, IBulkTransport)
+        for request in range(1, 100):
+            served.end.say(Bundle(tuple(roots)), request=request)
+            self.workers.do_all()
+        self.assertEqual(kept, [])
+
     def test_failure(self) -> None:
         """A bundle that cannot be read on ends with an error, and nothing of it comes after that;
         others go on."""

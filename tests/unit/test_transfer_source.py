@@ -30,10 +30,12 @@ from flow512.errors import (
     Unreachable,
     Violation,
 )
+from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.units import BLOCK, PIECE
 from flow512.wire.fields import Message
+from flow512.wire.frame import encode_header
 from flow512.wire.messages import (
     Cancel,
     Checksum,
@@ -76,6 +78,18 @@ class SourceTestCase(SynchronousTestCase):
     def data(self, position: int, length: int, request: int = 1, fill: bytes = b"d") -> None:
         """Send a data frame."""
         self.end.say_frame(Kind.DATA, request, fill * length, position)
+
+    def test_like_tls(self) -> None:
+        """
+        Only what comes first tells that the other side speaks TLS: a chunk that begins with the
+        byte of one of its records, after a while without any, is data like all other.
+        """
+        result, got = self.read(0, 512, BLOCK)
+        self.end.say_bytes(encode_header(Kind.DATA, 1, BLOCK, 0) + b"x" * 1000)
+        self.clock.advance(Patience().silence)
+        self.end.say_bytes(b"\x16" + b"x" * (BLOCK - 1001))
+        self.successResultOf(result)
+        self.assertEqual(len(got[0][1]), BLOCK)
 
     def fails_the_conversation(self, result: Deferred[object]) -> None:
         """The request failed with the violation, and the source was told and left."""

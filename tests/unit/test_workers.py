@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from unittest import mock
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
@@ -63,6 +65,16 @@ class WorkersTests(SynchronousTestCase):
             result = run(lambda: 1 // 0)
             self.wait(result)
             self.failureResultOf(result, ZeroDivisionError)
+
+    def test_may_not(self) -> None:
+        """Where threads may not say how they are to be scheduled, they work all the same."""
+        with mock.patch.object(
+            os, "sched_setscheduler", side_effect=PermissionError, create=True
+        ) as asked:
+            result = self.workers.run_blocking(lambda: "done")
+            self.wait(result)
+        self.assertEqual(self.successResultOf(result), "done")
+        self.assertEqual(asked.called, hasattr(os, "SCHED_BATCH"))
 
     def test_long_work_keeps_nobody_waiting(self) -> None:
         """While all threads for long work are busy, those for the disk are free."""
