@@ -54,8 +54,8 @@ seeds: $(VENV)/.test
 	FLOW512_ELECTION_SEEDS=0:1000 $(BIN)/python -m pytest tests/unit/test_elections.py & \
 	FLOW512_ELECTION_SEEDS=1000:2000 $(BIN)/python -m pytest tests/unit/test_elections.py \
 	&& wait $$!
-	FLOW512_VILLAGE_SEEDS=0:200 $(BIN)/python -m pytest tests/unit/test_villages.py & \
-	FLOW512_VILLAGE_SEEDS=200:400 $(BIN)/python -m pytest tests/unit/test_villages.py && wait $$!
+	FLOW512_VILLAGE_SEEDS=0:60 $(BIN)/python -m pytest tests/unit/test_villages.py & \
+	FLOW512_VILLAGE_SEEDS=60:120 $(BIN)/python -m pytest tests/unit/test_villages.py && wait $$!
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -105,17 +105,19 @@ async def peers(
             known_by=each.known_by,
         )
     table.end()
-    _tell_leader(leadership, {each.known_by for each in known}, voice)
+    _tell_leader(leadership, {each.known_by for each in known}, voice, table)
 
 
-def _tell_leader(leadership: Leadership | None, known_by: set[str], voice: Voice) -> None:
+def _tell_leader(
+    leadership: Leadership | None, known_by: set[str], voice: Voice, table: Table
+) -> None:
     if leadership is None:
         ways = {"beacon": "the beacon", "peers": "other peers"}
         who = " and ".join(way for by, way in ways.items() if by in known_by)
-        voice.say(f"No registry lists them; they are known by {who or 'nobody else'} alone.")
+        table.remark(f"No registry lists them; they are known by {who or 'nobody else'} alone.")
         return
     claim = leadership.claim
-    voice.say(
+    table.remark(
         f"Bootstrap: {escape(leadership.name) or 'a registry'} at {escape(leadership.address)},"
         f" {'appointed' if claim.appointed else 'elected'}, in term {claim.term},"
         f" since {leadership.since}: {escape(claim.why) or 'it does not say why'}."

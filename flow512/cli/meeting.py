@@ -82,7 +82,10 @@ class Meeting(msgspec.Struct, frozen=True):
         """
         is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened, has_met: self.node.is_listed or (listened and not is_named and has_met)
+            lambda passed: (
+                self.node.is_listed
+                or (self._has_listened(passed) and not is_named and self._has_met(passed))
+            )
         )
 
     async def everybody(self) -> None:
@@ -93,10 +96,27 @@ class Meeting(msgspec.Struct, frozen=True):
         """
         is_named = bool(self.node.settings.registries)
         await self._gather(
-            lambda listened, has_met: (
-                listened and (self.node.is_listed or (not is_named and has_met))
+            lambda passed: (
+                self._has_listened(passed)
+                and (
+                    self.node.is_listed
+                    or (not is_named and self._has_met(passed) and not self._is_seen(passed))
+                )
             )
         )
+
+    def _has_listened(self, passed: float) -> bool:
+        return self.node.settings.beacon_port is None or passed >= LISTEN
+
+    def _is_seen(self, passed: float) -> bool:
+        """
+        Say whether a registry that the beacon sees may be about to list this node: at an address of
+        a link it is not tried before the beacon has been listened to.
+
+        @param passed: seconds since the wait began.
+        """
+        is_seen = any(each.port("registry") is not None for each in self.node.sightings())
+        return is_seen and passed < LISTEN + _FOR_REGISTRIES
 
     def _has_met(self, passed: float) -> bool:
         """
@@ -108,17 +128,14 @@ class Meeting(msgspec.Struct, frozen=True):
         may_answer = bool(node.known_registries) and not node.is_listed
         return node.is_settled and (passed >= _FOR_REGISTRIES or not may_answer)
 
-    async def _gather(self, is_enough: Callable[[bool, bool], bool]) -> None:
+    async def _gather(self, is_enough: Callable[[float], bool]) -> None:
         settings = self.node.settings
         if not settings.registries and settings.beacon_port is None and self._has_met(0.0):
             return
-        listens = LISTEN if settings.beacon_port is not None else 0.0
         began = self.clock.seconds()
 
         def holds() -> bool:
-            passed = self.clock.seconds() - began
-            is_over = is_enough(passed >= listens, self._has_met(passed))
-            return is_over and bool(self.node.candidates())
+            return is_enough(self.clock.seconds() - began) and bool(self.node.candidates())
 
         await self._until(holds)
         if settings.registries and not (self.node.is_listed or self.node.candidates()):

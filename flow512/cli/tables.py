@@ -34,6 +34,9 @@ class Table(Protocol):
     def end(self) -> None:
         """There are no more rows."""
 
+    def remark(self, sentence: str) -> None:
+        """Say something about the rows, to a person; whoever reads a pipe wants nothing else."""
+
     def size(self, size: int) -> str:
         """Write a number of bytes."""
 
@@ -56,6 +59,9 @@ class Tabs:
         self._voice.say_all("\t".join(cells) for cells in rows)
 
     def end(self) -> None:
+        pass
+
+    def remark(self, sentence: str) -> None:
         pass
 
     def size(self, size: int) -> str:
@@ -87,6 +93,9 @@ class Columns:
 
     def end(self) -> None:
         self.rows(())
+
+    def remark(self, sentence: str) -> None:
+        self._voice.say(sentence)
 
     def size(self, size: int) -> str:
         return size_text(size)
