@@ -9,7 +9,7 @@ from flow512.link.identity import read_identity
 from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.transfer.candidates import named_candidate
-from tests.unit.command_line import CommandCase, Said
+from tests.unit.command_line import CommandCase, Said, TerminalText, Written
 
 
 class PeerTests(CommandCase):
@@ -26,9 +26,9 @@ class PeerTests(CommandCase):
         )
         self.network.run(5)
 
-    def type(self, *arguments: str) -> Said:
+    def type(self, *arguments: str, out: Written | None = None) -> Said:
         """Type a command."""
-        return self.flow512(*arguments, "--no-beacon", "--state", self.state)
+        return self.flow512(*arguments, "--no-beacon", "--state", self.state, out=out)
 
     def test_peers(self) -> None:
         """All are found whom the one knows, each with its name, and how it is known."""
@@ -42,7 +42,7 @@ class PeerTests(CommandCase):
 
     def test_in_words(self) -> None:
         """A person is told that no registry lists them, and by whom they are known."""
-        said = self.type("peers", "--peer", "10.0.0.1")
+        said = self.type("peers", "--peer", "10.0.0.1", out=TerminalText())
         sentence = "No registry lists them; they are known by other peers alone."
         self.assertEqual(said.out.splitlines()[-1], sentence)
 
