@@ -18,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 help:
 	@echo "make demo     a registry and two nodes move and verify a file, as you watch"
 	@echo "make test     unit tests under trial and pytest, branch coverage, system tests"
-	@echo "make seeds    networks in memory: nodes, 1000 beacons, swarms, elections; 3000 seeds"
+	@echo "make seeds    networks in memory: nodes, 1000 beacons, swarms, elections; 2500 seeds"
 	@echo "make lint     ruff: rules and formatting"
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
