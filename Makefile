@@ -44,9 +44,8 @@ system: $(VENV)/.test
 	$(BIN)/python -m pytest tests/system
 
 seeds: $(VENV)/.test
-	FLOW512_SEEDS=0:40 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py & \
-	FLOW512_SEEDS=40:80 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && wait $$!
 	FLOW512_BEACONS=1000 $(BIN)/python -m pytest tests/unit/test_beacon_traffic.py & \
+	FLOW512_SEEDS=0:80 $(BIN)/python -m pytest tests/unit/test_network_of_nodes.py && \
 	FLOW512_SWARM_SEEDS=20:320 $(BIN)/python -m pytest tests/unit/test_swarms.py && wait $$!
 	FLOW512_SWARM_OF_NODES_SEEDS=8:38 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py & \
 	FLOW512_SWARM_OF_NODES_SEEDS=38:68 $(BIN)/python -m pytest tests/unit/test_swarm_of_nodes.py \
