@@ -169,8 +169,8 @@ atexit.register(print, "told of the end")
 sys.argv[1:] = ["--version"]
 from flow512.cli.main import main
 if {waits}:
-    gate = threading.Event()
-    threading.Thread(target=lambda: (gate.wait(0.1), print("done as well"))).start()
+    begun = threading.main_thread()
+    threading.Thread(target=lambda: (begun.join(), print("done as well"))).start()
 main()
 """
 
