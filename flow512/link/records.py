@@ -4,11 +4,11 @@ TLS for much data: Twisted's, without what it does anew for each record of 16 Ki
 Twisted asks OpenSSL for one record at a time, and passes each on by itself, in both directions:
 65,536 slices, copies, calls and exceptions a GiB, which cost more than encrypting it. Here what is
 written is encrypted in one go; and what arrives for the body of a frame is decrypted to where
-the body is put together (L{IBodyReceiver}). What comes from the socket, and what goes to it,
-passes through one buffer, which all connections of a node share: nothing stays in it from one
-call to the next.
+the body is put together (L{IBodyReceiver}). What comes from the socket, and what goes to it, passes
+through two buffers (L{Passage}), which all connections of a node share: nothing stays in them from
+one call of the reactor's to the next.
 
-Everything else is Twisted's. The two methods that are replaced are internal to it: a later
+Everything else is Twisted's. The methods that are replaced are internal to it: a later
 Twisted that calls them no longer is slower with this, not wrong, and
 C{tests/unit/test_records.py} notices. Over a transport that is no socket of Twisted's, all of it
 is handed on as Twisted does.
@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Final
 
 from OpenSSL.SSL import Connection, Context, Error, WantReadError, ZeroReturnError
-from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -28,27 +27,37 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITransport,
 )
-from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import connectionDone
-from twisted.internet.tcp import Connection as Tcp
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flow512.link.bulk import IBodyReceiver, IBulkTransport, Lane, open_lane
-from flow512.link.sessions import RECORD, decrypt_into, decrypt_record, encrypted_into
+from flow512.link.sessions import RECORD, PublicSession, Session, open_session
+from flow512.units import BLOCK
 
-AT_ONCE: Final = 2**19 + 2**11
-"""
-Bytes that are taken from the socket, or given to it, at once: two blocks, their frames' headers,
-and what TLS 1.3 adds to their records: 22 bytes each, for header, type and tag.
-"""
+_RECORDS: Final = 2**11
+"""Bytes for what TLS 1.3 adds to the records of two blocks: 22 each, for header, type and tag."""
 
 _ENCRYPTED_AT_ONCE: Final = 2**16
-"""Bytes that are encrypted before what came of it is sent."""
+"""Bytes that OpenSSL encrypts in one go: the room for them it keeps while the connection lives."""
 
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
+
+
+class Passage:
+    """
+    What the bytes of all connections pass through that run in one thread.
+
+    @ivar arriving: takes what the socket has, two blocks at most; it is OpenSSL's until all of it
+        was decrypted.
+    @ivar leaving: takes what is to be sent in one go, one block.
+    """
+
+    def __init__(self) -> None:
+        self.arriving = memoryview(bytearray(2 * BLOCK + _RECORDS))
+        self.leaving = memoryview(bytearray(BLOCK + _RECORDS))
 
 
 def write_whole(context: Context) -> None:
@@ -60,7 +69,7 @@ def write_whole(context: Context) -> None:
     context.clear_mode(_PARTIAL_WRITE)
 
 
-@implementer(IBulkTransport)
+@implementer(IBulkTransport, IBodyReceiver)
 class RecordTransport(BufferingTLSTransport):
     """
     TLS for one protocol; see the module.
@@ -68,19 +77,16 @@ class RecordTransport(BufferingTLSTransport):
 
     _tlsConnection: Connection
     _receiver: IBodyReceiver | None = None
-    _tcp: Tcp | None = None
     _lane: Lane | None = None
+    _session: Session | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         self._receiver = IBodyReceiver(self.wrappedProtocol, None)
         assert isinstance(self.factory, RecordFactory)
-        self._passing = self.factory.passing
-        self._record = self._passing[:RECORD]
+        self._passage = self.factory.passage
         self._lane = open_lane(transport)
-        if self._lane is not None and self._receiver is not None:
-            assert isinstance(transport, Tcp)
-            self._tcp = transport
-            transport.doRead = self._read_socket  # type: ignore[method-assign]  # for this one socket
+        if self._lane is not None:
+            self._lane.receive_bodies(self)
         super().makeConnection(self._lane or transport)  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -88,29 +94,42 @@ class RecordTransport(BufferingTLSTransport):
         if self._lane is not None:
             self._lane.gone()
 
+    def _open_session(self) -> Session:
+        if not self._handshakeDone:
+            return PublicSession(self._tlsConnection)
+        self._session = open_session(self._tlsConnection)
+        return self._session
+
     # From the socket
 
-    def _read_socket(self) -> ConnectionLost | ConnectionDone | None:
-        # As Twisted's doRead, but for where the bytes go.
-        assert self._tcp is not None
-        assert self._lane is not None
-        if self._lane.lost is not None:
-            return self._lane.lost
-        try:
-            count = self._tcp.socket.recv_into(self._passing)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
-        if not count:
-            return CONNECTION_DONE
-        self.dataReceived(self._passing[:count])  # type: ignore[no-untyped-call]  # Twisted has no types there
-        return None
+    def body_room(self) -> memoryview | None:
+        """
+        Have what arrives put where OpenSSL reads it, once the handshake is completed.
+        """
+        return None if self._session is None or self._lostTLSConnection else self._passage.arriving
+
+    def body_filled(self, count: int) -> None:
+        """
+        Decrypt what has arrived.
+        """
+        self._take(self._passage.arriving[:count])
+
+    def dataReceived(self, bytes: bytes) -> None:
+        if self._session is None:
+            super().dataReceived(bytes)  # type: ignore[no-untyped-call]  # Twisted has no types there
+        elif not self._lostTLSConnection:
+            self._take(memoryview(bytes))
+
+    def _take(self, encrypted: memoryview) -> None:
+        assert self._session is not None
+        self._session.take(encrypted)
+        self._flushReceiveBIO()
 
     def _flushReceiveBIO(self) -> None:
+        session = self._session or self._open_session()
         while not self._lostTLSConnection:
             try:
-                self._take_some()
+                self._take_some(session)
             except WantReadError:
                 break
             except ZeroReturnError:
@@ -120,19 +139,19 @@ class RecordTransport(BufferingTLSTransport):
                 self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
         self._flushSendBIO()
 
-    def _take_some(self) -> None:
+    def _take_some(self, session: Session) -> None:
         room = None
         if self._receiver is not None and not self._aborted:
             room = self._receiver.body_room()
-        if room is None:
-            # What came from the socket is OpenSSL's by now: its place is free.
-            count = decrypt_record(self._tlsConnection, self._record)
-            if not self._aborted:
-                assert self.wrappedProtocol is not None
-                self.wrappedProtocol.dataReceived(bytes(self._record[:count]))
-        else:
+        if room is not None:
             assert self._receiver is not None
-            self._receiver.body_filled(decrypt_into(self._tlsConnection, room))
+            self._receiver.body_filled(session.decrypt_into(room))
+            return
+        record = self._passage.leaving[:RECORD]  # of which nothing leaves just now
+        count = session.decrypt_record(record)
+        if not self._aborted:
+            assert self.wrappedProtocol is not None
+            self.wrappedProtocol.dataReceived(bytes(record[:count]))
 
     # To the socket
 
@@ -145,39 +164,51 @@ class RecordTransport(BufferingTLSTransport):
             self.write(header + bytes(body))  # type: ignore[no-untyped-call]  # Twisted has no types there
         elif not self.disconnecting or self._producer is not None:
             # The header has a record of its own: whoever takes it knows where the body goes.
-            self._encrypt(header)
-            self._encrypt(body)
-            self._flushSendBIO()
+            self._encrypt(header, body)
         done()
 
     def _write(self, bytes: bytes) -> None:
         self._encrypt(bytes)
         self._flushSendBIO()
 
-    def _encrypt(self, data: bytes | memoryview) -> None:
-        left = memoryview(data)
-        try:
-            while left and not self._lostTLSConnection:
-                # What OpenSSL takes to encrypt, it keeps the room of for as long as it lives.
-                left = left[self._tlsConnection.send(left[:_ENCRYPTED_AT_ONCE]) :]
-                if left:
-                    self._flushSendBIO()
-        except WantReadError:
-            # Before the handshake, and only then, nothing of it was taken.
-            self._bufferedWrite(bytes(data))  # type: ignore[no-untyped-call]  # Twisted has no types there
-        except Error:
-            self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
+    def _encrypt(self, *parts: bytes | memoryview) -> None:
+        # What all of it comes to is sent in as few calls as there is room for.
+        session = self._session or self._open_session()
+        room = self._passage.leaving
+        filled = 0
+        for each in parts:
+            part = memoryview(each)
+            for at in range(0, len(part), _ENCRYPTED_AT_ONCE):
+                if self._lostTLSConnection:
+                    break
+                if len(room) - filled < _ENCRYPTED_AT_ONCE + _RECORDS:
+                    self._pass_on(room[:filled])
+                    filled = 0
+                try:
+                    session.encrypt(part[at : at + _ENCRYPTED_AT_ONCE])
+                except WantReadError:
+                    # Before the handshake, and only then, nothing of it was taken.
+                    self._bufferedWrite(bytes(part[at:]))  # type: ignore[no-untyped-call]  # Twisted has no types there
+                    break
+                except Error:
+                    self._pass_on(room[:filled])
+                    filled = 0
+                    self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
+                    break
+                filled += session.encrypted_into(room[filled:])
+        self._pass_on(room[:filled])
 
     def _flushSendBIO(self) -> None:
+        session = self._session or self._open_session()
+        room = self._passage.leaving
         is_more = True
         while is_more:
-            count = encrypted_into(self._tlsConnection, self._passing)
-            is_more = count == len(self._passing)
-            if count:
-                self._pass_on(self._passing[:count])
+            count = session.encrypted_into(room)
+            is_more = count == len(room)
+            self._pass_on(room[:count])
 
     def _pass_on(self, encrypted: memoryview) -> None:
-        if self._lane is not None:
+        if encrypted and self._lane is not None:
             encrypted = encrypted[self._lane.send_now(encrypted) :]
         if encrypted:
             assert self.transport is not None
@@ -197,11 +228,10 @@ class RecordFactory(TLSMemoryBIOFactory):
         isClient: bool,
         wrappedFactory: IProtocolFactory,
         clock: IReactorTime,
-        passing: memoryview,
+        passage: Passage,
     ) -> None:
         """
-        @param passing: a buffer of L{AT_ONCE} bytes, which all may share that run in one thread;
-            for the others see Twisted's.
+        @param passage: which all may share that run in one thread; for the others see Twisted's.
         """
         super().__init__(creator, isClient, wrappedFactory, clock)
-        self.passing = passing
+        self.passage = passage

@@ -9,7 +9,7 @@ node to speak with is for the conversation to decide, each time that a handshake
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn, cast
+from typing import Final, NoReturn, cast
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
@@ -28,7 +28,7 @@ from zope.interface import alsoProvides, implementer
 
 from flow512.errors import Violation
 from flow512.link.identity import Identity, node_of_certificate
-from flow512.link.records import AT_ONCE, RecordFactory, write_whole
+from flow512.link.records import Passage, RecordFactory, write_whole
 from flow512.wire.handshake import Channel
 
 ALPN: Final = b"flow512/1"
@@ -38,17 +38,6 @@ _EXPORTER: Final = b"EXPORTER-Channel-Binding"
 _EXPORTED: Final = 32
 # RFC 9266, section 2: this label, no context, 32 bytes.
 
-_PASSED_ON: Final = (
-    "bio_write",
-    "do_handshake",
-    "send",
-    "bio_read",
-    "recv",
-    "recv_into",
-    "shutdown",
-    "bio_shutdown",
-)
-
 
 class _UnbegunSession:
     """
@@ -56,28 +45,24 @@ class _UnbegunSession:
 
     OpenSSL takes about 50 KiB for a session, which whoever only connects is not worth. Until the
     first byte comes, this answers Twisted's wrapper as a session does that waits for it; then it
-    makes the session, and passes on all that is asked of it.
+    makes the session, which takes its place.
     """
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, context: SSL.Context, wrapper: TLSMemoryBIOProtocol) -> None:
         self._context = context
-        self._app_data: object = None
-        self._session: SSL.Connection | None = None
+        self._wrapper = wrapper
 
     def set_accept_state(self) -> None:
         pass
 
-    def set_app_data(self, data: object) -> None:
-        self._app_data = data
+    def set_app_data(self, wrapper: TLSMemoryBIOProtocol) -> None:
+        pass
 
     def bio_write(self, data: bytes) -> int:
-        session = self._session = SSL.Connection(self._context, None)
+        session = SSL.Connection(self._context, None)
         session.set_accept_state()
-        session.set_app_data(self._app_data)
-        self._app_data = None
-        # Data by the gigabyte goes through some of these: no detour for them.
-        for name in _PASSED_ON:
-            setattr(self, name, getattr(session, name))
+        session.set_app_data(self._wrapper)
+        self._wrapper._tlsConnection = session
         return session.bio_write(data)
 
     def _wait(self, _: object = None) -> NoReturn:
@@ -95,9 +80,6 @@ class _UnbegunSession:
     def bio_shutdown(self) -> None:
         pass
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
 
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)
 class Tls:
@@ -111,7 +93,7 @@ class Tls:
         @param clock: gathers small writes until its next turn.
         """
         self._clock = clock
-        self._passing = memoryview(bytearray(AT_ONCE))
+        self._passage = Passage()
         context = self._context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.use_privatekey(identity.key)
@@ -138,7 +120,7 @@ class Tls:
         return SSL.Connection(self._context, None)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return cast(SSL.Connection, _UnbegunSession(self._context))
+        return cast(SSL.Connection, _UnbegunSession(self._context, protocol))
 
     # Security
 
@@ -152,7 +134,7 @@ class Tls:
         """
         Give a factory of connections inside which the factory's protocols speak.
         """
-        return RecordFactory(self, is_client, factory, self._clock, self._passing)
+        return RecordFactory(self, is_client, factory, self._clock, self._passage)
 
 
 @implementer(IStreamClientEndpoint)

@@ -146,8 +146,7 @@ class TlsEnd(End):
     @classmethod
     def accept(cls, connected: socket.socket, identity: Identity) -> Self:
         """Be the server of somebody who has connected."""
-        tls: SSL.Connection = Tls(identity, Clock()).serverConnectionForTLS(None)  # type: ignore[arg-type]  # not looked at
-        return cls(connected, tls, accepts=True)
+        return cls(connected, own_tls(identity), accepts=True)
 
     def _complain(self, error: SSL.Error) -> None:
         self.alert = str(error)

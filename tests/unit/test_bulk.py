@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import ECONNRESET
 from functools import partial
 from typing import cast
@@ -9,7 +10,12 @@ from typing import cast
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import (
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
@@ -21,9 +27,11 @@ from zope.interface.verify import verifyObject
 
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.bulk import DIRECT, FULL, IBodyReceiver, IBulkTransport, Lane, open_lane
+from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
+from flow512.link.records import RecordTransport
+from flow512.link.tls import Tls
 from flow512.testing import Network
-from flow512.transfer.server import TransferFactory
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.frame import HEADER_SIZE, FrameReader, encode_frame, encode_header
@@ -306,8 +314,9 @@ class OnLanesTests(TransferTestCase):
     """Reads of whole files, by the bulk lane."""
 
     has_lanes = True
+    ours = Introduction(OURS, "here")
 
-    def serve(self) -> TransferFactory | WrappingFactory:
+    def serve(self) -> IProtocolFactory:
         """Give the factory that serves at port 6000."""
         return self.factory
 
@@ -320,18 +329,23 @@ class OnLanesTests(TransferTestCase):
         listening = serverFromString(self.there.reactor, "tcp:6000").listen(self.serve())
         port = self.network.result(listening)
         self.addCleanup(lambda: self.network.result(maybeDeferred(port.stopListening)))
-        factory = SourceFactory(Introduction(OURS, "here"), self.here.reactor)
-        connecting = connect_source(self.endpoint(), factory)
-        self.from_there = self.network.result(Deferred.fromCoroutine(connecting))
-        self.addCleanup(self.from_there.leave)
+        self.from_there = self.connect()
 
-    def read(self, run: int) -> None:
-        """Read a file of four blocks and a bit by frames of so many pieces."""
-        entry, content = self.put(f"file-{run}", 4 * BLOCK + 1000)
+    def connect(self) -> SourceProtocol:
+        """Connect once more."""
+        factory = SourceFactory(self.ours, self.here.reactor)
+        connecting = connect_source(self.endpoint(), factory)
+        source = self.network.result(Deferred.fromCoroutine(connecting))
+        self.addCleanup(source.leave)
+        return source
+
+    def begin(self, source: SourceProtocol, run: int) -> tuple[Deferred[None], Callable[[], None]]:
+        """Begin to read a file of four blocks and a bit by frames of so many pieces."""
+        entry, content = self.put(f"file-{self.random.random()}", 4 * BLOCK + 1000)
         assert entry.root is not None
         got: dict[int, bytes] = {}
         pieces = -(-entry.size // PIECE)
-        done = self.from_there.read(
+        done = source.read(
             entry.root,
             entry.size,
             0,
@@ -339,9 +353,23 @@ class OnLanesTests(TransferTestCase):
             run,
             lambda first, data: got.__setitem__(first, bytes(data)),
         )
+
+        def check() -> None:
+            self.assertEqual(b"".join(got[first] for first in sorted(got)), content)
+
+        return done, check
+
+    def read(self, run: int) -> None:
+        """Read such a file."""
+        done, check = self.begin(self.from_there, run)
         self.network.result(done)
-        self.assertEqual(b"".join(got[first] for first in sorted(got)), content)
-        self.assertEqual(isinstance(self.from_there.connection, Lane), self.has_lanes)
+        check()
+        self.assertIs(self.lane() is not None, self.has_lanes)
+
+    def lane(self) -> Lane | None:
+        """Give the lane of the connection, if it has one."""
+        connection = self.from_there.connection
+        return connection if isinstance(connection, Lane) else None
 
     def test_blocks(self) -> None:
         """Frames of a block arrive as they were sent."""
@@ -351,6 +379,14 @@ class OnLanesTests(TransferTestCase):
         """And so do those of some pieces, and of one."""
         self.read(17)
         self.read(1)
+
+    def test_several(self) -> None:
+        """Connections at the same time do not meddle with each other's bytes."""
+        sources = [self.from_there, self.connect(), self.connect()]
+        begun = [self.begin(source, run) for source in sources for run in (PIECES_PER_BLOCK, 100)]
+        for done, check in begun:
+            self.network.result(done)
+            check()
 
     def test_slow_reader(self) -> None:
         """A reader who stops for a while loses nothing, and holds up no memory of the server's
@@ -380,8 +416,33 @@ class OnOrdinaryTransportsTests(OnLanesTests):
 
     has_lanes = False
 
-    def serve(self) -> TransferFactory | WrappingFactory:
+    def serve(self) -> IProtocolFactory:
         return WrappingFactory(self.factory)
 
     def endpoint(self) -> IStreamClientEndpoint:
         return cast(IStreamClientEndpoint, _Wrapping(super().endpoint()))
+
+
+class InRecordsTests(OnLanesTests):
+    """The same by TLS, which lanes carry."""
+
+    ours = Introduction(Identity.from_seed(b"o" * 32).node, "here")
+
+    def serve(self) -> IProtocolFactory:
+        theirs = Identity.from_seed(b"t" * 32)
+        self.factory.introduction = Introduction(theirs.node, "there")
+        return Tls(theirs, self.there.reactor).accepting(self.factory)
+
+    def setUp(self) -> None:
+        self.tls: Tls | None = None
+        super().setUp()
+
+    def endpoint(self) -> IStreamClientEndpoint:
+        # All connections of a node have one: what arrives and leaves shares its memory.
+        self.tls = self.tls or Tls(Identity.from_seed(b"o" * 32), self.here.reactor)
+        return self.tls.connecting(super().endpoint())
+
+    def lane(self) -> Lane | None:
+        connection = self.from_there.connection
+        assert isinstance(connection, RecordTransport)
+        return connection._lane

@@ -2,107 +2,161 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.link import sessions
 from flow512.link.identity import Identity
-from flow512.link.sessions import decrypt_into, encrypted_into
+from flow512.link.sessions import DirectSession, PublicSession, Session, open_session
 from flow512.link.tls import Tls
 
 
 class Public:
-    """A session that has nothing but what pyOpenSSL promises."""
+    """A connection that has nothing but what pyOpenSSL promises."""
 
-    def __init__(self, session: SSL.Connection) -> None:
-        self.recv_into = session.recv_into
-        self.bio_read = session.bio_read
+    def __init__(self, connection: SSL.Connection) -> None:
+        self.send = connection.send
+        self.recv_into = connection.recv_into
+        self.bio_read = connection.bio_read
+        self.bio_write = connection.bio_write
 
 
 class DirectTests(SynchronousTestCase):
     """With a pyOpenSSL that has the names which this looks for."""
 
+    kind: type[Session] = DirectSession
+
     def setUp(self) -> None:
         tls = [Tls(Identity.from_seed(seed * 32), Clock()) for seed in (b"a", b"b")]
         context = [each._context for each in tls]
-        self.sender, self.receiver = (SSL.Connection(each, None) for each in context)
-        self.sender.set_connect_state()
-        self.receiver.set_accept_state()
-        for _ in range(3):
-            for one, other in (
-                (self.sender, self.receiver),
-                (self.receiver, self.sender),
-            ):
-                try:
-                    one.do_handshake()
-                except SSL.WantReadError:
-                    pass
-                self.carry(one, other)
+        self.ends = sender, receiver = [SSL.Connection(each, None) for each in context]
+        sender.set_connect_state()
+        receiver.set_accept_state()
+        for one, other in [(sender, receiver), (receiver, sender)] * 3:
+            with contextlib.suppress(SSL.WantReadError):
+                one.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                other.bio_write(one.bio_read(2**14))
+        self.sender, self.receiver = map(self.open, self.ends)
+        # All connections of a node are given what arrives in one place.
+        self.place = memoryview(bytearray(2**18))
 
-    def as_used(self, session: SSL.Connection) -> SSL.Connection:
-        """Give the session as what is tested sees it."""
-        return session
+    def open(self, connection: SSL.Connection) -> Session:
+        """Open a session as this pyOpenSSL allows."""
+        return open_session(connection)
 
-    def carry(self, one: SSL.Connection, other: SSL.Connection) -> int:
-        """Carry what one has encrypted to the other."""
+    def encrypted(self) -> bytes:
+        """Take what the sender has encrypted."""
         room = memoryview(bytearray(300))
-        carried = 0
-        while count := encrypted_into(self.as_used(one), room):
-            other.bio_write(bytes(room[:count]))
-            carried += count
-        return carried
+        encrypted = b""
+        while count := self.sender.encrypted_into(room):
+            encrypted += bytes(room[:count])
+        return encrypted
+
+    def arrive(self, encrypted: bytes) -> None:
+        """Have something arrive where everything does."""
+        self.place[: len(encrypted)] = encrypted
+        self.receiver.take(self.place[: len(encrypted)])
+
+    def decrypted(self, room: int = 2**14) -> bytes:
+        """Decrypt all that is there, into rooms of a size."""
+        place = memoryview(bytearray(room))
+        plain = b""
+        with contextlib.suppress(SSL.WantReadError):
+            while True:
+                plain += bytes(place[: self.receiver.decrypt_into(place)])
+        return plain
 
     def test_is_what_it_says(self) -> None:
         """This pyOpenSSL has the names; without them, everything is slower and nobody notices."""
-        self.assertTrue(sessions._is_direct(self.sender, "_ssl"))
-        self.assertTrue(sessions._is_direct(self.sender, "_from_ssl"))
+        self.assertIsInstance(self.sender, self.kind)
 
     def test_several_records(self) -> None:
         """What arrived in several records fills the room; what does not fit comes next."""
         content = bytes(range(250)) * 200
-        self.sender.send(content)
-        self.assertGreater(self.carry(self.sender, self.receiver), len(content))
+        self.sender.encrypt(content)
+        encrypted = self.encrypted()
+        self.assertGreater(len(encrypted), len(content))
+        self.arrive(encrypted)
         room = memoryview(bytearray(40_000))
-        self.assertEqual(decrypt_into(self.as_used(self.receiver), room), 40_000)
+        self.assertEqual(self.receiver.decrypt_into(room), 40_000)
         self.assertEqual(bytes(room), content[:40_000])
-        self.assertEqual(decrypt_into(self.as_used(self.receiver), room), 10_000)
+        self.assertEqual(self.receiver.decrypt_into(room), 10_000)
         self.assertEqual(bytes(room[:10_000]), content[40_000:])
+
+    def test_cut(self) -> None:
+        """However what arrives is cut, and whatever its place is used for between, all is there."""
+        content = bytes(range(250)) * 200
+        for size in (1, 5, 6, 100, 16_411, 16_412, 30_000):
+            self.sender.encrypt(content)
+            encrypted = self.encrypted()
+            plain = b""
+            for at in range(0, len(encrypted), size):
+                self.arrive(encrypted[at : at + size])
+                plain += self.decrypted()
+                self.place[:] = bytes(len(self.place))
+            self.assertEqual(plain, content)
+
+    def test_record(self) -> None:
+        """A record is decrypted by itself, and what was left of one."""
+        self.sender.encrypt(b"first")
+        self.sender.encrypt(b"second")
+        self.arrive(self.encrypted())
+        room = memoryview(bytearray(4))
+        for expected in (b"firs", b"t", b"seco", b"nd"):
+            self.assertEqual(bytes(room[: self.receiver.decrypt_record(room)]), expected)
+        self.assertRaises(SSL.WantReadError, self.receiver.decrypt_record, room)
 
     def test_nothing(self) -> None:
         """Where nothing has arrived, or nothing is to be sent, that is said."""
         room = memoryview(bytearray(10))
-        self.assertRaises(SSL.WantReadError, decrypt_into, self.as_used(self.receiver), room)
-        self.assertEqual(encrypted_into(self.as_used(self.sender), room), 0)
+        self.assertRaises(SSL.WantReadError, self.receiver.decrypt_into, room)
+        self.assertEqual(self.sender.encrypted_into(room), 0)
 
     def test_end(self) -> None:
         """The end of the session comes after what was sent before it."""
-        self.sender.send(b"last words")
-        self.sender.shutdown()
-        self.carry(self.sender, self.receiver)
+        self.sender.encrypt(b"last words")
+        self.ends[0].shutdown()
+        self.arrive(self.encrypted())
         room = memoryview(bytearray(100))
-        self.assertEqual(decrypt_into(self.as_used(self.receiver), room), 10)
-        self.assertRaises(SSL.ZeroReturnError, decrypt_into, self.as_used(self.receiver), room)
+        self.assertEqual(self.receiver.decrypt_into(room), 10)
+        self.assertRaises(SSL.ZeroReturnError, self.receiver.decrypt_into, room)
+
+    def test_lost(self) -> None:
+        """An end that nobody announced is an error, after what was sent before it."""
+        self.sender.encrypt(b"last words")
+        self.arrive(self.encrypted())
+        self.ends[1].bio_shutdown()
+        room = memoryview(bytearray(10))
+        self.assertEqual(self.receiver.decrypt_into(room), 10)
+        error = self.assertRaises(SSL.Error, self.receiver.decrypt_into, room)
+        self.assertNotIsInstance(error, SSL.WantReadError)
 
     def test_damaged(self) -> None:
         """A record that was changed is an error, which is not left for the next session."""
-        self.sender.send(b"something")
-        data = bytearray(self.sender.bio_read(1000))
+        self.sender.encrypt(b"something")
+        data = bytearray(self.encrypted())
         data[-1] ^= 1
-        self.receiver.bio_write(bytes(data))
+        self.arrive(bytes(data))
         room = memoryview(bytearray(100))
-        error = self.assertRaises(SSL.Error, decrypt_into, self.as_used(self.receiver), room)
+        error = self.assertRaises(SSL.Error, self.receiver.decrypt_into, room)
         self.assertNotIsInstance(error, SSL.WantReadError)
         self.assertNotIn(b"something", bytes(room))
-        self.assertRaises(SSL.WantReadError, decrypt_into, self.as_used(self.sender), room)
+        self.assertRaises(SSL.WantReadError, self.sender.decrypt_into, room)
+
+    def test_ended(self) -> None:
+        """Nothing is encrypted on a session that was ended."""
+        self.ends[0].shutdown()
+        error = self.assertRaises(SSL.Error, self.sender.encrypt, b"too late")
+        self.assertNotIsInstance(error, SSL.WantReadError)
 
 
 class PublicTests(DirectTests):
     """With a pyOpenSSL that has no other names than its public ones."""
 
-    def as_used(self, session: SSL.Connection) -> SSL.Connection:
-        return Public(session)  # type: ignore[return-value]  # as much of one as is used
+    kind = PublicSession
 
-    def test_is_what_it_says(self) -> None:
-        """Without the names, the other way is taken."""
-        self.assertFalse(sessions._is_direct(self.as_used(self.sender), "_ssl"))
+    def open(self, connection: SSL.Connection) -> Session:
+        return open_session(Public(connection))  # type: ignore[arg-type]  # as much of one as is used
