@@ -41,7 +41,10 @@ FULL: Final = 2**16
 """Bytes in the queue above which whoever writes is paused, as with Twisted's own transports."""
 
 AT_ONCE: Final = 2**20
-"""Bytes that are received in a row, before the reactor looks at other connections."""
+"""
+Bytes that are received in a row, before the reactor looks at other connections. While what has
+come is dealt with more comes: it is asked for until there is nothing.
+"""
 
 DIRECT: Final = 2**13
 """Bytes of a body that have to be missing for it to be received by itself."""
@@ -294,7 +297,7 @@ class Lane:
             receiver.body_filled(min(count, length))
             if count > length:
                 receiver.dataReceived(bytes(header[: count - length]))
-            if count < length + len(header) or self._is_paused or not tcp.connected:
+            if self._is_paused or not tcp.connected:
                 return None
             left -= count
             room = receiver.body_room()
