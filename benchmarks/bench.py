@@ -48,11 +48,13 @@ class Run:
     """
     One transfer, or several at a time.
 
-    @ivar seconds: from the start of the fetching processes to the end of the last.
+    @ivar began: when the fetching processes were started, by C{time.perf_counter}.
+    @ivar seconds: from then to the end of the last.
     @ivar peak_kib: their largest peak resident memory.
     @ivar told: what each says at its end, if it does.
     """
 
+    began: float
     seconds: float
     peak_kib: int
     told: tuple[dict[str, Any], ...]
@@ -84,10 +86,12 @@ class Bench:
     Where and what is measured.
 
     @ivar scratch: a folder in tmpfs that is removed at the end.
+    @ivar left_out: who cannot take part, and why.
     """
 
     scratch: Path
     options: argparse.Namespace
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def shared(self) -> Path:
@@ -227,7 +231,7 @@ class Bench:
                 target.parent.mkdir()
                 commands[name] = stack.enter_context(mover.fetch(target))
             self._own_memory(folder, fetchers)
-            run = self._timed(commands)
+            run = self.timed(commands)
         for name, target in targets.items():
             if not _are_same(self.shared / wanted, target):
                 raise self.failure(name, f"brought something else than {wanted}")
@@ -248,7 +252,12 @@ class Bench:
                 out.write(zeros)
         taken.unlink()
 
-    def _timed(self, commands: Mapping[str, list[str]]) -> Run:
+    def timed(self, commands: Mapping[str, list[str]]) -> Run:
+        """
+        Run commands at a time, each under its name.
+
+        @raise Failed: one failed, or hung.
+        """
         with contextlib.ExitStack() as stack:
             began = time.perf_counter()
             processes = {
@@ -271,7 +280,7 @@ class Bench:
             if process.returncode != 0:
                 raise self.failure(name, f"ended with status {process.returncode}")
         told = (self._told(name, "done") for name in commands)
-        return Run(seconds, peak, tuple(each for each in told if each))
+        return Run(began, seconds, peak, tuple(each for each in told if each))
 
     def _told(self, name: str, event: str) -> dict[str, Any]:
         told: dict[str, Any] = {}

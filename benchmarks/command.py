@@ -94,8 +94,14 @@ def entered(
         try:
             there.append(stack.enter_context(start(bench)))
         except Missing as error:
-            note(f"{name} is left out: {error}")
+            leave_out(bench, note, name, error)
     return there
+
+
+def leave_out(bench: Bench, note: Note, name: str, error: Missing) -> None:
+    """Say that one cannot take part, and remember it for the report."""
+    bench.left_out[name] = str(error)
+    note(f"{name} is left out: {error}")
 
 
 def in_turn(each: list[_T], rounds: int) -> Iterator[tuple[int, list[_T]]]:
@@ -137,7 +143,7 @@ def perform(
             bench = Bench(Path(scratch), options)
             bench.shared.mkdir()
             (bench.scratch / "home").mkdir()
-            report = measure(bench, note)
+            report = measure(bench, note) | {"left_out": bench.left_out}
     except (Failed, Missing, OSError) as error:
         note(str(error))
         return 1

@@ -4,29 +4,47 @@ What the runs of a benchmark come to, and how it is shown.
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import Failed, Mover
 
 
-def peak_kib(process: subprocess.Popen[bytes]) -> int:
+def memory_kib(process: int, what: str) -> int:
     """
-    Tell the peak resident memory of a running process, in KiB.
+    Tell the memory of a running process, in KiB.
 
-    @raise Failed: this system does not tell.
+    @param process: its id.
+    @param what: what C{/proc} calls it: C{VmRSS} for what is resident now, C{VmHWM} for its peak.
+    @raise Failed: this system does not tell, or the process is gone.
     """
     try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text()
     except OSError as error:
         raise Failed(f"Memory is read from /proc, which failed: {error}.") from error
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
     if found is None:
-        raise Failed("The serving process is gone.")
+        raise Failed("The process whose memory is measured is gone.")
     return int(found[1])
+
+
+def peak_kib(process: subprocess.Popen[bytes]) -> int:
+    """Tell the peak resident memory of a running process, in KiB."""
+    return memory_kib(process.pid, "VmHWM")
+
+
+def at_rank(values: Sequence[float], share: float) -> float:
+    """
+    Give the value that such a share of all values does not exceed, by the nearest rank.
+
+    @param share: above 0, at most 1; 0.99 for the 99th percentile.
+    """
+    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def sum_up(mover: Mover, size: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import select
 import socket
 import statistics
@@ -24,7 +23,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from bench import START_SECONDS, Bench, Failed, Missing, free_port
-from command import Note, common_options, perform, positive
+from command import Note, common_options, leave_out, perform, positive
+from figures import memory_kib
 from movers import find, find_beside_python
 
 from flow512.descriptors import allow_enough_descriptors
@@ -65,7 +65,8 @@ def listen(kind: str, port: int, count: int) -> None:
         one.connect(("127.0.0.1", port))
         for words in words_of(kind, number):
             one.sendall(words)
-            one.recv(65536)
+            if one.recv(65536)[:1] == bytes([Kind.ERROR]):
+                sys.exit("A listener was refused.")
         one.setblocking(False)
         sockets[one.fileno()] = one
         poller.register(one.fileno(), select.EPOLLIN)
@@ -79,6 +80,8 @@ def listen(kind: str, port: int, count: int) -> None:
             heard = poller.poll(60.0)
             for fd, _ in heard:
                 size = len(sockets[fd].recv(65536))
+                if not size:
+                    sys.exit("A listener was cut off.")
                 left.discard(fd)
             if not heard:
                 sys.exit("Not everybody was told.")
@@ -193,6 +196,8 @@ def registry(bench: Bench) -> Iterator[tuple[int, int]]:
     serve += ["--state", str(bench.scratch / "state")]
     serve += ["--limit", f"connections={bench.options.nodes + 1000}"]
     serve += ["--limit", f"nodes-per-address={bench.options.nodes}"]
+    # They come as fast as they can, and are all taken at once.
+    serve += ["--limit", f"registrations-per-second={bench.options.nodes}"]
     with bench.running("flow512", serve) as server:
         port = bench.wait_for_event("flow512", server, "ready", START_SECONDS)["port"]
         bench.wait_for_event("flow512", server, "bootstrap", START_SECONDS)
@@ -211,20 +216,14 @@ def redis(bench: Bench) -> Iterator[int]:
         yield port
 
 
-def resident_kib(process: int) -> int:
-    """Tell the resident memory of a process now, in KiB."""
-    with open(f"/proc/{process}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-
-
 def push_by_flow512(bench: Bench, note: Note) -> dict[str, Any]:
     """Run the rounds of the registry."""
     seconds = []
     size = 0
     with registry(bench) as (port, process):
-        before = resident_kib(process)
+        before = memory_kib(process, "VmRSS")
         with listeners(bench, "registry", port) as them:
-            each = (resident_kib(process) - before) / bench.options.nodes
+            each = (memory_kib(process, "VmRSS") - before) / bench.options.nodes
             for number in range(bench.options.rounds):
                 member = Member(port, number)
                 took, size = them.hear(member.leave)
@@ -268,7 +267,7 @@ def measure(bench: Bench, note: Note) -> dict[str, Any]:
     try:
         theirs = push_by_redis(bench, note, ours["bytes"])
     except Missing as error:
-        note(f"redis is left out: {error}")
+        leave_out(bench, note, "redis", error)
         return report
     ratio = theirs["median"] / ours["median"]
     return {**report, "redis": theirs, "speed_relative_to_redis": ratio}
