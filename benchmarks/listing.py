@@ -35,10 +35,11 @@ def make_files(bench: Bench) -> None:
         (above / f"file {number:07}.bin").touch()
 
 
-def list_once(bench: Bench, command: list[str]) -> tuple[float, float]:
+def list_once(bench: Bench, command: list[str], files: int) -> tuple[float, float]:
     """
     Run the command once.
 
+    @param files: how many it has to list.
     @return: the seconds until its first line, and until its end.
     @raise Failed: it did not list all.
     """
@@ -51,7 +52,7 @@ def list_once(bench: Bench, command: list[str]) -> tuple[float, float]:
         first = time.perf_counter() - began
         lines += sum(1 for _ in process.stdout)
     last = time.perf_counter() - began
-    if process.returncode or lines != bench.options.files:
+    if process.returncode or lines != files:
         raise Failed(f"flow512 ls ended with status {process.returncode} after {lines:,} entries.")
     return first, last
 
@@ -66,10 +67,9 @@ def measure(bench: Bench, note: Note) -> dict[str, Any]:
     make_files(bench)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(node(bench, "never"))
-        command = [served.program, "ls", served.place, "--no-beacon", "--json", *served.manner]
         runs = []
         for number in range(options.rounds):
-            runs.append(list_once(bench, command))
+            runs.append(list_once(bench, served.ls(), options.files))
             note(f"round {number + 1}: first {runs[-1][0]:.3f} s, last {runs[-1][1]:.3f} s")
     first, last = (statistics.median(each) for each in zip(*runs, strict=True))
     return {

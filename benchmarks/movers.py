@@ -69,17 +69,24 @@ class Node:
     A node of flow512 that serves what is shared; all of it is indexed.
 
     @ivar place: its address and port.
+    @ivar security: what every command needs that is to reach it.
     @ivar manner: how it is fetched from, as options of C{flow512 get}.
     """
 
     program: str
     process: subprocess.Popen[bytes]
     place: str
+    security: list[str]
     manner: list[str]
 
     def get(self, wanted: str, *words: str) -> list[str]:
         """Make the command that fetches."""
-        return [self.program, "get", wanted, *words, "--no-beacon", "--json", *self.manner]
+        words = (*words, "--no-beacon", "--json", *self.security, *self.manner)
+        return [self.program, "get", wanted, *words]
+
+    def ls(self, *words: str) -> list[str]:
+        """Make the command that lists."""
+        return [self.program, "ls", self.place, *words, "--no-beacon", "--json", *self.security]
 
 
 @contextlib.contextmanager
@@ -104,10 +111,10 @@ def node(bench: Bench, bootstrap: str) -> Iterator[Node]:
         bench.wait_for_event("flow512", server, "indexed", INDEX_SECONDS)
         # The MD5 of a large file is made later than that, and would take one of the processors.
         bench.wait_for_rest("flow512", server, INDEX_SECONDS)
-        manner = both if options.md5 else [*both, "--no-md5"]
+        manner = [] if options.md5 else ["--no-md5"]
         if options.run:
             manner += ["--run", str(options.run)]
-        yield Node(program, server, f"127.0.0.1:{port}", manner)
+        yield Node(program, server, f"127.0.0.1:{port}", both, manner)
 
 
 @contextlib.contextmanager
