@@ -23,7 +23,7 @@ help:
 	@echo "make types    mypy --strict"
 	@echo "make docs     the manual in docs/_build/html, the API in docs/api"
 	@echo "make package  build sdist and wheel, and try them in clean environments"
-	@echo "make bench    compare with curl, rsync, libtorrent, with scp under TLS, and in a crowd; list, index, push"
+	@echo "make bench    every figure of docs/performance.rst, measured here; half an hour"
 	@echo "make fuzz     coverage-guided fuzzing, each target for a minute"
 	@echo "make clean    remove what the others made, but for .venv"
 
@@ -73,14 +73,7 @@ package: $(VENV)/.dev
 	tools/check_package.sh $(BIN)/python
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/transfer.py
-	$(BIN)/python benchmarks/transfer.py --tls
-	$(BIN)/python benchmarks/swarm.py
-	$(BIN)/python benchmarks/folder.py
-	$(BIN)/python benchmarks/listing.py
-	$(BIN)/python benchmarks/indexing.py
-	$(BIN)/python benchmarks/push.py
-	$(BIN)/python benchmarks/crowd.py
+	$(BIN)/python benchmarks/table.py --write docs/performance.rst
 
 fuzz: $(VENV)/.fuzz
 	set -e; for target in $(FUZZ_TARGETS); do \

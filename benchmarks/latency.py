@@ -33,7 +33,7 @@ ASKED: Final = "asked.bin"
 EVERY: Final = 0.005
 """Seconds from one question to the next, whether or not it was answered."""
 
-IDLE_SECONDS: Final = 2.0
+IDLE_SECONDS: Final = 1.0
 LAST_ANSWERS: Final = 60.0
 """Seconds that the last answers may take."""
 
@@ -148,21 +148,21 @@ def run_rounds(bench: Bench, home: Bench, what: str, note: Note) -> dict[str, An
     @param home: where the node is.
     @param what: C{warm} or C{cold}.
     """
+    idle: list[float] = []
     busy: list[float] = []
     runs: list[Run] = []
     with node(home, "never") as served:
-        with asking(bench, served) as asker:
-            began = time.perf_counter()
-            time.sleep(IDLE_SECONDS)
-        idle = asker.between(began, began + IDLE_SECONDS)
         get = served.get(NAME, "--from", served.place)
         mover = Mover("flow512-get", always(lambda to: [*get, "-o", str(to)]), served.process)
         for number in range(bench.options.rounds):
             if what == "cold":
                 drop_from_cache(home.shared / NAME)
             with asking(bench, served) as asker:
+                began = time.perf_counter()
+                time.sleep(IDLE_SECONDS)
                 run = bench.measure(mover)
             runs.append(run)
+            idle += asker.between(began, began + IDLE_SECONDS)
             # From when the bytes flow, or a little later: until the process has ended.
             ended = run.began + run.seconds
             answers = asker.between(ended - (run.own_seconds or run.seconds), ended)
