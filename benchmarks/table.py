@@ -116,7 +116,7 @@ def show(report: dict[str, Any], figures: list[Figure]) -> None:
 def page_part(report: dict[str, Any], figures: list[Figure]) -> str:
     """Write the table, and where it is from, as reStructuredText."""
     machine = "; ".join(f"{name} {what}" for name, what in report["machine"].items())
-    table = ["   " + " | ".join(row) for row in [HEADER, *rows(figures)]]
+    table = [("   " + " | ".join(row)).rstrip() for row in [HEADER, *rows(figures)]]
     return "\n".join(
         [
             f"Measured on {report['date']}. {machine[0].upper()}{machine[1:]}.",
