@@ -106,7 +106,7 @@ class Asker:
         except subprocess.TimeoutExpired:
             raise Failed(f"Not all was answered within {LAST_ANSWERS:g} seconds.") from None
         if self._process.returncode:
-            raise Failed("The process that asks has failed.")
+            raise Failed(f"The process that asks ended with status {self._process.returncode}.")
         self.answers = json.loads(said)
 
     def between(self, began: float, ended: float) -> list[float]:

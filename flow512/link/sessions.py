@@ -130,7 +130,9 @@ class DirectSession:
         # It belongs to the session from now on, and the one before it is no more.
         _LIB.SSL_set_bio(self._ssl, bio, self._from_ssl)
         self._connection._into_ssl = bio
-        self._taken = place
+        # The object itself and no view of it: when the garbage collector clears a view that
+        # somebody has a buffer of, CPython 3.11 ends with a segmentation fault.
+        self._taken = encrypted.obj
 
     def decrypt_into(self, room: memoryview) -> int:
         ssl, read, size = self._ssl, _LIB.SSL_read, len(room)

@@ -73,6 +73,14 @@ class DirectTests(SynchronousTestCase):
         """This pyOpenSSL has the names; without them, everything is slower and nobody notices."""
         self.assertIsInstance(self.sender, self.kind)
 
+    def test_holds_no_view(self) -> None:
+        """A view of what arrived is its owner's, who may give it up: nobody has a buffer of it."""
+        self.sender.encrypt(b"content")
+        encrypted = memoryview(self.encrypted())
+        self.receiver.take(encrypted)
+        encrypted.release()
+        self.assertEqual(self.decrypted(), b"content")
+
     def test_several_records(self) -> None:
         """What arrived in several records fills the room; what does not fit comes next."""
         content = bytes(range(250)) * 200
