@@ -113,17 +113,19 @@ class Someone:
 
     def calling(self, connection: socket.socket) -> Line:
         """Begin to speak on a connection of its own."""
-        if self._tls is None:
-            return connection
-        session = self._tls.clientConnectionForTLS(None)  # type: ignore[arg-type]  # not looked at
-        session.set_connect_state()
-        return Encrypted(connection, session)
+        return self._speaking(connection, SSL.Connection.set_connect_state)
 
     def called(self, connection: socket.socket) -> Line:
         """Begin to speak on a connection of somebody else's."""
+        return self._speaking(connection, SSL.Connection.set_accept_state)
+
+    def _speaking(
+        self, connection: socket.socket, take_side: Callable[[SSL.Connection], None]
+    ) -> Line:
         if self._tls is None:
             return connection
-        session = self._tls.serverConnectionForTLS(None)  # type: ignore[arg-type]  # not looked at
+        session = self._tls.clientConnectionForTLS(None)  # type: ignore[arg-type]  # not looked at
+        take_side(session)
         return Encrypted(connection, session)
 
     def hello(self, conversation: str) -> bytes:

@@ -303,8 +303,8 @@ PARTS: Final[dict[str, Part]] = {
     "indexing": part("indexing", "", "--size 64MiB --files 4 --rounds 1", of_indexing),
     "listing": part("listing", "", "--files 1000 --rounds 1", of_listing),
     "memory": part("memory", "", "--size 256MiB --rounds 1", of_memory),
-    "latency": part("latency", "", "--size 128MiB --rounds 1", partial(of_latency, BARE)),
-    "latency-tls": part("latency", "--tls", "--size 128MiB --rounds 1", partial(of_latency, "TLS")),
+    "latency": part("latency", "", "--size 64MiB --rounds 1", partial(of_latency, BARE)),
+    "latency-tls": part("latency", "--tls", "--size 64MiB --rounds 1", partial(of_latency, "TLS")),
     "startup": part("startup", "--tls --md5", "--rounds 1", of_startup),
     "proportion": part(
         "proportion",
