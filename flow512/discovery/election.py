@@ -352,7 +352,10 @@ class Election:
         preferred = self._preferred(current, now)
         if preferred is not None:
             assert preferred.claim is not None
-            actions.append(Introduce(current.address, preferred.address, preferred.claim))
+            if current.claim is not None and not current.claim.appointed:
+                # One that is appointed would not give way, but have the nodes sent back if it is
+                # older: what their users prefer would not count.
+                actions.append(Introduce(current.address, preferred.address, preferred.claim))
             self._follow(preferred, Why.NAMED, now, actions)
         elif self._goes_to is not None:
             link = self._links.get(self._goes_to.address)

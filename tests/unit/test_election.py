@@ -336,6 +336,21 @@ class NamedTests(ElectionTestCase):
             ],
         )
 
+    def test_appointed_are_not_introduced(self) -> None:
+        """
+        Two appointed ones are not told of each other by who goes back to the one he prefers: the
+        older one is the other, and would have him sent to it again.
+        """
+        self.named()
+        self.run_for(NEXT_NAMED)
+        self.listed(self.two, claim(2, appointed=True))
+        back = claim(1, 10, appointed=True)
+        self.listed(self.one, back)
+        self.assertEqual(
+            self.run_for(PREFERRED_AFTER),
+            [Follow(self.one, back, Why.NAMED), HangUp(self.two)],
+        )
+
     def test_failover(self) -> None:
         """When the one that is followed is gone, the next is tried within a second."""
         self.named()
