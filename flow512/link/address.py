@@ -28,6 +28,7 @@ from twisted.internet.interfaces import (
 
 from flow512.content.paths import escape
 from flow512.errors import Misuse, PortTaken
+from flow512.link.origin import unwrapped
 
 DEFAULT_PORT: Final = 5000
 """The TCP port of nodes and registries."""
@@ -76,10 +77,10 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> HostPort | str
     """
     text = text.strip()
     if _is_ipv6(text):
-        return HostPort(text, default_port)
+        return HostPort(unwrapped(text), default_port)
     match = _BRACKETED.fullmatch(text)
     if match is not None and _is_ipv6(match[1]):
-        return HostPort(match[1], _port(text, match[2], default_port))
+        return HostPort(unwrapped(match[1]), _port(text, match[2], default_port))
     match = _PLAIN.fullmatch(text)
     if match is not None:
         return HostPort(match[1], _port(text, match[2], default_port))
@@ -199,5 +200,5 @@ def host_of(port: IListeningPort | None, usual: str) -> str:
 
     @param usual: the address for a port that is open on all of them, or has none.
     """
-    bound: str = "" if port is None else getattr(port.getHost(), "host", "")
+    bound = "" if port is None else unwrapped(getattr(port.getHost(), "host", ""))
     return usual if bound in ("", "0.0.0.0", "::") else bound  # noqa: S104  # compared, not bound

@@ -68,6 +68,7 @@ from flow512.errors import (
 from flow512.link.address import HostPort
 from flow512.link.bulk import IBodyReceiver, Lane, open_lane
 from flow512.link.introduction import Introduction
+from flow512.link.origin import unwrapped
 from flow512.link.security import TLS_RECORDS, beneath, is_tls
 from flow512.wire.fields import Message
 from flow512.wire.frame import BufferPool, Frame, FrameReader
@@ -122,11 +123,12 @@ class Patience(msgspec.Struct, frozen=True):
 
 def address_host(address: IAddress | None) -> str:
     """
-    The host in a transport's address; for an address that has none, its text.
+    The host in a transport's address: IPv4 plainly, IPv6 with its scope if it has one. For an
+    address that has no host, its text.
 
     @param address: such as C{transport.getPeer()} gives.
     """
-    return str(getattr(address, "host", address))
+    return unwrapped(str(getattr(address, "host", address)))
 
 
 @implementer(IPushProducer, IHandshakeListener, IBodyReceiver)

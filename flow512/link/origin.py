@@ -21,6 +21,17 @@ def plain_address(host: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def unwrapped(host: str) -> str:
+    """
+    Say a host as he does who is there: an IPv4 address that IPv6 wraps, as a socket that listens
+    for both gives it, is the plain one; anything else stays as it is, with its scope.
+    """
+    if ":" not in host:
+        return host
+    address = plain_address(host)
+    return str(address) if isinstance(address, IPv4Address) else host
+
+
 def source_of(host: str) -> str:
     """
     Tell who is to be counted as one: an IPv4 address, or an IPv6 network of 64 bits, since the

@@ -125,9 +125,8 @@ class RegistryProtocol(Answerer):
 
     def conversation_opened(self, agreement: Agreement) -> None:
         self._node = agreement.peer.node
-        port = getattr(self.connection.getPeer(), "port", 0)
         if self._registry.log_room.take(self.host):
-            self.log.info("Peer connected: {address}", address=(escape(self.host), port))
+            self.log.info("Peer connected: {address}", address=(escape(self.host), self.peer[1]))
         self._deadline = self.clock.callLater(self.patience.greeting, self._too_late)
 
     def _too_late(self) -> None:

@@ -27,7 +27,7 @@ import msgspec
 
 from flow512.errors import BadMessage
 from flow512.limits import Limits
-from flow512.link.origin import plain_address, source_of, subnet_of
+from flow512.link.origin import plain_address, source_of, subnet_of, unwrapped
 from flow512.wire.fields import Peer
 from flow512.wire.messages import Delta, Snapshot
 
@@ -178,7 +178,7 @@ class PeerList:
 
         @param peer: as the registry says it.
         """
-        return peer if self._registry_host is None else as_reached(peer, self._registry_host)
+        return as_reached(peer, self._registry_host)
 
     def _miss(self) -> None:
         self.is_current = False
@@ -189,23 +189,24 @@ class PeerList:
             raise BadMessage(f"The registry lists more than {self._most} peers.")
 
 
-def as_reached(peer: Peer, told_by: str) -> Peer:
+def as_reached(peer: Peer, told_by: str | None) -> Peer:
     """
-    Say where a peer is found that somebody told of: loopback is the machine of whoever told it, and
-    an address of a link is on the link that he is reached by.
+    Say where a peer is found that somebody told of: loopback is the machine of whoever told it, an
+    address of a link is on the link that he is reached by, and an IPv4 address in IPv6 is that one.
 
     @param peer: as he says it.
-    @param told_by: the address that he is reached at.
+    @param told_by: the address that he is reached at; L{None} if that is this machine, whose
+        addresses are as he says them.
     """
-    address = plain_address(peer.host)
-    if address is None:
-        return peer
-    _, percent, scope = told_by.partition("%")
-    if address.is_loopback:
-        return msgspec.structs.replace(peer, host=told_by)
-    if percent and address.version == 6 and address.is_link_local:
-        return msgspec.structs.replace(peer, host=f"{address}%{scope}")
-    return peer
+    host = unwrapped(peer.host)
+    address = plain_address(host)
+    if told_by is not None and address is not None:
+        _, percent, scope = told_by.partition("%")
+        if address.is_loopback:
+            host = told_by
+        elif percent and address.version == 6 and address.is_link_local:
+            host = f"{address}%{scope}"
+    return peer if host == peer.host else msgspec.structs.replace(peer, host=host)
 
 
 def can_be_dialled(peer: Peer) -> bool:

@@ -40,6 +40,8 @@ class ParseTests(SynchronousTestCase):
             "[::1]": HostPort("::1", 5000),
             "[fe80::1%eth0]:1": HostPort("fe80::1%eth0", 1),
             "fe80::1%eth0": HostPort("fe80::1%eth0", 5000),
+            "::ffff:10.0.0.1": HostPort("10.0.0.1", 5000),
+            "[::ffff:10.0.0.1]:1": HostPort("10.0.0.1", 1),
             "bücher.example": HostPort("bücher.example", 5000),
             "tcp:host:80": "tcp:host:80",
             "unix:/run/node": "unix:/run/node",
@@ -179,7 +181,8 @@ class ListenTests(SynchronousTestCase):
         every = self.successResultOf(self.listen(r"tcp:1:interface=\:\:"))
         old = self.successResultOf(self.listen("tcp:2"))
         one = self.successResultOf(self.listen("tcp:3:interface=10.0.0.1"))
+        wrapped = MemoryReactorClock().listenTCP(4, Factory(), interface="::ffff:10.0.0.1")
         self.assertEqual(
-            [host_of(port, "usual") for port in (every, old, one, None)],
-            ["usual", "usual", "10.0.0.1", "usual"],
+            [host_of(port, "usual") for port in (every, old, one, wrapped, None)],
+            ["usual", "usual", "10.0.0.1", "10.0.0.1", "usual"],
         )

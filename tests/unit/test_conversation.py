@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.internet.task import Clock
@@ -521,6 +521,12 @@ class OpenTests(ConversationTestCase):
         transport.peerAddr = IPv4Address("TCP", "192.0.2.7", 1234)
         self.assertEqual(conversation.peer_host, "192.0.2.7")
         self.assertEqual(conversation.peer, ("192.0.2.7", 1234))
+        transport.peerAddr = IPv6Address("TCP", "::ffff:192.0.2.7", 1234)
+        self.assertEqual(conversation.peer_host, "192.0.2.7")
+        self.assertEqual(conversation.peer, ("192.0.2.7", 1234))
+        transport.peerAddr = IPv6Address("TCP", "fe80::7%lan", 1234, 0, 3)
+        self.assertEqual(conversation.peer_host, "fe80::7%lan")
+        self.assertEqual(conversation.peer, ("fe80::7%lan", 1234))
         transport.peerAddr = UNIXAddress(b"/run/x")
         self.assertEqual(conversation.peer, (address_host(UNIXAddress(b"/run/x")), 0))
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.link.origin import plain_address, source_of, subnet_of
+from flow512.link.origin import plain_address, source_of, subnet_of, unwrapped
 
 
 class OriginTests(SynchronousTestCase):
@@ -24,6 +24,18 @@ class OriginTests(SynchronousTestCase):
             self.assertEqual(plain_address(host), ip_address(plain))
         for host in ("UNIXAddress('/run/x')", "", "somewhere", "192.0.2.1/24"):
             self.assertIsNone(plain_address(host))
+
+    def test_unwrapped(self) -> None:
+        """IPv4 in IPv6 is the IPv4 address; nothing else is changed, and scopes stay."""
+        rows = [
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::FFFF:c000:0201", "192.0.2.1"),
+            ("::ffff:192.0.2.1%eth9", "192.0.2.1"),
+        ]
+        for host, plain in rows:
+            self.assertEqual(unwrapped(host), plain)
+        for host in ("192.0.2.1", "fe80::1%eth9", "2001:db8::1", "::1", "name", "a:b", ""):
+            self.assertEqual(unwrapped(host), host)
 
     def test_sources(self) -> None:
         """An IPv4 address counts as one, and so does a whole IPv6 network of 64 bits."""

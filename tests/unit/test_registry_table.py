@@ -1109,12 +1109,15 @@ class PeerListTests(SynchronousTestCase):
             self.assertEqual(self.list.peers, {})
 
     def test_neighbours_of_the_registry(self) -> None:
-        """Who is at a loopback address is where the registry is, as seen from here."""
-        local = [peer(1, "127.0.0.1"), peer(2, "::1"), peer(3, HOST)]
+        """
+        Who is at a loopback address is where the registry is, as seen from here; and an IPv4
+        address in IPv6 is that one.
+        """
+        local = [peer(1, "127.0.0.1"), peer(2, "::ffff:127.0.0.2"), peer(3, f"::ffff:{HOST}")]
         rows = [
             (ELSEWHERE, [ELSEWHERE, ELSEWHERE, HOST]),
-            ("127.0.0.1", ["127.0.0.1", "::1", HOST]),
-            ("UNIXAddress(None)", ["127.0.0.1", "::1", HOST]),
+            ("127.0.0.1", ["127.0.0.1", "127.0.0.2", HOST]),
+            ("UNIXAddress(None)", ["127.0.0.1", "127.0.0.2", HOST]),
         ]
         for registry, hosts in rows:
             copy = PeerList()
