@@ -243,8 +243,11 @@ class Acquaintances:
         Hear where peers are said to be.
 
         @param peers: as whoever can be reached from here would see them; nobody vouches for them.
-        @param by: who says so; what one says crowds out nothing that others say.
+        @param by: the address that whoever says so is reached at; what is told from there, or
+            from another address of the same L{source<flow512.link.origin.source_of>}, crowds out
+            nothing that others say.
         """
+        by = source_of(by)
         unmet = Counter(each.told_by for each in self._people.values() if each.is_fresh)
         for peer in peers:
             if not can_be_dialled(peer) or not self._may_meet(peer.node):

@@ -192,6 +192,14 @@ class HearingTests(AcquaintancesCase):
         self.assertIn(peer(9999), dialled)
         self.assertEqual(len(dialled), MOST_TOLD_BY_ONE + 1)
 
+    def test_many_addresses_are_one(self) -> None:
+        """Whoever has a network of IPv6 addresses is one teller, whichever he speaks from."""
+        half = MOST_TOLD_BY_ONE // 2
+        for number in range(4):
+            told = [peer(1000 * number + each) for each in range(half)]
+            self.known.told(told, f"2001:db8::{number}", self.now)
+        self.assertEqual(len(self.meet_all_once()), MOST_TOLD_BY_ONE)
+
     def meet_all_once(self) -> list[Visit]:
         """Visit everybody once, in vain."""
         done = []
