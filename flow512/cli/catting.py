@@ -35,7 +35,8 @@ async def cat(
     @param offset: of the first byte that is wanted.
     @param length: how many are wanted; L{None} for all from there on.
     @param voice: says who was dropped, and why.
-    @raise Flow512Error: as L{flow512.node.NodeService.stream}; L{Interrupted} if it was cancelled.
+    @raise Flow512Error: as L{flow512.node.fetching.Fetching.stream}; L{Interrupted} if it was
+        cancelled.
     """
     if wish.wanted.endswith("/"):
         raise Misuse(
@@ -69,7 +70,7 @@ async def cat(
             elif not wish.linked:
                 await meeting.anybody()
             try:
-                await node.stream(
+                await node.fetching.stream(
                     wish.wanted,
                     open_outlet,
                     peer=wish.peer,

@@ -133,10 +133,11 @@ class Doctor(msgspec.Struct):
             self.say(wrong("state", str(error), "No node starts so; nothing else was looked at."))
 
     async def _look(self, node: NodeService, listening: Listening | None) -> None:
+        known = node.neighbourhood
         settings = node.settings
         if listening is not None or settings.serves:
             self.say(await self._port(node, listening))
-        addresses = node.beacon_addresses
+        addresses = known.beacon_addresses
         self.say(judge_interfaces(addresses))
         if settings.beacon_port is None:
             self.say(note("beacon", "The beacon was left out."))
@@ -151,7 +152,7 @@ class Doctor(msgspec.Struct):
         if settings.beacon_port is not None:
             names = self._seen(node)
             self.say(judge_sightings(names))
-            off = list(node.off_clock.items())
+            off = list(known.off_clock.items())
             is_closed = node.introduction.key is not None
             self.say(judge_clock(off, is_closed=is_closed, sees=bool(names)))
         self.say(judge_registry(self._registered(node)), self._reachability(node, listening))
@@ -185,7 +186,7 @@ class Doctor(msgspec.Struct):
         return Owner.OURS if found == node.introduction.node else Owner.NODE
 
     async def _hello(self, node: NodeService, candidate: Candidate) -> bytes:
-        connecting = Deferred.fromCoroutine(node.client.connect(candidate))
+        connecting = Deferred.fromCoroutine(node.fetching.client.connect(candidate))
         connecting.addTimeout(ANSWERS_WITHIN, self.machine.reactor, _no_answer)
         source = await connecting
         assert source.agreement is not None
@@ -195,6 +196,7 @@ class Doctor(msgspec.Struct):
     # Others
 
     async def _wait_for_others(self, node: NodeService) -> None:
+        known = node.neighbourhood
         clock = self.machine.reactor
         began = clock.seconds()
         listens = LISTEN if node.settings.beacon_port is not None else 0.0
@@ -202,42 +204,43 @@ class Doctor(msgspec.Struct):
 
         def is_enough() -> bool:
             passed = clock.seconds() - began
-            is_told = node.is_listed and (not node.port or node.is_reachable is not None)
+            is_told = known.is_listed and (not node.port or known.is_reachable is not None)
             is_named = bool(node.settings.registries)
             # Members whose clocks are off answer no question; they are heard when they announce.
-            is_hearing = passed >= _ANNOUNCED or node.sightings() or node.off_clock
+            is_hearing = passed >= _ANNOUNCED or known.sightings() or known.off_clock
             if passed < listens or (listens and is_closed and not is_hearing):
                 return False
             return is_told or (not is_named and not self._is_seen(node))
 
         wait = max(self.wait, _ANNOUNCED) if listens and is_closed else self.wait
-        while clock.seconds() - began < wait and not (is_enough() and node.is_settled):
+        while clock.seconds() - began < wait and not (is_enough() and known.is_settled):
             await deferLater(clock, _LOOK_EVERY)
 
     def _is_seen(self, node: NodeService) -> bool:
         """Whether there may be a registry."""
-        return bool(node.known_registries) or any(
-            each.port("registry") is not None for each in node.sightings()
+        return bool(node.neighbourhood.known_registries) or any(
+            each.port("registry") is not None for each in node.neighbourhood.sightings()
         )
 
     def _seen(self, node: NodeService) -> list[str]:
         ours = node.introduction.node
         names = {
             each.node_id or each.instance: each.name or each.host
-            for each in node.sightings()
+            for each in node.neighbourhood.sightings()
             if each.node_id != ours
         }
         return sorted(names.values())
 
     def _registered(self, node: NodeService) -> Registered:
+        known = node.neighbourhood
         named = [each.address for each in node.settings.registries]
-        registry = node.registry
+        registry = known.registry
         at = "" if registry is None else str(HostPort(registry.host, registry.port))
         others = [each for each in node.peers if each.node != node.introduction.node]
         return Registered(
             " or ".join(map(str, named)),
             at,
-            node.registry_trouble,
+            known.registry_trouble,
             len(others),
             # What is named by a host's name, or by an endpoint, is not to be compared.
             bool(named)
@@ -246,18 +249,20 @@ class Doctor(msgspec.Struct):
         )
 
     def _reachability(self, node: NodeService, listening: Listening | None) -> Finding:
+        known = node.neighbourhood
         if node.port:
-            said = {True: Reached.YES, False: Reached.NO, None: Reached.UNKNOWN}[node.is_reachable]
-            return judge_reachability(said, node.port, node.why_unreachable)
-        if listening is None or not node.is_listed:
+            said = {True: Reached.YES, False: Reached.NO, None: Reached.UNKNOWN}[known.is_reachable]
+            return judge_reachability(said, node.port, known.why_unreachable)
+        if listening is None or not known.is_listed:
             return judge_reachability(Reached.UNKNOWN, 0)
         # Our node runs, and is on the list only if the registry has reached it.
         is_listed = any(each.node == node.introduction.node for each in node.peers)
         return judge_reachability(Reached.YES if is_listed else Reached.NO, listening.port)
 
     async def _peers(self, node: NodeService) -> list[Finding]:
+        known = node.neighbourhood
         ours = node.introduction.node
-        candidates = [each for each in node.candidates() if each.node != ours][:MOST_TRIED]
+        candidates = [each for each in known.candidates() if each.node != ours][:MOST_TRIED]
 
         async def try_one(candidate: Candidate) -> tuple[str, str] | None:
             try:
@@ -271,12 +276,12 @@ class Doctor(msgspec.Struct):
         )
         failed = [each for each in tried if each is not None]
         found = judge_peers(len(tried) - len(failed), failed)
-        if node.peer_trouble:
+        if known.peer_trouble:
             found.insert(
                 0,
                 wrong(
                     "peers",
-                    f"A peer that was named is not reached ({node.peer_trouble.rstrip('.')}).",
+                    f"A peer that was named is not reached ({known.peer_trouble.rstrip('.')}).",
                     "See whether a node runs there, and whether its firewall lets others in.",
                 ),
             )

@@ -269,8 +269,8 @@ async def get(
     Fetch one file.
 
     @param settings: see L{passing}.
-    @raise Flow512Error: as L{NodeService.get}; L{Interrupted} if it was cancelled. What was
-        verified until then is kept for the next time.
+    @raise Flow512Error: as L{flow512.node.fetching.Fetching.get}; L{Interrupted} if it was
+        cancelled. What was verified until then is kept for the next time.
     """
     if wish.wanted.startswith(SCHEME):
         parse_content_id(wish.wanted)
@@ -291,7 +291,7 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
     elif not wish.linked:
         await meeting.anybody()
     try:
-        return await node.get(
+        return await node.fetching.get(
             wish.wanted,
             peer=wish.peer,
             known=[Candidate(each.address, node=each.node) for each in wish.linked],
@@ -323,9 +323,11 @@ async def is_there_a_folder(machine: Machine, node: NodeService, wish: Wish) -> 
     """
     if wish.wanted.startswith(SCHEME):
         return False
-    finder = Finder(node.client.connect, machine.reactor)
+    finder = Finder(node.fetching.client.connect, machine.reactor)
     try:
-        found = await finder.find(node.candidates_for(wish.peer), path=f"{wish.wanted}/")
+        found = await finder.find(
+            node.neighbourhood.candidates_for(wish.peer), path=f"{wish.wanted}/"
+        )
     except Flow512Error:
         return False
     found.source.leave()

@@ -58,9 +58,9 @@ def acquaintances(node: NodeService) -> list[Acquaintance]:
         )
         for each in node.peers
     }
-    for sighting in node.sightings():
+    for sighting in node.neighbourhood.sightings():
         port = sighting.port("node")
-        if port is None or node.is_itself(sighting.node_id):
+        if port is None or node.neighbourhood.is_itself(sighting.node_id):
             continue
         before = known.get(sighting.node_id)
         known[sighting.node_id] = Acquaintance(
@@ -69,7 +69,7 @@ def acquaintances(node: NodeService) -> list[Acquaintance]:
             HostPort(sighting.host, port) if before is None else before.address,
             "beacon" if before is None or before.known_by == "beacon" else "both",
         )
-    for each in node.acquaintances:
+    for each in node.neighbourhood.acquaintances:
         known.setdefault(
             each.node,
             Acquaintance(each.node, each.name, HostPort(each.host, each.port), known_by="peers"),
@@ -186,21 +186,21 @@ async def ls(
             if isinstance(answer, Flow512Error):
                 voice.fail(_unreachable([candidate], [answer]))
                 continue
-            async for page in node.client.pages(answer, question.prefix):
+            async for page in node.fetching.client.pages(answer, question.prefix):
                 _tell_entries(candidate, page, voice, table, with_peer=not question.peer)
             answer.leave()
     table.end()
 
 
 def _connect(node: NodeService, candidate: Candidate) -> Deferred[SourceProtocol]:
-    return Deferred.fromCoroutine(node.client.connect(candidate))
+    return Deferred.fromCoroutine(node.fetching.client.connect(candidate))
 
 
 async def _whom(meeting: Meeting, question: Question) -> Sequence[Candidate]:
     if question.peer:
         return [await meeting.peer(question.peer)]
     await meeting.everybody()
-    candidates = meeting.node.candidates()
+    candidates = meeting.node.neighbourhood.candidates()
     if not candidates:
         raise _nobody(question.wait)
     return sorted(candidates, key=lambda each: (each.name, str(each.address)))

@@ -22,6 +22,7 @@ from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
 from flow512.link.address import parse_address
 from flow512.link.node_id import split_node_id
 from flow512.node import NodeService
+from flow512.node.neighbourhood import Neighbourhood
 from flow512.transfer.finding import Candidate
 
 _FOR_REGISTRIES: Final = 2.0
@@ -71,6 +72,10 @@ class Meeting(msgspec.Struct, frozen=True):
     node: NodeService
     wait: float
 
+    @property
+    def _known(self) -> Neighbourhood:
+        return self.node.neighbourhood
+
     async def anybody(self) -> None:
         """
         Wait until it is worth asking around: a registry's list is here with somebody on it, or
@@ -83,7 +88,7 @@ class Meeting(msgspec.Struct, frozen=True):
         is_named = bool(self.node.settings.registries)
         await self._gather(
             lambda passed: (
-                self.node.is_listed
+                self._known.is_listed
                 or (self._has_listened(passed) and not is_named and self._has_met(passed))
             )
         )
@@ -99,7 +104,7 @@ class Meeting(msgspec.Struct, frozen=True):
             lambda passed: (
                 self._has_listened(passed)
                 and (
-                    self.node.is_listed
+                    self._known.is_listed
                     or (not is_named and self._has_met(passed) and not self._is_seen(passed))
                 )
             )
@@ -115,7 +120,7 @@ class Meeting(msgspec.Struct, frozen=True):
 
         @param passed: seconds since the wait began.
         """
-        is_seen = any(each.port("registry") is not None for each in self.node.sightings())
+        is_seen = any(each.port("registry") is not None for each in self._known.sightings())
         return is_seen and passed < LISTEN + _FOR_REGISTRIES
 
     def _has_met(self, passed: float) -> bool:
@@ -124,9 +129,9 @@ class Meeting(msgspec.Struct, frozen=True):
 
         @param passed: seconds since the wait began.
         """
-        node = self.node
-        may_answer = bool(node.known_registries) and not node.is_listed
-        return node.is_settled and (passed >= _FOR_REGISTRIES or not may_answer)
+        known = self._known
+        may_answer = bool(known.known_registries) and not known.is_listed
+        return known.is_settled and (passed >= _FOR_REGISTRIES or not may_answer)
 
     async def _gather(self, is_enough: Callable[[float], bool]) -> None:
         settings = self.node.settings
@@ -135,11 +140,11 @@ class Meeting(msgspec.Struct, frozen=True):
         began = self.clock.seconds()
 
         def holds() -> bool:
-            return is_enough(self.clock.seconds() - began) and bool(self.node.candidates())
+            return is_enough(self.clock.seconds() - began) and bool(self._known.candidates())
 
         await self._until(holds)
-        if settings.registries and not (self.node.is_listed or self.node.candidates()):
-            trouble = self.node.registry_trouble
+        if settings.registries and not (self._known.is_listed or self._known.candidates()):
+            trouble = self._known.registry_trouble
             first, *others = (each.address for each in settings.registries)
             if others:
                 raise Unreachable(
@@ -149,10 +154,10 @@ class Meeting(msgspec.Struct, frozen=True):
             if trouble:
                 raise Refusal(f"The registry at {first} does not list us: {trouble}")
             raise Unreachable(f"The registry at {first} does not answer; is it running?")
-        if self.node.peer_trouble and not self.node.candidates():
+        if self._known.peer_trouble and not self._known.candidates():
             raise Unreachable(
                 f"No peer was found, and the one that was named is not reached"
-                f" ({self.node.peer_trouble}); is a node running there?"
+                f" ({self._known.peer_trouble}); is a node running there?"
             )
 
     async def peer(self, wanted: str) -> Candidate:
@@ -165,7 +170,7 @@ class Meeting(msgspec.Struct, frozen=True):
         if not is_address(wanted):
             await self._until(lambda: self._knows(wanted))
         try:
-            return self.node.candidate(wanted)
+            return self._known.candidate(wanted)
         except Misuse:
             raise self.unknown(wanted) from None
 
@@ -180,7 +185,7 @@ class Meeting(msgspec.Struct, frozen=True):
 
     def _knows(self, wanted: str) -> bool:
         try:
-            return self.node.candidate(wanted).node is not None
+            return self._known.candidate(wanted).node is not None
         except Misuse:
             return False
 

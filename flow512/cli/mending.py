@@ -59,8 +59,8 @@ async def _found(
     else:
         await meeting.anybody()
     try:
-        found = await Finder(node.client.connect, machine.reactor).find_all(
-            [*node.candidates_for(who.peer), *linked],
+        found = await Finder(node.fetching.client.connect, machine.reactor).find_all(
+            [*node.neighbourhood.candidates_for(who.peer), *linked],
             path="" if expected.root else path,
             root=expected.root,
         )
@@ -112,7 +112,7 @@ async def verify(
             try:
                 path = _check_file(each, "")
                 async with _found(machine, node, each, path, who) as found:
-                    damage = await node.mender(verdicts.blame).look(found, each.file)
+                    damage = await node.fetching.mender(verdicts.blame).look(found, each.file)
             except STOPPED:
                 raise
             except Flow512Error as error:
@@ -150,7 +150,7 @@ async def repair(
         ):
             told.found(found[0].candidate, found[0].entry)
             progress.begin(found[0].entry, 0)
-            mended = await node.mender(told.blamed).repair(
+            mended = await node.fetching.mender(told.blamed).repair(
                 found, expected.file, progress.grown, told.damage
             )
     told.done(mended)

@@ -241,7 +241,7 @@ async def get_folder(
     @param settings: see L{flow512.cli.getting.passing}.
     @param beyond: what becomes of what is here and not there.
     @raise Incomplete: something was left out, and the rest is here.
-    @raise Flow512Error: as L{flow512.node.NodeService.get_folder}; L{Interrupted} if it was
+    @raise Flow512Error: as L{flow512.node.fetching.Fetching.get_folder}; L{Interrupted} if it was
         cancelled. What is in its place until then is not fetched the next time.
     """
     if wish.wanted.startswith(SCHEME):
@@ -257,7 +257,7 @@ async def get_folder(
                 await meeting.peer(wish.peer)
             else:
                 await meeting.anybody()
-            outcome = await node.get_folder(
+            outcome = await node.fetching.get_folder(
                 wish.wanted.rstrip("/") if wish.wanted.startswith(SCHEME) else wish.wanted,
                 top,
                 peer=wish.peer,

@@ -25,7 +25,7 @@ def main() -> None:
     node.startService()
 
     def look() -> None:
-        if node.sightings():
+        if node.neighbourhood.sightings():
             seconds = installed.seconds() - began  # type: ignore[attr-defined]  # likewise
             sys.stdout.write(json.dumps({"event": "seen", "seconds": seconds}) + "\n")
             sys.stdout.flush()

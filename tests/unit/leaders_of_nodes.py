@@ -103,7 +103,7 @@ class Village:
     @property
     def leaders(self) -> list[Host]:
         """Who leads now."""
-        return [host for host, node in self.running.items() if node.is_bootstrap]
+        return [host for host, node in self.running.items() if node.neighbourhood.is_bootstrap]
 
     def parts(self) -> list[list[Host]]:
         """The hosts with nodes, by who reaches whom."""
@@ -122,7 +122,7 @@ class Village:
         for part in self.parts():
             if all(self.modes[host] is Mode.NEVER for host in part):
                 continue
-            leading = [host for host in part if self.running[host].is_bootstrap]
+            leading = [host for host in part if self.running[host].neighbourhood.is_bootstrap]
             if len(leading) != 1:
                 return f"{[str(each) for each in leading]} lead of {len(part)}"
             leader = self.running[leading[0]].introduction.node

@@ -211,7 +211,7 @@ class Member:
         while self._tries_left:
             self._tries_left -= simulation.is_calm
             try:
-                self.fetched = await service.get(
+                self.fetched = await service.fetching.get(
                     format_content_id(simulation.root),
                     target=Target(str(self.downloads)),
                     blame=lambda who, reason: simulation.blamed.append(who),

@@ -129,7 +129,7 @@ class AcquaintingCase(SynchronousTestCase):
 
     def known_to(self, name: str) -> set[str]:
         """The names of those whom a node has met."""
-        return {each.name for each in self.nodes[name].acquaintances}
+        return {each.name for each in self.nodes[name].neighbourhood.acquaintances}
 
     def all_know_all(self) -> bool:
         """Whether every node that runs has met every other, and nobody else."""
@@ -235,11 +235,11 @@ class MeetingTests(AcquaintingCase):
         self.network.run(6)
         for peer in ("n0", "registry"):
             late = self.node(f"asks {peer}", f"{peer}:5000")
-            self.network.run_until(lambda late=late: late.known_registries, limit=20)
-            [met] = late.known_registries
+            self.network.run_until(lambda late=late: late.neighbourhood.known_registries, limit=20)
+            [met] = late.neighbourhood.known_registries
             self.assertEqual((met.peer.host, met.peer.port, met.at), ("10.0.1.1", 5000, None))
             self.assertEqual(met.peer.node, self.nodes["registry"].introduction.node)
-        [met] = listed.known_registries
+        [met] = listed.neighbourhood.known_registries
         self.assertEqual(met.peer.host, "10.0.1.1")
         self.assertIsNotNone(met.at)
 
@@ -267,14 +267,18 @@ class MeetingTests(AcquaintingCase):
 
         def are_listed(*names: str) -> bool:
             nodes = [self.nodes[name] for name in names]
-            leaders = {node.registry.node for node in nodes if node.registry is not None}
+            leaders = {
+                node.neighbourhood.registry.node
+                for node in nodes
+                if node.neighbourhood.registry is not None
+            }
             return len(leaders) == 1 and all(
                 {each.name for each in node.peers} == {*names} - {node.settings.name}
                 for node in nodes
             )
 
         self.network.run_until(lambda: are_listed(*names), limit=120)
-        [leader] = [name for name in names if self.nodes[name].is_bootstrap]
+        [leader] = [name for name in names if self.nodes[name].neighbourhood.is_bootstrap]
         self.stop(leader)
         survivors = [name for name in names if name != leader]
         self.network.run_until(lambda: are_listed(*survivors), limit=30)
@@ -345,8 +349,8 @@ class TrustTests(AcquaintingCase):
         with capturedLogs() as logs:
             stranger = self.node("stranger", "n0:5000", encryption=Encryption.TLS)
             self.network.run(30)
-        self.assertEqual(stranger.acquaintances, [])
-        self.assertIn("does not speak with you", stranger.peer_trouble)
+        self.assertEqual(stranger.neighbourhood.acquaintances, [])
+        self.assertIn("does not speak with you", stranger.neighbourhood.peer_trouble)
         self.assertIn("is not reached: n0:5000:", said(logs))
         self.assertEqual(self.known_to("n0"), {"n1", "n2"})
 
@@ -357,7 +361,7 @@ class TrustTests(AcquaintingCase):
         self.network.run(1)
         victim = Peer(b"v" * 32, "somebody", "10.0.2.1", 5000)
         self.assertEqual(self.hosts["n1"].addresses, ("10.0.2.1",))
-        n0 = self.nodes["n0"]._acquainting
+        n0 = self.nodes["n0"].neighbourhood._acquainting
         assert n0 is not None
         n0.asked(b"x" * 32, victim)
         self.network.run(300)
@@ -375,9 +379,9 @@ class TrustTests(AcquaintingCase):
         )
         wrong = self.node("wrong", f"{format_node_id(b'w' * 32)}@n0", encryption=Encryption.TLS)
         self.network.run(5)
-        self.assertIn("n0", {each.name for each in right.acquaintances})
-        self.assertNotIn("n0", {each.name for each in wrong.acquaintances})
-        self.assertIn("Another node answers", wrong.peer_trouble)
+        self.assertIn("n0", {each.name for each in right.neighbourhood.acquaintances})
+        self.assertNotIn("n0", {each.name for each in wrong.neighbourhood.acquaintances})
+        self.assertIn("Another node answers", wrong.neighbourhood.peer_trouble)
 
     def test_victim(self) -> None:
         """A lying peer cannot make a node call a victim more often than the limits say."""
@@ -385,7 +389,7 @@ class TrustTests(AcquaintingCase):
         counting = Counting()
         port = self.network.result(serverFromString(victim.reactor, "tcp:80").listen(counting))
         liar = self.node("liar")
-        acquainting = liar._acquainting
+        acquainting = liar.neighbourhood._acquainting
         assert acquainting is not None
         made_up = [Peer(number.to_bytes(32, "big"), "", "10.0.1.1", 80) for number in range(1, 129)]
         acquainting.asked = lambda visitor, at: Met("liar", tuple(made_up))  # type: ignore[method-assign]
@@ -416,9 +420,9 @@ class TrustTests(AcquaintingCase):
         port = self.network.result(serverFromString(silent.reactor, "tcp:5000").listen(counting))
         self.node("n0")
         late = self.node("n1", *["silent:5000"] * 3, "n0:5000")
-        self.network.run_until(lambda: late.acquaintances, limit=2)
+        self.network.run_until(lambda: late.neighbourhood.acquaintances, limit=2)
         self.network.run(10)
-        self.assertIn("silent:5000", late.peer_trouble)
+        self.assertIn("silent:5000", late.neighbourhood.peer_trouble)
         self.stop("n1")
         counting.hang_up()
         self.network.result(port.stopListening())
@@ -428,7 +432,7 @@ class TrustTests(AcquaintingCase):
         silent = self.node("n1", "nobody.example:5000")
         with capturedLogs() as logs:
             self.network.run(10)
-        self.assertIn("nobody.example:5000", silent.peer_trouble)
+        self.assertIn("nobody.example:5000", silent.neighbourhood.peer_trouble)
         self.assertEqual(said(logs).count("A peer that was named is not reached"), 1)
 
 
@@ -464,7 +468,7 @@ class RememberingTests(AcquaintingCase):
         self.network.run(6)
         self.stop("n0")
         again = self.node("n0")
-        [met] = again.known_registries
+        [met] = again.neighbourhood.known_registries
         self.assertEqual((met.peer.host, met.peer.port), ("10.0.1.1", 5000))
         self.assertIsNotNone(met.at)
 
@@ -492,7 +496,7 @@ class RememberingTests(AcquaintingCase):
         def run_blocking(*arguments: object) -> object:
             raise ResourceFailure("The disk is full.")
 
-        acquainting = node._acquainting
+        acquainting = node.neighbourhood._acquainting
         assert acquainting is not None
         acquainting._run_blocking = run_blocking  # type: ignore[assignment]
         with capturedLogs() as logs:

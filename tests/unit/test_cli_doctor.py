@@ -188,7 +188,7 @@ class DoctorTests(CommandCase):
         found = self.doctor(status=0)
         self.assertIn("fine: Your node runs, and answers on TCP port 5000", found["port"][0])
         self.assertIn("fine: The registry reached this machine", found["reachability"][0])
-        self.assertTrue(ours.is_listed)
+        self.assertTrue(ours.neighbourhood.is_listed)
 
     def test_own_node_is_not_reached(self) -> None:
         """A node that the registry does not reach is not on its list, and that is said."""

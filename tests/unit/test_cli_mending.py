@@ -307,8 +307,8 @@ class RepairTests(MendingCase):
         other = self.network.host("10.0.0.3", name="other")
         self.start_node(FILES, other)
         self.network.run(5)
-        assert liar._library is not None
-        honest = liar._library.open
+        assert liar.sharing._library is not None
+        honest = liar.sharing._library.open
 
         def lie(*how: Any) -> Any:
             opened = honest(*how)
@@ -322,7 +322,7 @@ class RepairTests(MendingCase):
             opened.read_into = read_wrong
             return opened
 
-        self.patch(liar._library, "open", lie)
+        self.patch(liar.sharing._library, "open", lie)
         big = damaged(BIG, 7, BLOCK, 2 * BLOCK, 3 * BLOCK)
         self.big.write_bytes(big)
         said = self.repair(str(self.big))

@@ -117,11 +117,11 @@ class PeerTests(CommandCase):
             self.share({"c.txt": b"c"}, "more"),
             *("--peer", "10.0.0.1", "--no-beacon", "--bootstrap", "never", "--json"),
             *("--state", self.state),
-            until=lambda out: len(self.first.acquaintances) == 2,
+            until=lambda out: len(self.first.neighbourhood.acquaintances) == 2,
         )
         self.assertEqual(said.status, 0)
         self.assertEqual(json.loads(said.out.splitlines()[0])["event"], "ready")
-        self.assertEqual(len(self.first.acquaintances), 2)
+        self.assertEqual(len(self.first.neighbourhood.acquaintances), 2)
 
 
 class RememberedRegistryTests(CommandCase):

@@ -121,7 +121,7 @@ class Town:
     def get(self, name: str, *of: str, **more: object) -> Deferred[Fetched]:
         """Let a node fetch the content, told of the addresses of some others."""
         known = [Candidate(HostPort(self.hosts[each], DEFAULT_PORT)) for each in of]
-        return self.nodes[name].get(
+        return self.nodes[name].fetching.get(
             self.root,
             known=known,
             target=Target(str(self.folder / name / "downloads")),
@@ -280,7 +280,7 @@ class SwarmTests(SynchronousTestCase):
         seed = town.nodes["seed"]
         town.network.run_until(lambda: bool(stored) and stored[-1] > 8 * BLOCK, limit=600)
         nobody = Peer(bytes(32), "", "10.0.0.77", 5000)
-        seed_holders = seed._holders  # it tells of somebody who is not there
+        seed_holders = seed.sharing.holders  # it tells of somebody who is not there
         seed_holders.note("nobody", tree_of(town.content).root, nobody)
         town.network.run(3)
         town.leave("seed")

@@ -105,7 +105,7 @@ class Simulation:
         for number, node in enumerate(self.nodes):
             other = (number + self.random.randrange(1, NODES)) % NODES
             fetching.append(
-                node.get(
+                node.fetching.get(
                     f"file{other}.bin",
                     peer=f"node{other}",
                     target=Target(str(self.folder / f"downloads{number}")),

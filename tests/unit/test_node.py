@@ -187,9 +187,9 @@ class LifeTests(NodeTestCase):
         with capturedLogs() as logs:
             node = self.make(host, NodeSettings(name="one"), told)
             verifyObject(IService, node)
-            verifyObject(IPeerListListener, node)
+            verifyObject(IPeerListListener, node.neighbourhood)
             node.startService()
-            self.network.run_until(lambda: node.is_listed)
+            self.network.run_until(lambda: node.neighbourhood.is_listed)
         said = text_of(logs)
         for line in (
             "Server running on port 5000",
@@ -199,14 +199,17 @@ class LifeTests(NodeTestCase):
             "No peers available yet, this is the first node in the network.",
         ):
             self.assertIn(line, said)
-        self.assertTrue(node.is_bootstrap)
+        self.assertTrue(node.neighbourhood.is_bootstrap)
         self.assertEqual((told.listening, told.bootstrap), ([("10.0.0.1", 5000)], [5000]))
-        self.assertEqual((node.peers, node.candidates(), told.joined), ([], [], []))
+        self.assertEqual((node.peers, node.neighbourhood.candidates(), told.joined), ([], [], []))
         self.network.result(node.stopService())
         self.network.run(1)  # the system, too, is done with what the registry dialled
         self.assertEqual(host.left_over(), [])
-        self.assertEqual((node.port, node.is_bootstrap, node.is_listed), (0, False, False))
-        self.assertEqual((node.peers, node.sightings()), ([], ()))
+        self.assertEqual(
+            (node.port, node.neighbourhood.is_bootstrap, node.neighbourhood.is_listed),
+            (0, False, False),
+        )
+        self.assertEqual((node.peers, node.neighbourhood.sightings()), ([], ()))
 
     def test_port_is_taken(self) -> None:
         """If the usual port is taken a free one is used, and that is said."""
@@ -272,7 +275,7 @@ class LifeTests(NodeTestCase):
                 self.network.run(30.0)
         self.assertTrue(pipe.is_open)
         self.assertIn("Server running on UNIXAddress('/run/pipe')", text_of(logs))
-        self.assertFalse(node.is_bootstrap)
+        self.assertFalse(node.neighbourhood.is_bootstrap)
         self.network.result(node.stopService())
         self.assertFalse(pipe.is_open)
 
@@ -324,7 +327,7 @@ class LifeTests(NodeTestCase):
             self.network.result(node.stopService())
             self.assertEqual(self.network.left_over(), [])
             node.startService()
-        self.network.run_until(lambda: node.is_listed)
+        self.network.run_until(lambda: node.neighbourhood.is_listed)
         self.assertEqual(node.port, 5000)
 
     def test_stopped_at_any_time(self) -> None:
@@ -392,7 +395,7 @@ class TogetherTests(NodeTestCase):
             NodeSettings(downloads=self.share("d"), name="two", **settings),  # type: ignore[arg-type]  # known names
             told,
         )
-        self.network.run_until(lambda: two.candidates())
+        self.network.run_until(lambda: two.neighbourhood.candidates())
         return one, two, told
 
     def test_two_start_together(self) -> None:
@@ -400,7 +403,7 @@ class TogetherTests(NodeTestCase):
         for number in (1, 2, 3):
             self.start(self.host(number), NodeSettings(name=f"n{number}"))
         self.network.run_until(lambda: all(len(node.peers) == 2 for node in self.nodes))
-        self.assertEqual(sum(node.is_bootstrap for node in self.nodes), 1)
+        self.assertEqual(sum(node.neighbourhood.is_bootstrap for node in self.nodes), 1)
 
     def test_peers_come_and_go(self) -> None:
         """The listener hears of others, and never of the node itself."""
@@ -420,7 +423,9 @@ class TogetherTests(NodeTestCase):
         _, two, _ = self.two(bootstrap=Mode.NEVER)
         self.network.run(5.0)
         self.assertEqual(two.peers, [])
-        self.assertEqual([str(each) for each in two.candidates()], ["one (10.0.0.1:5000)"])
+        self.assertEqual(
+            [str(each) for each in two.neighbourhood.candidates()], ["one (10.0.0.1:5000)"]
+        )
         fetched = self.network.result(two.get("a.bin"))
         self.assertEqual(Path(fetched.path), self.base / "d" / "a.bin")
 
@@ -444,7 +449,7 @@ class TogetherTests(NodeTestCase):
         blamed: list[str] = []
         for times in range(1, STRIKES + 1):
             self.assertFalse(bans.exists())
-            got = two.get(
+            got = two.fetching.get(
                 "a", peer="10.0.0.1", blame=lambda who, reason: blamed.append(str(reason))
             )
             self.network.run_until(lambda got=got: got.called)  # type: ignore[misc]  # it is
@@ -457,7 +462,7 @@ class TogetherTests(NodeTestCase):
         self.assertIn("damaged block 0", ban.reason)
         assert ban.until is not None
         self.assertEqual(ban.until - ban.since, BANNED_FOR)
-        self.assertEqual(two.candidates(), [])
+        self.assertEqual(two.neighbourhood.candidates(), [])
 
     def test_get(self) -> None:
         """A file is got by its path or content id, from anybody or from a peer however named."""
@@ -473,7 +478,7 @@ class TogetherTests(NodeTestCase):
             ("a.bin", "10.0.0.1"),
             (format_content_id(root), "host1:5000"),
         ):
-            got = two.get(
+            got = two.fetching.get(
                 wanted, peer=peer, target=target, found=lambda who, entry: seen.append(who)
             )
             self.assertEqual(self.network.result(got).entry.root, root)
@@ -490,7 +495,7 @@ class TogetherTests(NodeTestCase):
         """If several have the name, the user has to choose by address."""
         _, two, _ = self.two()
         self.start(self.host(3), NodeSettings(name="one"))
-        self.network.run_until(lambda: len(two.candidates()) == 2)
+        self.network.run_until(lambda: len(two.neighbourhood.candidates()) == 2)
         failure = self.failureResultOf(two.get("a.bin", peer="one"), NoSuchPeer)
         self.assertIn("10.0.0.1:5000, 10.0.0.3:5000", str(failure.value))
 
@@ -543,14 +548,14 @@ class TogetherTests(NodeTestCase):
         )
         two = self.start(self.host(2), settings)
         self.network.run_until(lambda: two.peers)
-        self.assertFalse(two.is_bootstrap)
+        self.assertFalse(two.neighbourhood.is_bootstrap)
 
     def test_own_changes_are_no_news(self) -> None:
         """A change that concerns only the node itself is not told of."""
         one, _, _ = self.two()
         me = Peer(one.introduction.node, "me", "10.0.0.1", 5000)
         listener = Told()
-        call: Callable[..., None] = one.peer_list_changed
+        call: Callable[..., None] = one.neighbourhood.peer_list_changed
         with mock.patch.object(one, "_listener", listener):
             call([me], [], [])
             call([], [me], [])

@@ -679,8 +679,10 @@ class NodeTests(NodeTestCase):
 
     def stat(self, asking: NodeService, asked: NodeService, root: bytes) -> Entry | None:
         """Let one node ask another for a content."""
-        candidate = asking.candidate(f"{asked.host}:{asked.port}")
-        source = self.network.result(Deferred.fromCoroutine(asking.client.connect(candidate)))
+        candidate = asking.neighbourhood.candidate(f"{asked.host}:{asked.port}")
+        source = self.network.result(
+            Deferred.fromCoroutine(asking.fetching.client.connect(candidate))
+        )
         try:
             return self.network.result(source.stat(root=root))
         except NotFound:
@@ -694,8 +696,8 @@ class NodeTests(NodeTestCase):
         self.addCleanup(os.close, folder)
         partial = Partial.open(folder, "film", tree_of(b"film").root, 4, "boot")
         self.addCleanup(partial.close)
-        assert node.offers is not None
-        offer = node.offers.prepare(partial, Entry("film", 4, 0, partial.root))
+        assert node.sharing.offers is not None
+        offer = node.sharing.offers.prepare(partial, Entry("film", 4, 0, partial.root))
         offer.begin()
         return offer
 
@@ -727,4 +729,4 @@ class NodeTests(NodeTestCase):
     def test_told_not_to(self) -> None:
         """A node that is told to keep its downloads to itself has no place to offer them."""
         node = self.start(self.host(1), NodeSettings(offer_downloads=False))
-        self.assertIsNone(node.offers)
+        self.assertIsNone(node.sharing.offers)

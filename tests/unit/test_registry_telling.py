@@ -209,13 +209,12 @@ class NodeTests(NodeTestCase):
                 **settings,
             ),
         )
-        self.network.run_until(lambda: node.is_listed)
+        self.network.run_until(lambda: node.neighbourhood.is_listed)
         return node
 
     def holders(self, asker: NodeService, data: bytes) -> list[str]:
         """Have a node ask who holds a content; give their names."""
-        assert asker._follower is not None
-        found: tuple[Peer, ...] = self.network.result(asker._follower.who(root_of(data)))
+        found: tuple[Peer, ...] = self.network.result(asker.neighbourhood.who_holds(root_of(data)))
         return sorted(peer.name for peer in found)
 
     def test_shares(self) -> None:

@@ -160,8 +160,8 @@ class SharingTests(NodesTestCase):
         seed, *others = nodes.members
 
         def blocks_of(member: Member) -> set[int]:
-            assert member.service.offers is not None
-            offer = member.service.offers.find(nodes.root, NOBODY)
+            assert member.service.sharing.offers is not None
+            offer = member.service.sharing.offers.find(nodes.root, NOBODY)
             runs = [] if offer is None else offer.blocks.runs()
             return {block for first, count in runs for block in range(first, first + count)}
 

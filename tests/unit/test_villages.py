@@ -134,7 +134,7 @@ class TimingTests(SynchronousTestCase):
         village.disturbed = village.now
         village.settle(BOUND, quiet=10.0)
         self.assertEqual(set(village.leaders), {first, away})
-        registry = village.running[first]._office.registry  # type: ignore[union-attr]  # it leads
+        registry = village.running[first].neighbourhood._office.registry  # type: ignore[union-attr]  # it leads
         assert registry is not None
         before = set(registry._connections)
         village.network.heal()
@@ -189,7 +189,7 @@ class StrangerTests(SynchronousTestCase):
             leading = registry.factory.claim
             told = RegistryOffer("10.0.0.1", 5000, leading.node, 9, leading.since, True)
             for node in village.running.values():
-                follower = node._follower
+                follower = node.neighbourhood._follower
                 assert follower is not None
                 seen = follower._offers
                 follower._offers = lambda seen=seen: [*seen(), told]  # type: ignore[misc]  # the default binds it
