@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flow512.cli.commands import Runner
+    from flow512.cli.invoking import Runner
     from flow512.cli.running import Command
     from flow512.cli.voice import Voice
 
