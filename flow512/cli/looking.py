@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from flow512.cli.formatting import seconds_text
@@ -23,7 +24,7 @@ from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.leadership import Leadership
 from flow512.settings import NodeSettings
-from flow512.transfer.finding import DIALS_AT_ONCE, Candidate
+from flow512.transfer.finding import DIALS_AT_ONCE, Candidate, NodeKey, key_of
 from flow512.transfer.source import SourceProtocol
 from flow512.wire.messages import Entry
 
@@ -182,10 +183,17 @@ async def ls(
             if question.peer and candidates[0].node is None and not is_address(question.peer):
                 raise meeting.unknown(question.peer)
             raise _unreachable(candidates, failures)
+        told: set[NodeKey] = set()
         for candidate, answer in zip(candidates, answers, strict=True):
             if isinstance(answer, Flow512Error):
                 voice.fail(_unreachable([candidate], [answer]))
                 continue
+            if answer.channel is not None:
+                who = key_of(replace(candidate, node=answer.channel.peer))
+                if who in told:  # at another address
+                    answer.leave()
+                    continue
+                told.add(who)
             async for page in node.fetching.client.pages(answer, question.prefix):
                 _tell_entries(candidate, page, voice, table, with_peer=not question.peer)
             answer.leave()

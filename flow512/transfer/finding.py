@@ -9,7 +9,7 @@ file, and then it is the user's to choose. If it is the same, all of them are so
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -74,6 +74,21 @@ class Found(msgspec.Struct, frozen=True):
     candidate: Candidate
     source: SourceProtocol
     entry: Entry
+
+
+NodeKey: TypeAlias = tuple[bytes | None, HostPort | str | int]
+"""Somebody: a node id and a port, since one node may have several addresses; or just an address."""
+
+
+def key_of(candidate: Candidate) -> NodeKey:
+    """
+    Give what is the same for all addresses of one node, such as those of IPv4 and IPv6.
+    """
+    address = candidate.address
+    if candidate.node is None or not isinstance(address, HostPort):
+        return None, address
+    # By its port: a node that only fetches may share its identity with one that serves.
+    return candidate.node, address.port
 
 
 def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
@@ -154,8 +169,8 @@ class Finder:
         @param at_once: do not wait until a large file is hashed: if nobody knows its root, the
             entries have none.
         @return: those who have it and said so within a moment after the first one, who is the
-            first here; their sources are the caller's to close. If any of them knows the root, all
-            do; the others are left.
+            first here, each at one of his addresses; their sources are the caller's to close. If
+            any of them knows the root, all do; the others are left.
         @raise NoSuchPeer: there is nobody to ask.
         @raise NotFound: everyone who answered says that they have no such file.
         @raise Unreachable: nobody answered.
@@ -170,6 +185,8 @@ class Finder:
             )
         found: list[Found] = []
         failed: list[tuple[Candidate, Flow512Error]] = []
+        met: dict[NodeKey, Candidate] = {}
+        doubles: list[Candidate] = []
         enough: Deferred[None] = Deferred()
         places = DeferredSemaphore(DIALS_AT_ONCE)
 
@@ -179,6 +196,11 @@ class Finder:
                 if source.channel is not None:
                     # Whoever answered at an address has proven who he is.
                     candidate = replace(candidate, node=source.channel.peer)
+                    if met.setdefault(key_of(candidate), candidate) is not candidate:
+                        doubles.append(candidate)
+                        source.leave()
+                        tell_if_all_are_done()
+                        return
                 try:
                     answer = source.stat(path, root, at_once)
                     if len(candidates) > 1:
@@ -199,7 +221,10 @@ class Finder:
                 found.append(Found(candidate, source, entry))
                 if len(found) == 1 and len(candidates) > 1:
                     timers.append(self._clock.callLater(GRACE, tell))
-            if len(found) + len(failed) == len(candidates):
+            tell_if_all_are_done()
+
+        def tell_if_all_are_done() -> None:
+            if len(found) + len(failed) + len(doubles) == len(candidates):
                 tell()
 
         def tell() -> None:

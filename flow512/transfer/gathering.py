@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from math import inf
 from random import Random
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -47,7 +47,7 @@ from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Download
 from flow512.transfer.exchange import Exchange
 from flow512.transfer.fetch import WORTH_OFFERING
-from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Found
+from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Found, NodeKey, key_of
 from flow512.transfer.senders import Sender
 from flow512.transfer.source import SourceProtocol, fell_silent
 from flow512.wire.fields import Peer
@@ -135,9 +135,9 @@ class Gathering:
         self._root = b""
         self._parts: list[_Part] = []
         self._later: list[Found] = []
-        self._told_of: dict[_Key, Candidate] = {}
-        self._dialled: dict[_Key, None] = {}
-        self._resting: dict[_Key, tuple[float, float]] = {}  # until when, and for how long
+        self._told_of: dict[NodeKey, Candidate] = {}
+        self._dialled: dict[NodeKey, None] = {}
+        self._resting: dict[NodeKey, tuple[float, float]] = {}  # until when, and for how long
         self._asked: dict[Deferred[None], None] = {}
         self._rest = FIRST_REST
         self._timer: IDelayedCall | None = None
@@ -236,7 +236,7 @@ class Gathering:
                 continue
             self._keep(found)
             self._note(found)
-            if _key_of(found.candidate) not in self._resting:
+            if key_of(found.candidate) not in self._resting:
                 self._be_hopeful()
             self._looked_in_vain = False
             if found.entry.is_partial:
@@ -320,10 +320,10 @@ class Gathering:
     def _hear(self, exchange: Exchange, peers: Iterable[Peer]) -> None:
         now = self._clock.seconds()
         self._tidy()
-        here = {_key_of(each.candidate) for each in (*self.sources, *self._later)}
+        here = {key_of(each.candidate) for each in (*self.sources, *self._later)}
         for peer in choose_to_dial(peers, exchange.limits):
             candidate = Candidate(HostPort(peer.host, peer.port), peer.name, peer.node)
-            key = _key_of(candidate)
+            key = key_of(candidate)
             due, _ = self._resting.get(key, (0.0, 0.0))
             is_taken = key in here or key in self._dialled or due > now
             if not is_taken and len(self._told_of) < MOST_TOLD and exchange.may_dial(peer):
@@ -341,9 +341,9 @@ class Gathering:
         for each in gone:
             self._forget(each)
             is_to_blame = each.candidate in blamed
-            self._let_rest(_key_of(each.candidate), is_for_good=is_to_blame)
+            self._let_rest(key_of(each.candidate), is_for_good=is_to_blame)
 
-    def _let_rest(self, key: _Key, *, is_for_good: bool = False) -> None:
+    def _let_rest(self, key: NodeKey, *, is_for_good: bool = False) -> None:
         now = self._clock.seconds()
         if len(self._resting) >= MOST_TOLD:
             self._resting = {each: rest for each, rest in self._resting.items() if rest[0] > now}
@@ -364,7 +364,7 @@ class Gathering:
             self._dialled[key] = None
             self._ask(self._dial(key, self._told_of.pop(key)))
 
-    async def _dial(self, key: _Key, candidate: Candidate) -> None:
+    async def _dial(self, key: NodeKey, candidate: Candidate) -> None:
         try:
             found = await self._try(candidate)
         except BaseException:
@@ -428,14 +428,3 @@ class Gathering:
             each.source.leave()
         for _, source in self._also:
             source.leave()
-
-
-_Key: TypeAlias = tuple[bytes | None, HostPort | str | int]
-"""Somebody: a node id and a port, since one node may have several addresses; or just an address."""
-
-
-def _key_of(candidate: Candidate) -> _Key:
-    address = candidate.address
-    if candidate.node is None or not isinstance(address, HostPort):
-        return None, address
-    return candidate.node, address.port

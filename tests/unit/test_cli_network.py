@@ -440,6 +440,16 @@ class LookTests(CommandCase):
             ],
         )
 
+    def test_several_addresses(self) -> None:
+        """A node that is seen at an IPv4 and an IPv6 address is asked and listed once."""
+        host = self.network.host("10.0.0.8", "fd00::8", name="both")
+        self.start_node({"own.txt": b"1"}, host, network="of two")
+        asker = self.network.host("10.0.0.9", "fd00::9", name="asker")
+        said = self.flow512("ls", "--network", "of two", host=asker)
+        self.assertEqual(said.out, "both\town.txt\t1\t2001-09-09T01:46:40Z\n")
+        said = self.flow512("get", "nothing", "--network", "of two", host=asker)
+        self.assertIn("(asked: 1, not reached: 0)", said.err)
+
     def test_one_peer(self) -> None:
         """One peer's files, by name or address; only those that are asked for."""
         for peer in ("server", "10.0.0.1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,13 +21,14 @@ from flow512.errors import (
 from flow512.link.address import HostPort
 from flow512.testing import Network
 from flow512.transfer.finding import ANSWERS_WITHIN, DIALS_AT_ONCE, GRACE, Candidate, Finder, Found
+from flow512.wire.handshake import Channel
 from flow512.wire.messages import Entry
 
 
 class FakeSource:
     """A source that answers when the test says so."""
 
-    channel = None
+    channel: Channel | None = None
 
     def __init__(self) -> None:
         self.answer: Deferred[Entry] = Deferred()
@@ -189,6 +191,29 @@ class FinderTests(SynchronousTestCase):
         self.assertTrue(self.connecting[everyone[4]].called)
         self.assertEqual(len(later), 1)
         self.assertEqual(len(self.open_sources()), 3)
+
+    def test_several_addresses(self) -> None:
+        """
+        A node that proves itself at several addresses is asked at the first that it answers at, and
+        counts as one; one that proves nothing may be anybody.
+        """
+        for is_proven, count in ((True, 1), (False, 2)):
+            everyone = [replace(each, node=b"n" * 32) for each in self.candidates(3)]
+            finder = Finder(self.connect, self.clock)  # type: ignore[arg-type]  # a fake is enough
+            result = Deferred.fromCoroutine(finder.find_all(everyone, path="a"))
+            for candidate, node in zip(everyone, (b"n", b"n", b"m"), strict=True):
+                source = FakeSource()
+                if is_proven:
+                    source.channel = Channel(node * 32, bytes(32))
+                self.connecting[candidate].callback(source)
+                self.sources[candidate] = source
+            for candidate in everyone[:2]:
+                source = self.sources[candidate]
+                self.assertEqual(source.is_open, source.asked is not None)
+                source.answer.callback(entry())
+            self.sources[everyone[2]].answer.errback(NotFound("It has it not."))
+            self.assertEqual(len(self.successResultOf(result)), count)
+            self.assertEqual(len(self.open_sources()), count)
 
     def test_our_own_mistake_later(self) -> None:
         """What nobody foresaw, after the search has ended, goes to the log."""
