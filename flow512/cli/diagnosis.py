@@ -312,10 +312,10 @@ def judge_registry(it: Registered) -> Finding:
         return note(
             "registry",
             f"The registry at {escape(it.named)} does not answer; the one at {it.at} takes its"
-            f" place, and lists {it.peers} peers.",
+            f" place, and lists {_peers(it.peers)}.",
         )
     if it.at:
-        return fine("registry", f"The registry at {it.at} lists {it.peers} peers.")
+        return fine("registry", f"The registry at {it.at} lists {_peers(it.peers)}.")
     if it.trouble:
         return wrong(
             "registry",
@@ -367,6 +367,10 @@ def judge_reachability(reached: Reached, port: int, why: str = "") -> Finding:
     )
 
 
+def _peers(count: int) -> str:
+    return "1 peer" if count == 1 else f"{count} peers"
+
+
 def judge_peers(answering: int, failed: Sequence[tuple[str, str]]) -> list[Finding]:
     """
     Judge which peers answer.
@@ -382,12 +386,13 @@ def judge_peers(answering: int, failed: Sequence[tuple[str, str]]) -> list[Findi
         note("peers", f"{who} cannot be reached: {why.rstrip('.')}.") for who, why in failed[:8]
     ]
     if answering:
-        return [*found, fine("peers", f"{answering} of {asked} peers that were tried answer.")]
-    return [
-        *found,
-        wrong(
-            "peers",
-            f"None of the {asked} peers that were tried answers.",
-            "If they run: a firewall between here and there has to let their TCP ports through.",
-        ),
-    ]
+        said = "The peer that was tried answers."
+        if asked > 1:
+            verb = "answers" if answering == 1 else "answer"
+            said = f"{answering} of {asked} peers that were tried {verb}."
+        return [*found, fine("peers", said)]
+    none = f"None of the {asked} peers that were tried answers."
+    if asked == 1:
+        none = "The peer that was tried does not answer."
+    advice = "If it runs, a firewall between here and there has to let its TCP port through."
+    return [*found, wrong("peers", none, advice)]

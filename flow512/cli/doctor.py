@@ -8,7 +8,6 @@ watches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -264,18 +263,18 @@ class Doctor(msgspec.Struct):
         ours = node.introduction.node
         candidates = [each for each in known.candidates() if each.node != ours][:MOST_TRIED]
 
-        async def try_one(candidate: Candidate) -> tuple[str, str] | None:
-            try:
-                await self._hello(node, candidate)
-            except Flow512Error as error:
-                return str(candidate), escape(str(error))
-            return None
+        # By node id: one may be known by several addresses.
+        answering: set[bytes] = set()
+        failed: list[tuple[str, str]] = []
 
-        tried: Sequence[tuple[str, str] | None] = await gatherResults(
-            [Deferred.fromCoroutine(try_one(each)) for each in candidates]
-        )
-        failed = [each for each in tried if each is not None]
-        found = judge_peers(len(tried) - len(failed), failed)
+        async def try_one(candidate: Candidate) -> None:
+            try:
+                answering.add(await self._hello(node, candidate))
+            except Flow512Error as error:
+                failed.append((str(candidate), escape(str(error))))
+
+        await gatherResults([Deferred.fromCoroutine(try_one(each)) for each in candidates])
+        found = judge_peers(len(answering), failed)
         if known.peer_trouble:
             found.insert(
                 0,

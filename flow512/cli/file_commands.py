@@ -37,7 +37,7 @@ def identify(paths: tuple[str, ...], as_json: bool) -> int:
     return identify(paths, voice_for(as_json))
 
 
-@click.command()
+@click.command(short_help="Say whether local files are damaged, and where.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE [flow512:ID]...")
 @click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Who has them.")
 @wait_option
@@ -118,7 +118,7 @@ def repair(
     return run_undeterred(command, voice, verbose=verbose)
 
 
-@click.command()
+@click.command(short_help="Print links of local files.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--http", "urls", multiple=True, metavar="URL", help="Where the web has it too.")
 @state_option

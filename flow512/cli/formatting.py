@@ -40,6 +40,13 @@ def seconds_text(seconds: float) -> str:
     return "1 second" if seconds == 1 else f"{seconds:g} seconds"
 
 
+def took_text(seconds: float) -> str:
+    """
+    Write how long something took: to a tenth of a second, and more exactly what was less.
+    """
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{max(seconds, 0.001):.1g} s"
+
+
 def time_text(mtime: int) -> str:
     """
     Write a file's time to the minute, in this machine's time zone.

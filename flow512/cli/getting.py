@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import msgspec
 from msgspec.structs import replace
 
-from flow512.cli.formatting import rate_text, size_text
+from flow512.cli.formatting import rate_text, size_text, took_text
 from flow512.cli.meeting import Meeting, is_address
 from flow512.cli.outcome import Interrupted
 from flow512.cli.progress import Progress
@@ -243,7 +243,7 @@ class _Download(Telling):
         )
         here = f"; {size_text(fetched.resumed)} were here already" if fetched.resumed else ""
         self._voice.say(
-            f"{size_text(fetched.fetched)} in {seconds:.1f} s"
+            f"{size_text(fetched.fetched)} in {took_text(seconds)}"
             f" ({rate_text(fetched.fetched, seconds)}){here}: {escape(fetched.path)}"
         )
         if len(fetched.sent) > 1:

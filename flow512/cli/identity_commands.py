@@ -31,7 +31,7 @@ def whoami(state: str | None, qr: bool, as_json: bool) -> int:
     return whoami(state or default_state(), voice, table_for(sys.stdout, voice), show)
 
 
-@click.command()
+@click.command(short_help="Make a closed network, or show the link that lets others in.")
 @click.option("--name", default="", help="What the network is called; else as this machine.")
 @click.option(
     "--registry",

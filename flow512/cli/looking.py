@@ -24,7 +24,7 @@ from flow512.link.node_id import format_node_id
 from flow512.node import NodeService
 from flow512.registry.leadership import Leadership
 from flow512.settings import NodeSettings
-from flow512.transfer.finding import DIALS_AT_ONCE, Candidate, NodeKey, key_of
+from flow512.transfer.finding import DIALS_AT_ONCE, Candidate, NodeKey, cannot_be_reached, key_of
 from flow512.transfer.source import SourceProtocol
 from flow512.wire.messages import Entry
 
@@ -221,7 +221,7 @@ def _unreachable(candidates: Sequence[Candidate], failures: Sequence[Flow512Erro
         )
     [candidate], [error] = candidates, failures
     if isinstance(error, Unreachable):
-        return Unreachable(f"{candidate} cannot be reached ({error}); is a node running there?")
+        return cannot_be_reached(candidate, error)
     return error
 
 

@@ -49,7 +49,7 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
     )
 
 
-@click.command()
+@click.command(short_help="Fetch a file or a folder.")
 @click.argument("target")
 @click.option(
     "-o", "--output", metavar="FILE|DIR", help="Where to; the current folder if not given."
@@ -144,7 +144,7 @@ def get(
     return run_undeterred(command, voice, verbose=verbose)
 
 
-@click.command()
+@click.command(short_help="Write a file to standard output as it comes.")
 @click.argument("target")
 @click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
 @click.option(
@@ -241,7 +241,7 @@ def peers(wait: float, reach: Reach, as_json: bool, verbose: bool) -> int:
     )
 
 
-@click.command()
+@click.command(short_help="Find out what keeps this machine and others apart.")
 @click.option("--listen", default="", metavar="ENDPOINT", help="Where the node is to listen.")
 @wait_option
 @reach_options
@@ -289,7 +289,7 @@ def console(folder: str, settings: NodeSettings, verbose: bool) -> int:
     return run_command(command, voice_for(as_json=False), verbose=verbose, words=terminal.say)
 
 
-@click.command()
+@click.command(short_help="Watch a registry and two nodes at work, on this machine alone.")
 @verbose_option
 def demo(verbose: bool) -> int:
     """

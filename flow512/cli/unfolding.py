@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from flow512.cli.formatting import rate_text, size_text
+from flow512.cli.formatting import rate_text, size_text, took_text
 from flow512.cli.getting import Telling, Wish
 from flow512.cli.meeting import Meeting
 from flow512.cli.outcome import Incomplete
@@ -169,7 +169,7 @@ class _Unfolding(Telling):
         same = f"; {outcome.unchanged} were here already" if outcome.unchanged else ""
         self._voice.say(
             f"Folder '{escape(top)}': {progress.done} of {outcome.files} files,"
-            f" {size_text(progress.fetched)} in {seconds:.1f} s"
+            f" {size_text(progress.fetched)} in {took_text(seconds)}"
             f" ({rate_text(progress.fetched, seconds)}){same}."
         )
         count = outcome.left_out_count - outcome.left_out_within

@@ -286,12 +286,14 @@ class Conversation(Protocol):
             self.fail_request(0, error)
             self._close(error)
 
-    def leave(self) -> None:
+    def leave(self, why: str = "This side closed the conversation.") -> None:
         """
         Close the conversation in peace: what has been written is delivered first.
+
+        @param why: a sentence for whoever asks on this side.
         """
         if not self._is_closed:
-            self._close(PeerLost("This side closed the conversation."))
+            self._close(PeerLost(why))
 
     def _close(self, error: Flow512Error) -> None:
         self._finish()

@@ -125,7 +125,7 @@ class RegistryProtocol(Answerer):
 
     def conversation_opened(self, agreement: Agreement) -> None:
         self._node = agreement.peer.node
-        if self._registry.log_room.take(self.host):
+        if not self._registry.is_itself(self._node) and self._registry.log_room.take(self.host):
             self.log.info("Peer connected: {address}", address=(escape(self.host), self.peer[1]))
         self._deadline = self.clock.callLater(self.patience.greeting, self._too_late)
 
@@ -199,7 +199,7 @@ class RegistryProtocol(Answerer):
             self.send(placed.reached)
         if not self.is_registered:
             self.is_registered = True
-            self._registry.log_registration(placed, wish)
+            self._registry.log_registration(self._node, placed, wish)
             self._start_snapshot()
         self._registry.dial()
 
@@ -229,7 +229,7 @@ class RegistryProtocol(Answerer):
         if self.is_registered:
             self.is_registered = False
             self._registry.leave(self, self._node)
-        self.leave()
+        self.leave("It said goodbye.")
 
     # What the node is told
 

@@ -357,7 +357,7 @@ class RegistryFactory(Factory[RegistryProtocol]):
         self._schedule_push()
         if told.connection is not None:
             told.connection.send(told.reached)
-        if not self.log_room.take(address.host):
+        if self.is_itself(dial.node) or not self.log_room.take(address.host):
             return
         if why_not is None:
             self.log.info("Registered peer: {host}", host=address.host)
@@ -370,10 +370,21 @@ class RegistryFactory(Factory[RegistryProtocol]):
 
     # The log
 
-    def log_registration(self, placed: Placed[RegistryProtocol], wish: Register) -> None:
+    def is_itself(self, node: bytes) -> bool:
+        """
+        Tell whether a node id is that of the node that carries this registry: it is no news in the
+        log of that node that it registers with itself.
+        """
+        return node == self.introduction.node
+
+    def log_registration(
+        self, node: bytes, placed: Placed[RegistryProtocol], wish: Register
+    ) -> None:
         """
         Say in the log who registered; of who is to be dialled back first, once that is done.
         """
+        if self.is_itself(node):
+            return
         if wish.port and self._dial_back is not None and not (placed.reached and placed.reached.ok):
             return
         if self.log_room.take(placed.host):

@@ -102,6 +102,16 @@ def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
     return type(error)(sentence)
 
 
+def cannot_be_reached(candidate: Candidate, error: Unreachable) -> Unreachable:
+    """
+    Say who cannot be reached, and ask what is to be looked at, unless the error asks already.
+    """
+    why = escape(str(error)).rstrip(".")
+    if why.endswith("?"):
+        return Unreachable(f"{candidate} cannot be reached: {why}")
+    return Unreachable(f"{candidate} cannot be reached ({why}); is a node running there?")
+
+
 class Finder:
     """
     Asks peers for a file; each makes one search.
@@ -284,10 +294,7 @@ class Finder:
         if len(failed) == 1 and not isinstance(failed[0][1], NotFound):
             candidate, error = failed[0]
             if isinstance(error, Unreachable):
-                raise Unreachable(
-                    f"{candidate} cannot be reached ({escape(str(error)).rstrip('.')});"
-                    " is a node running there?"
-                )
+                raise cannot_be_reached(candidate, error)
             raise said_by(candidate, error)
         if answers:
             if not any(isinstance(error, NotFound) for error in answers):

@@ -102,8 +102,8 @@ class DoctorTests(CommandCase):
         for texts in found.values():
             for text in texts:
                 self.assertTrue(text.startswith("fine: "), text)
-        self.assertIn("10.0.0.1:5000 lists 1 peers", found["registry"][0])
-        self.assertIn("1 of 1", found["peers"][0])
+        self.assertIn("10.0.0.1:5000 lists 1 peer.", found["registry"][0])
+        self.assertIn("The peer that was tried answers.", found["peers"][0])
         self.assertIn("sees 1: server", found["beacon"][1])
 
     def test_in_words(self) -> None:
@@ -260,7 +260,7 @@ class DoctorTests(CommandCase):
             "wrong: A peer that was named is not reached (10.0.0.3:5000: ", found["peers"][0]
         )
         self.assertIn("note: server (10.0.0.1:5000) cannot be reached", found["peers"][1])
-        self.assertIn("wrong: None of the 1 peers", found["peers"][2])
+        self.assertIn("wrong: The peer that was tried does not answer.", found["peers"][2])
 
     def test_another_registry(self) -> None:
         """Another registry takes the place of one that was named; that is worth a note."""

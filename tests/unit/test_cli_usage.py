@@ -11,7 +11,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from msgspec.structs import replace
 
 from flow512 import errors
-from flow512.cli.formatting import columns, exact_time_text, rate_text, size_text, time_text
+from flow512.cli.formatting import (
+    columns,
+    exact_time_text,
+    rate_text,
+    size_text,
+    time_text,
+    took_text,
+)
 from flow512.cli.main import main
 from flow512.cli.outcome import Interrupted, status_of
 from flow512.cli.tables import Columns
@@ -188,6 +195,13 @@ class FormattingTests(CommandCase):
         """Nothing is infinitely fast."""
         self.assertEqual(rate_text(2048, 2.0), "1.0 KiB/s")
         self.assertEqual(rate_text(1, 0.0), "1.0 KiB/s")
+        for seconds, text in (
+            (61.04, "61.0 s"),
+            (0.1, "0.1 s"),
+            (0.0123, "0.01 s"),
+            (0, "0.001 s"),
+        ):
+            self.assertEqual(took_text(seconds), text)
 
     def test_times(self) -> None:
         """Any number that a peer sends can be shown."""

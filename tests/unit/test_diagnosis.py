@@ -245,6 +245,6 @@ class OthersTests(DiagnosisCase):
         self.assert_found(one, NOTE, "anna (192.0.2.3:5000) cannot be reached: connection refused")
         self.assert_found(all_, FINE, "2 of 3")
         _, none = judge_peers(0, failed)
-        self.assert_found(none, WRONG, "None of the 1 peers", "firewall")
+        self.assert_found(none, WRONG, "The peer that was tried does not answer.", "firewall")
         [nobody] = judge_peers(0, [])
         self.assert_found(nobody, NOTE, "No peer is known", "--peer")

@@ -133,7 +133,12 @@ class FinderTests(SynchronousTestCase):
             (
                 Unreachable("connection refused"),
                 Unreachable,
-                "n0 (10.0.0.1:5000) cannot be reached (connection refused)",
+                "n0 (10.0.0.1:5000) cannot be reached (connection refused); is a node running",
+            ),
+            (
+                Unreachable("No hello came; is it a node?"),
+                Unreachable,
+                "n0 (10.0.0.1:5000) cannot be reached: No hello came; is it a node?",
             ),
         ):
             result = self.find([only])

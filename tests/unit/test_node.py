@@ -199,6 +199,8 @@ class LifeTests(NodeTestCase):
             "No peers available yet, this is the first node in the network.",
         ):
             self.assertIn(line, said)
+        for line in ("Peer connected", "Registered"):
+            self.assertNotIn(line, said, "nobody else is there")
         self.assertTrue(node.neighbourhood.is_bootstrap)
         self.assertEqual((told.listening, told.bootstrap), ([("10.0.0.1", 5000)], [5000]))
         self.assertEqual((node.peers, node.neighbourhood.candidates(), told.joined), ([], [], []))

@@ -821,6 +821,13 @@ class LogTests(RegistryTestCase):
         for line in lines:
             self.assertTrue(line.isprintable(), line)
 
+    def test_goodbye(self) -> None:
+        """Who takes his leave is said to have done so."""
+        node = self.arrive(1, address("192.168.240.1", 62069))
+        node.register(6000)
+        node.say(Leave())
+        self.assertEqual(self.lines("debug"), ["Peer 192.168.240.1 is gone: It said goodbye."])
+
     def test_said_nothing(self) -> None:
         """Somebody who never says hello is no peer."""
         self.lose(self.connect(1))
