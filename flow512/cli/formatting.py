@@ -40,6 +40,13 @@ def seconds_text(seconds: float) -> str:
     return "1 second" if seconds == 1 else f"{seconds:g} seconds"
 
 
+def files_text(count: int) -> str:
+    """
+    Write a number of files.
+    """
+    return "1 file" if count == 1 else f"{count} files"
+
+
 def took_text(seconds: float) -> str:
     """
     Write how long something took: to a tenth of a second, and more exactly what was less.

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from flow512.cli.formatting import rate_text, size_text, took_text
+from flow512.cli.formatting import files_text, rate_text, size_text, took_text
 from flow512.cli.getting import Telling, Wish
 from flow512.cli.meeting import Meeting
 from flow512.cli.outcome import Incomplete
@@ -166,12 +166,16 @@ class _Unfolding(Telling):
             deleted=0 if progress.surplus is None else progress.surplus.deleted,
             seconds=round(seconds, 6),
         )
-        same = f"; {outcome.unchanged} were here already" if outcome.unchanged else ""
-        self._voice.say(
-            f"Folder '{escape(top)}': {progress.done} of {outcome.files} files,"
+        came = (
+            f"{progress.done} of {files_text(outcome.files)},"
             f" {size_text(progress.fetched)} in {took_text(seconds)}"
-            f" ({rate_text(progress.fetched, seconds)}){same}."
+            f" ({rate_text(progress.fetched, seconds)})"
         )
+        if not progress.done:
+            came = "nothing was fetched"
+        verb = "was" if outcome.unchanged == 1 else "were"
+        same = f"; {outcome.unchanged} {verb} here already" if outcome.unchanged else ""
+        self._voice.say(f"Folder '{escape(top)}': {came}{same}.")
         count = outcome.left_out_count - outcome.left_out_within
         self._say_paths("Left out", outcome.left_out, count)
         if outcome.left_out_within:

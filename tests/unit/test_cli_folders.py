@@ -51,13 +51,17 @@ class FolderTests(CommandCase):
         said = self.get("photos/", "-o", target)
         self.assertEqual((said.status, said.err), (0, ""))
         self.assertRegex(
-            said.out, r"\AFolder '.*mine': 3 of 3 files, 298 KiB in \d+\.\d s \(.+/s\)\.\n\Z"
+            said.out, r"\AFolder '.*mine': 3 of 3 files, 298 KiB in \d+\.\d+ s \(.+/s\)\.\n\Z"
         )
         expected = {path[7:]: data for path, data in TREE.items() if path.startswith("photos/")}
         self.assertEqual(self.content("mine"), expected)
         said = self.get("photos/", "-o", target)
-        self.assertIn("0 of 3 files", said.out)
-        self.assertIn("3 were here already", said.out)
+        self.assertRegex(
+            said.out, r"\AFolder '.*mine': nothing was fetched; 3 were here already\.\n\Z"
+        )
+        (self.here / "mine" / sorted(expected)[0]).unlink()
+        said = self.get("photos/", "-o", target)
+        self.assertIn("': 1 of 3 files, ", said.out)
 
     def test_everything(self) -> None:
         """C{/} is all that the peer offers; it has no name, so -o has to give one."""
