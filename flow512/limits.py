@@ -51,6 +51,10 @@ class Limits(msgspec.Struct, frozen=True):
         oldest one of the address that has most is closed, so they never keep anyone out. With TLS
         each takes 50 to 70 KiB.
     @ivar half_open_per_address: of these, from one address: a lab may start all at once.
+    @ivar handshakes_per_address_per_second: TLS handshakes that are begun with one address. They
+        take about half a millisecond each, and whoever sends the same bytes again and again has no
+        work with it. As many as C{half_open_per_address} may come at once; who comes too soon after
+        that is closed.
     @ivar handshake: seconds for the handshake, TLS and hello together. One that takes longer over a
         bad line is hardly usable afterwards.
     @ivar idle: seconds without a request, after which a conversation about files is ended. Who
@@ -94,6 +98,7 @@ class Limits(msgspec.Struct, frozen=True):
     connections_per_address: int = 2048
     half_open: int = 1536
     half_open_per_address: int = 1024
+    handshakes_per_address_per_second: int = 200
     handshake: float = 10.0
     idle: float = 1800.0
     requests: int = 256

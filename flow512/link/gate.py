@@ -16,6 +16,10 @@ than one part in L{CROWD}, the oldest of all goes: else who comes from thousands
 one connection each, would push out whoever has two. Sources are those of
 L{flow512.link.origin.source_of}.
 
+What costs this side most is to begin TLS, and it costs the other one nothing. So L{Gate.begins}
+lets only so many handshakes of one source begin in a second, after as many at once as may be
+half-open. Who shares an address with somebody that floods this node has to try again.
+
 An established connection has said who it is and is not dropped for another; who comes when all
 room is taken is told to come back. The last quarter of the room is for sources that have less
 than their share, as it would be with one source more: so whoever takes what there is, from
@@ -39,6 +43,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from flow512.discovery.limits import Budgets
 from flow512.errors import Busy
 from flow512.limits import Limits
 from flow512.link.origin import source_of
@@ -48,6 +53,9 @@ RETRY: Final = 15.0
 
 CROWD: Final = 16
 """A source that holds more than one part in so many of the half-open room is a crowd."""
+
+_SOURCES: Final = 4096
+"""Sources whose handshakes are counted one by one; beyond that the new ones share a count."""
 
 _Connection = TypeVar("_Connection", bound=Hashable)
 
@@ -75,6 +83,12 @@ class Gate(Generic[_Connection]):
         self._waiting: dict[str, OrderedDict[_Connection, None]] = {}  # by source
         self._sources_with: dict[int, OrderedDict[str, None]] = {}
         self._most = 0
+        self._handshakes = Budgets(
+            self._limits.handshakes_per_address_per_second,
+            self._limits.half_open_per_address,
+            _SOURCES,
+            0.0,
+        )
         self._established: dict[_Connection, _Established] = {}
         self._by_source: Counter[str] = Counter()
         self._by_node: dict[bytes, dict[_Connection, None]] = {}
@@ -122,6 +136,16 @@ class Gate(Generic[_Connection]):
         waiting[connection] = None
         self._recount(source, len(waiting) - 1, len(waiting))
         return dropped
+
+    def begins(self, connection: _Connection, now: float) -> bool:
+        """
+        Let a half-open connection begin its handshake.
+
+        @param now: seconds on any clock.
+        @return: whether it may; if not, it is the caller's to close.
+        """
+        source = self._half_open.get(connection)
+        return source is not None and self._handshakes.take(source, now)
 
     def greeted(self, connection: _Connection, node: bytes) -> None:
         """

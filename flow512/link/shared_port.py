@@ -27,6 +27,7 @@ from flow512.limits import Limits
 from flow512.link.conversation import Patience, Transport, address_host
 from flow512.link.gate import Gate
 from flow512.link.greeting import Answerer
+from flow512.link.handshake_guard import IHandshakeGuard
 from flow512.link.introduction import Introduction
 from flow512.link.security import is_tls
 from flow512.wire.frame import FrameReader
@@ -36,7 +37,7 @@ from flow512.wire.messages import HELLO_ONLY, Hello, decode, encode, error_messa
 _FULL: Final = Unsupported("The node does not take that connection.")
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IHandshakeGuard)
 class SharedPort(Protocol):
     """
     Waits for TLS, if there is any, and for the hello, then hands the connection to the protocol
@@ -107,6 +108,9 @@ class SharedPort(Protocol):
         if is_tls(self.transport):
             IHandshakeListener(chosen).handshakeCompleted()
         chosen.dataReceived(received)
+
+    def handshake_begins(self) -> bool:
+        return self.port.gate.begins(self, self.port.clock.seconds())
 
     def handshakeCompleted(self) -> None:
         # Before the hello there is nobody to tell; whoever is chosen asks for himself.

@@ -27,6 +27,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import alsoProvides, implementer
 
 from flow512.errors import Violation
+from flow512.link.handshake_guard import IHandshakeGuard
 from flow512.link.identity import Identity, node_of_certificate
 from flow512.link.records import Passage, RecordFactory, write_whole
 from flow512.wire.handshake import Channel
@@ -43,9 +44,9 @@ class _UnbegunSession:
     """
     The server's side of TLS before the client has said anything.
 
-    OpenSSL takes about 50 KiB for a session, which whoever only connects is not worth. Until the
-    first byte comes, this answers Twisted's wrapper as a session does that waits for it; then it
-    makes the session, which takes its place.
+    OpenSSL takes about 50 KiB for a session, and as many microseconds, which whoever only connects
+    is not worth. Until the first byte comes, this answers Twisted's wrapper as a session does that
+    waits for it; then it makes the session, which takes its place, if L{IHandshakeGuard} lets it.
     """
 
     def __init__(self, context: SSL.Context, wrapper: TLSMemoryBIOProtocol) -> None:
@@ -59,6 +60,10 @@ class _UnbegunSession:
         pass
 
     def bio_write(self, data: bytes) -> int:
+        guard = IHandshakeGuard(self._wrapper.wrappedProtocol, None)
+        if guard is not None and not guard.handshake_begins():
+            self._wrapper.abortConnection()  # type: ignore[no-untyped-call]  # Twisted has no types there
+            return len(data)
         session = SSL.Connection(self._context, None)
         session.set_accept_state()
         session.set_app_data(self._wrapper)

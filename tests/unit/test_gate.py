@@ -26,6 +26,36 @@ def address(number: int) -> str:
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
+class HandshakeTests(SynchronousTestCase):
+    """Connections that begin TLS, which costs this side more than the other."""
+
+    def test_rate(self) -> None:
+        """As many of one address as may be half-open begin at once, then so many a second."""
+        limits = Limits(half_open_per_address=20, handshakes_per_address_per_second=5)
+        gate: Gate[int] = Gate(limits)
+
+        def begun(host: str, now: float) -> int:
+            begin = 0
+            for each in range(100):
+                gate.arrived(each, host)
+                begin += gate.begins(each, now)
+                gate.left(each)
+            return begin
+
+        self.assertEqual([begun("10.0.0.1", now) for now in (1000.0, 1000.0, 1002.0)], [20, 0, 10])
+        self.assertEqual(begun("10.0.0.2", 1002.0), 20, "another address")
+        self.assertEqual(begun("2001:db8::1", 1002.0), 20)
+        self.assertEqual(begun("2001:db8::2", 1002.0), 0, "one network")
+
+    def test_dropped(self) -> None:
+        """Who was pushed out begins nothing any more."""
+        gate: Gate[str] = Gate(Limits(half_open_per_address=1))
+        gate.arrived("a", "10.0.0.1")
+        gate.arrived("b", "10.0.0.1")
+        self.assertFalse(gate.begins("a", 0.0))
+        self.assertTrue(gate.begins("b", 0.0))
+
+
 class HalfOpenTests(SynchronousTestCase):
     """Connections that have not said who they are."""
 

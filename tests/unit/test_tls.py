@@ -28,6 +28,7 @@ from flow512.errors import (
     Violation,
     for_log,
 )
+from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer, Caller
@@ -124,13 +125,16 @@ class TlsTests(SynchronousTestCase):
         return Tls(identity, host.reactor)
 
     def listen(
-        self, security: Security | None = None, introduction: Introduction | None = None
+        self,
+        security: Security | None = None,
+        introduction: Introduction | None = None,
+        limits: Limits | None = None,
     ) -> Made:
         """Let Anna answer."""
         known = introduction or Introduction(ANNA.node, "anna")
         clock = self.there.reactor
         made = Made(lambda: Answering(known, clock, Patience()))
-        shared = SharedPortFactory(known, clock)
+        shared = SharedPortFactory(known, clock, limits)
         shared.conversations["transfer"] = made
         factory = (security or self.tls(self.there, ANNA)).accepting(shared)
         port = self.there.reactor.listenTCP(5000, factory)
@@ -498,6 +502,32 @@ class TlsTests(SynchronousTestCase):
         raw[1].transport.loseConnection()
         self.network.run_until(lambda: all(each.lost for each in raw))
         self.assertEqual([each.received for each in raw], [b"", b"", b""])
+
+    def test_too_many_handshakes(self) -> None:
+        """
+        Who begins handshakes without end is closed before anything is spent on them, until some
+        time has passed; others are not concerned.
+        """
+        self.listen(limits=Limits(half_open_per_address=2, handshakes_per_address_per_second=1))
+        flooding = self.network.host("10.0.0.3").reactor
+        place = client_endpoint(flooding, HostPort("10.0.0.1", 5000))
+
+        def begin() -> bool:
+            before = self.sessions()
+            raw = self.network.result(place.connect(Made(lambda: Raw(b"\x16"))))
+            self.network.run(0.05)
+            begun = self.sessions() > before
+            self.assertEqual(raw.lost is None, begun)
+            raw.transport.loseConnection()
+            self.network.run(0.05)
+            return begun
+
+        self.assertEqual([begin() for _ in range(4)], [True, True, False, False])
+        asking = self.ask(expected=ANNA.node)
+        self.assertIsNotNone(asking.opened)
+        self.network.run(1.0)
+        self.assertEqual([begin() for _ in range(2)], [True, False])
+        self.leave(asking)
 
     def test_silent_to_a_conversation(self) -> None:
         """Who says nothing where there is but one conversation is told nothing, and closed."""
