@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeAlias
 
-from flow512.content.paths import OWN_PREFIX, escape, open_beneath
+from flow512.content.paths import OWN_PREFIX, escape, open_file_in
 from flow512.errors import Misuse, NotFound, ResourceFailure, UnsafeName, from_os_error
 
 ALLOW_FILE: Final = OWN_PREFIX + "allow"
@@ -194,7 +194,7 @@ class Access:
 
 def _read(folder: int) -> bytes | None:
     try:
-        fd = open_beneath(folder, (ALLOW_FILE,))
+        fd, _ = open_file_in(folder, ALLOW_FILE)
     except NotFound:
         return None
     try:
