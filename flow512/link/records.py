@@ -127,26 +127,25 @@ class RecordTransport(BufferingTLSTransport):
 
     def _flushReceiveBIO(self) -> None:
         session = self._session or self._open_session()
-        while not self._lostTLSConnection:
-            try:
-                self._take_some(session)
-            except WantReadError:
-                break
-            except ZeroReturnError:
-                self._shutdownTLS()  # type: ignore[no-untyped-call]  # Twisted has no types there
-                self._tlsShutdownFinished(None)  # type: ignore[no-untyped-call]  # Twisted has no types there
-            except Error:
-                self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
+        receiver = self._receiver
+        try:
+            while not self._lostTLSConnection:
+                room = None if receiver is None or self._aborted else receiver.body_room()
+                if room is None:
+                    self._take_record(session)
+                else:
+                    assert receiver is not None
+                    receiver.body_filled(session.decrypt_into(room))
+        except WantReadError:
+            pass
+        except ZeroReturnError:
+            self._shutdownTLS()  # type: ignore[no-untyped-call]  # Twisted has no types there
+            self._tlsShutdownFinished(None)  # type: ignore[no-untyped-call]  # Twisted has no types there
+        except Error:
+            self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
         self._flushSendBIO()
 
-    def _take_some(self, session: Session) -> None:
-        room = None
-        if self._receiver is not None and not self._aborted:
-            room = self._receiver.body_room()
-        if room is not None:
-            assert self._receiver is not None
-            self._receiver.body_filled(session.decrypt_into(room))
-            return
+    def _take_record(self, session: Session) -> None:
         record = self._passage.leaving[:RECORD]  # of which nothing leaves just now
         count = session.decrypt_record(record)
         if not self._aborted:

@@ -153,6 +153,9 @@ class FrameReader:
         """
         chunk = self._chunk
         offset = self._offset
+        if self._body is not None and self._filled == len(self._body):
+            body, self._body = self._body, None
+            return Frame(*self._announced, body)
         if self._body is None:
             if self._header or len(chunk) - offset < HEADER_SIZE:
                 missing = HEADER_SIZE - len(self._header)
