@@ -6,9 +6,8 @@ A request that is cancelled here stays known until its end comes, since data for
 its way. A frame for a number that is not known is a violation: either nobody asked, or it was
 answered before.
 
-The source is not believed: a data frame has to be exactly the one that the request calls for
-next, so that whoever takes the data need not ask what, where or how much it is. Whether the bytes
-are right is judged by the tree (L{flow512.transfer.download}).
+The source is not believed: each request says what it calls for next (L{flow512.transfer.asked}).
+Whether the bytes are right is judged by the tree (L{flow512.transfer.download}).
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -32,13 +30,23 @@ from flow512.link.greeting import Caller
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
 from flow512.link.throttle import Throttle
+from flow512.transfer.asked import (
+    BULK,
+    Asked,
+    Parcels,
+    ParcelSink,
+    Question,
+    Reading,
+    Streaming,
+    Watching,
+)
 from flow512.transfer.blocks import Sink
 from flow512.transfer.incoming import BlockSink, Incoming
 from flow512.transfer.intake import Intake
 from flow512.transfer.pace import WINDOW
 from flow512.transfer.swarm import silent
-from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
-from flow512.wire.bundle import Bundle, unpack
+from flow512.units import BLOCK
+from flow512.wire.bundle import Bundle
 from flow512.wire.fields import MAX_LIST, MD5_LENGTH, Message, Peer
 from flow512.wire.frame import HEADER_SIZE, MAX_REQUEST, BufferPool, Frame
 from flow512.wire.handshake import Agreement
@@ -71,140 +79,6 @@ def fell_silent(result: object, seconds: float) -> Failure:
     Say so, as C{addTimeout} wants it said.
     """
     return Failure(silent())  # type: ignore[no-untyped-call]  # Twisted has no types there
-
-
-class _Pending(Protocol):
-    """A request whose end has not come."""
-
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        """
-        Take a frame that belongs to the request.
-
-        @return: whether it was the last one.
-        @raise Flow512Error: it is not what the request calls for.
-        """
-
-
-class _Question(msgspec.Struct, eq=False):
-    """A request with one answer, of this kind."""
-
-    kind: Kind
-    read: Callable[[Frame], object]
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        if frame.kind != self.kind:
-            raise BadFrame(f"{self.kind.name} was asked for, and kind {frame.kind:#04x} came.")
-        answer = self.read(frame)
-        if not self.result.called:
-            self.result.callback(answer)
-        return True
-
-
-class _Watching(msgspec.Struct, eq=False):
-    """A WATCH: what there is of a content, and what is added, until all is there."""
-
-    told: Callable[[Blocks], None]
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        if frame.kind != Kind.BLOCKS:
-            raise BadFrame(f"BLOCKS was asked for, and kind {frame.kind:#04x} came.")
-        blocks = decode(frame, Blocks)
-        end = 0
-        for first, count in blocks.runs:
-            if first < end:
-                raise BadFrame("Runs of blocks came that are not in order.")
-            end = first + count
-        if not self.result.called:
-            self.told(blocks)
-        if blocks.is_all and not self.result.called:
-            self.result.callback(None)
-        return blocks.is_all
-
-
-class _Stream(msgspec.Struct, eq=False):
-    """A READ: data frames, in order, each of exactly the length that it has to have."""
-
-    next: int
-    end: int
-    size: int
-    run: int
-    sink: Sink
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        first = self.next
-        boundary = first - first % PIECES_PER_BLOCK + PIECES_PER_BLOCK
-        self.next = min(first + self.run, boundary, self.end)
-        length = min(self.next * PIECE, self.size) - first * PIECE
-        if frame.kind != Kind.DATA or frame.position != first or len(frame.body) != length:
-            raise BadFrame(
-                f"{length} bytes from piece {first} on were called for; kind {frame.kind:#04x},"
-                f" {len(frame.body)} bytes from {frame.position} on came."
-            )
-        if not self.result.called:
-            self.sink(first, frame.body)
-        if self.next < self.end:
-            return False
-        if not self.result.called:
-            self.result.callback(None)
-        return True
-
-
-ParcelSink: TypeAlias = Callable[[int, list[memoryview | None]], None]
-"""Takes the number of the first content, and the contents, which are whoever's that keeps them."""
-
-
-class _Parcels(msgspec.Struct, eq=False):
-    """A BUNDLE: parcels, in order, until every content has come."""
-
-    next: int
-    sizes: Sequence[int]
-    sink: ParcelSink
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        if frame.kind != Kind.PARCEL or frame.position != self.next:
-            raise BadFrame(
-                f"Content {self.next} was called for; kind {frame.kind:#04x} at"
-                f" {frame.position} came."
-            )
-        contents = unpack(frame.body)
-        first, self.next = self.next, self.next + len(contents)
-        if self.next > len(self.sizes):
-            raise BadFrame(f"{len(self.sizes)} contents were asked for, and more came.")
-        for number, content in enumerate(contents, first):
-            if content is not None and len(content) != self.sizes[number]:
-                raise BadFrame(
-                    f"Content {number} has {self.sizes[number]} bytes; {len(content)} came for it."
-                )
-        if not self.result.called:
-            self.sink(first, contents)
-        if self.next < len(self.sizes):
-            return False
-        if not self.result.called:
-            self.result.callback(None)
-        return True
-
-
-class _Unhashed(msgspec.Struct, eq=False):
-    """A STREAM: blocks with their digests, and at the end the entry."""
-
-    incoming: Incoming
-    result: Deferred[Any]
-
-    def take(self, frame: Frame) -> bool:
-        entry = self.incoming.take(frame)
-        if entry is not None and not self.result.called:
-            self.result.callback(entry)
-        return entry is not None
-
-
-_BULK: Final = (_Stream, _Parcels, _Unhashed)
-"""Requests whose answers are what is in files, and so are taken no faster than the limit has it."""
 
 
 class SourceProtocol(Caller):
@@ -243,7 +117,7 @@ class SourceProtocol(Caller):
         self._connections = connections or OpenConnections()
         self.buffers = buffers or BufferPool(BLOCK, WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Asked] = {}
         self._down = down or Throttle(clock)
         self._intake = Intake(
             self._down, partial(self.stop_reading, "rate"), partial(self.resume_reading, "rate")
@@ -366,7 +240,7 @@ class SourceProtocol(Caller):
             it ends the watch.
         """
         result: Deferred[None] = Deferred()
-        return self._begin(Watch(root), _Watching(told, result))
+        return self._begin(Watch(root), Watching(told, result))
 
     def read(
         self, root: bytes, size: int, first: int, count: int, run: int, sink: Sink
@@ -384,7 +258,7 @@ class SourceProtocol(Caller):
         result: Deferred[None] = Deferred()
         return self._begin(
             Read(root, first, count, run),
-            _Stream(first, first + count, size, run, sink, result),
+            Reading(first, first + count, size, run, sink, result),
         )
 
     def bundle(
@@ -400,7 +274,7 @@ class SourceProtocol(Caller):
         @return: fires with L{None} when all have come.
         """
         result: Deferred[None] = Deferred()
-        return self._begin(Bundle(tuple(roots)), _Parcels(0, tuple(sizes), sink, result))
+        return self._begin(Bundle(tuple(roots)), Parcels(0, tuple(sizes), sink, result))
 
     def stream(self, wanted: Stream, sink: BlockSink) -> Deferred[Entry]:
         """
@@ -416,13 +290,13 @@ class SourceProtocol(Caller):
             if not pending.result.called:
                 sink(block, digest)
 
-        pending = _Unhashed(Incoming(wanted, self.buffers, pass_on), Deferred())
+        pending = Streaming(Incoming(wanted, self.buffers, pass_on), Deferred())
         return self._begin(wanted, pending)
 
     def _ask(self, message: Message, kind: Kind, read: Callable[[Frame], _T]) -> Deferred[_T]:
-        return self._begin(message, _Question(kind, read, Deferred()))
+        return self._begin(message, Question(kind, read, Deferred()))
 
-    def _begin(self, message: Message, pending: _Pending) -> Deferred[Any]:
+    def _begin(self, message: Message, pending: Asked) -> Deferred[Any]:
         if not self.is_open:
             pending.result.errback(self._ended_by or PeerLost("There is no conversation yet."))
             return pending.result
@@ -438,7 +312,7 @@ class SourceProtocol(Caller):
         except Flow512Error:
             del self._pending[number]  # what cannot be said is not answered
             raise
-        if self._down.is_limited and isinstance(pending, _BULK):
+        if self._down.is_limited and isinstance(pending, BULK):
             self._intake.expect()
         return pending.result
 
@@ -491,7 +365,7 @@ class SourceProtocol(Caller):
     def _count(self, frame: Frame) -> None:
         if frame.kind in (Kind.DATA, Kind.PARCEL):
             self._intake.took(HEADER_SIZE + len(frame.body))
-        if any(isinstance(pending, _BULK) for pending in self._pending.values()):
+        if any(isinstance(pending, BULK) for pending in self._pending.values()):
             self._intake.expect()
         else:
             self._intake.rest()

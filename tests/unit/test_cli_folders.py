@@ -17,7 +17,8 @@ from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Mirror
 from flow512.errors import DiskFailure
 from flow512.transfer import folders
-from flow512.transfer.source import ParcelSink, SourceProtocol
+from flow512.transfer.asked import ParcelSink
+from flow512.transfer.source import SourceProtocol
 from tests.unit.command_line import CommandCase, Said
 
 TREE = {

@@ -15,8 +15,9 @@ from flow512.content.mirroring import Beyond, Mirror
 from flow512.content.unfolding import Existing, Unfolding
 from flow512.errors import BadDigest, DiskFull, Flow512Error, NotFound, PeerLost, TimedOut
 from flow512.transfer import folders
+from flow512.transfer.asked import ParcelSink
 from flow512.transfer.folders import FolderFetch, Progress
-from flow512.transfer.source import ParcelSink, SourceProtocol
+from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLED
 from flow512.wire.messages import Entry
