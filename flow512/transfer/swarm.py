@@ -51,7 +51,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from flow512.content.tree import TreeVerifier
 from flow512.errors import (
@@ -66,8 +66,9 @@ from flow512.errors import (
     Violation,
 )
 from flow512.transfer.actions import Action, AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
-from flow512.transfer.masks import first_run, last_run, mask_of
-from flow512.transfer.pace import MEASURE, WINDOW, Request, Source
+from flow512.transfer.endgame import ask_again
+from flow512.transfer.masks import first_run, mask_of
+from flow512.transfer.pace import WINDOW, Request, Source
 from flow512.transfer.wanted import Page, Wanted
 from flow512.units import DIGESTS_PER_PAGE
 
@@ -77,9 +78,6 @@ BLOCKS_PER_READ: Final = 8
 LATE: Final = 2.0
 """Seconds without a block, or a page, after which others are looked at."""
 
-UNKNOWN_FOR: Final = 0.5
-"""Seconds for which a source that was just asked for the first time may be as fast as any other."""
-
 SLOWER: Final = 4.0
 """How much faster others have to be for work to be taken back."""
 
@@ -87,13 +85,6 @@ CHOICE: Final = 8
 """
 Blocks that a source that has all of it may be asked for, at least, where others download it as
 well: it sends first what it has sent to nobody, if it has the choice.
-"""
-
-SOONER: Final = 4.0
-WORTH: Final = 0.5
-"""
-How many times sooner, and by how many seconds, another has to bring a block to be asked, too, as
-long as there are blocks that nobody was asked for. At the very end, it is twice, and L{MEASURE}.
 """
 
 STRIKES: Final = 5
@@ -105,20 +96,6 @@ def silent() -> TimedOut:
     Make the error for a source that answers pings and nothing else.
     """
     return TimedOut("The source sends nothing, though it is there; try another source.")
-
-
-class _Late(NamedTuple):
-    """
-    Blocks that one source alone was asked for, by one request.
-
-    @ivar through: seconds until that source will be through with all that it was asked for.
-    @ivar blocks: their mask.
-    """
-
-    through: float
-    source: int
-    page: Page
-    blocks: int
 
 
 class Swarm:
@@ -552,7 +529,13 @@ class Swarm:
                 self._wanted.open_for(source.number)
             elif (ahead := self._within_horizon(*chosen)) is not None:
                 return self._ask(source, *ahead, now)
-        return self._ask_again([(source, count) for _, source, count in able], now)
+        again = ask_again(
+            [(source, count) for _, source, count in able],
+            self._sources.values(),
+            self._wanted,
+            now,
+        )
+        return None if again is None else self._ask(*again, now)
 
     def _within_horizon(self, page: Page, slot: int, count: int) -> tuple[Page, int, int] | None:
         if self.horizon is None:
@@ -573,61 +556,6 @@ class Swarm:
             if not self._wanted.is_partial(source.number):
                 window = max(window, CHOICE)
         return min(count, room) if source.outstanding + count <= window else 0
-
-    def _ask_again(self, able: Iterable[tuple[Source, int]], now: float) -> AskBlocks | None:
-        """Ask one for what another was asked for, and would bring later."""
-        late = self._late(now)
-        if not late:
-            return None
-        in_pages: dict[int, int] = {}
-        for each in late:
-            in_pages[each.page.index] = in_pages.get(each.page.index, 0) | each.blocks
-        pages = [(self._wanted.pages[index], blocks) for index, blocks in in_pages.items()]
-        for source, most in able:
-            if not any(self._wanted.of(source.number, page) & blocks for page, blocks in pages):
-                continue
-            if self._wanted.is_left_for(source.number):
-                continue
-            again = self._choose_again(source, most, late, now)
-            if again is not None:
-                return self._ask(source, *again, now)
-        return None
-
-    def _late(self, now: float) -> list[_Late]:
-        """Say what one alone was asked for, and who will be through with all of it last, first."""
-        late: list[_Late] = []
-        for source in self._sources.values():
-            # Nothing can be said of one that has only just been asked for the first time.
-            if source.requests and (source.is_measured or now - source.delivered_at >= UNKNOWN_FOR):
-                through = source.through_in(now)
-                if through <= MEASURE:
-                    continue
-                for request in source.requests.values():
-                    page = self._wanted.pages[request.first // DIGESTS_PER_PAGE]
-                    if blocks := request.left & ~page.asked_twice:
-                        late.append(_Late(through, source.number, page, blocks))
-        late.sort(key=lambda each: each.through)
-        late.reverse()
-        return late
-
-    def _choose_again(
-        self, source: Source, most: int, late: Iterable[_Late], now: float
-    ) -> tuple[Page, int, int] | None:
-        ours = source.through_in(now, 1)
-        sooner, worth = (SOONER, WORTH) if self._wanted.will_have_more else (2.0, MEASURE)
-        for each in late:
-            if each.through <= sooner * ours + worth:
-                break  # if little is won it is not worth that both bring it
-            if each.source == source.number:
-                continue
-            blocks = each.blocks & self._wanted.of(source.number, each.page)
-            if blocks:
-                # The last ones, since the other comes to them last; and only those that come
-                # sooner.
-                while most > 1 and source.through_in(now, most) > each.through:
-                    most -= 1
-                return each.page, *last_run(blocks, most)
-        return None
 
     def _ask(self, source: Source, page: Page, slot: int, count: int, now: float) -> AskBlocks:
         source.begin(now)
