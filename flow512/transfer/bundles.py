@@ -28,6 +28,7 @@ from flow512.interfaces import RunBlocking
 from flow512.link.bulk import FULL, IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
+from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
 from flow512.transfer.reading import ServingConversation
 from flow512.units import BLOCK
@@ -95,7 +96,7 @@ class Bundles:
         self._is_reading = False
         self._is_writing = False
         self._ready: _Ready | None = None
-        self._in_transport = 0
+        self._outgoing = Outgoing(self, conversation, memory, lambda _: self._read())
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -161,15 +162,14 @@ class Bundles:
         """
         Go on: the transport has taken all that was written.
         """
-        self._memory.transport_drained(self)
-        self._release_transport()
+        self._outgoing.drained()
         self.write_ready()
 
     def transport_gone(self) -> None:
         """
         Count what was in the transport no longer: the connection is closed for good.
         """
-        self._release_transport()
+        self._outgoing.drained()
 
     def end(self) -> None:
         """
@@ -214,7 +214,7 @@ class Bundles:
         if not conversation.is_open:
             return
         if not self._memory.is_plentiful and not (
-            conversation.is_writable and self._memory.ask(self)
+            conversation.is_writable and not self._outgoing.size and self._memory.ask(self)
         ):
             return
         asked = self._turns.popleft()
@@ -256,22 +256,15 @@ class Bundles:
         header = encode_header(Kind.PARCEL, asked.request, parcel.size, ready.first)
         connection = self._conversation.connection
         bulk = IBulkTransport(connection, None)
-        give_back = partial(self._memory.buffers.give_back, ready.buffer)
+        given_back = partial(self._outgoing.given_back, ready.buffer)
+        self._outgoing.give(BLOCK)
         # A transport is not full before it has so much: many tiny ones must not keep a buffer each.
         if bulk is not None and parcel.size > FULL:
-            bulk.write_bulk(header, parcel.body, give_back)
+            bulk.write_bulk(header, parcel.body, given_back)
         else:
             connection.write(header + parcel.body)
-            give_back()
+            given_back()
+        self._outgoing.given()
         if ready.first + parcel.count == len(asked.roots):
             del self._pending[asked.request]
             self._ended()
-        if self._conversation.is_writable:
-            self._memory.release(BLOCK)
-        else:
-            self._in_transport += BLOCK
-            self._memory.transport_full(self)
-
-    def _release_transport(self) -> None:
-        size, self._in_transport = self._in_transport, 0
-        self._memory.release(size)

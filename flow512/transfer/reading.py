@@ -12,9 +12,9 @@ full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1 blocks (1.75 MiB), 
 the transport. A client that reads nothing stops its own disk reads, and nobody else's.
 
 All conversations share L{flow512.transfer.read_memory}. When that is short, nothing is read ahead:
-a block is read when the transport is ready for it, and the memory's turn has come. What a
-conversation holds is counted there from the moment that the disk is asked until the transport has
-taken all it was given, or the connection is gone.
+a block is read when the transport has nothing of the one before, and the memory's turn has come.
+What a conversation holds is counted there from the moment that the disk is asked until the
+transport has no need of it (L{flow512.transfer.outgoing}), or the connection is gone.
 
 They share L{flow512.transfer.turns}, too: where many want some, each is sent one block when its
 turn has come, and of its reads the one goes first whose next block was sent longest ago to anybody.
@@ -55,6 +55,7 @@ from flow512.link.conversation import Transport
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
+from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
 from flow512.transfer.turns import Turns, Wanted
 from flow512.units import PIECE, PIECES_PER_BLOCK
@@ -207,7 +208,7 @@ class Reads:
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
         self._disk_is_busy = False
         self._is_writing = False
-        self._in_transport = 0  # bytes of blocks that it has not taken yet
+        self._outgoing = Outgoing(self, conversation, memory, self._taken)
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -275,11 +276,12 @@ class Reads:
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
                 self._read_ahead()
+            self._outgoing.give(len(block))
             if self._pending.get(reading.request) is reading:
                 self._write_block(reading, span, block)
             else:
-                self._memory.buffers.give_back(block)
-            self._written(len(block))
+                self._outgoing.given_back(block)
+            self._outgoing.given()
         self._is_writing = False
         self._read_ahead()
 
@@ -293,15 +295,14 @@ class Reads:
         """
         Go on: the transport has taken all that was written.
         """
-        self._memory.transport_drained(self)
-        self._release_transport()
+        self._outgoing.drained()
         self.write_ready()
 
     def transport_gone(self) -> None:
         """
         Count what was in the transport no longer: the connection is closed for good.
         """
-        self._release_transport()
+        self._outgoing.drained()
 
     def end(self) -> None:
         """
@@ -424,7 +425,8 @@ class Reads:
             return
         is_crowded = self._turns.is_crowded
         is_plentiful = self._memory.is_plentiful and not is_crowded
-        if not is_plentiful and (self._ready or not self._conversation.is_writable):
+        is_taken = self._conversation.is_writable and not self._outgoing.size
+        if not is_plentiful and (self._ready or not is_taken):
             return  # until the transport has taken what there is
         if not self._turns.ask(self) or not (is_plentiful or self._memory.ask(self)):
             return  # until its turn has come
@@ -448,7 +450,7 @@ class Reads:
         )
 
     def _leave_turn_if_idle(self) -> None:
-        if not (self._waiting or self._disk_is_busy or self._ready or self._in_transport):
+        if not (self._waiting or self._disk_is_busy or self._ready or self._outgoing.size):
             self._turns.leave(self)
 
     def _disk_is_free(self, reading: _Reading) -> bool:
@@ -483,35 +485,26 @@ class Reads:
 
     # The transport
 
-    def _written(self, size: int) -> None:
-        if self._conversation.is_writable:
-            self._memory.release(size)
-            self._turns.taken(self, size)
-        else:
-            self._in_transport += size
-            self._memory.transport_full(self)
-
-    def _release_transport(self) -> None:
-        size, self._in_transport = self._in_transport, 0
-        self._memory.release(size)
-        if size:
-            self._turns.taken(self, size)
+    def _taken(self, size: int) -> None:
+        self._turns.taken(self, size)
+        if not self._is_writing:
+            self._read_ahead()
 
     def _write_block(self, reading: _Reading, span: Span, block: bytearray) -> None:
         first, count = span
         connection = self._conversation.connection
-        give_back = partial(self._memory.buffers.give_back, block)
+        given_back = partial(self._outgoing.given_back, block)
         if len(block) > reading.run * PIECE:
             connection.write(_data_frames(reading.request, first, memoryview(block), reading.run))
-            give_back()
+            given_back()
         else:
             header = encode_header(Kind.DATA, reading.request, len(block), first)
             if self._bulk is not None:
-                self._bulk.write_bulk(header, memoryview(block), give_back)
+                self._bulk.write_bulk(header, memoryview(block), given_back)
             else:
                 connection.write(header)
                 connection.write(bytes(block))
-                give_back()
+                given_back()
         if first + count <= reading.last:
             return
         self.cancel(reading.request)

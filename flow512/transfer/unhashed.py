@@ -37,6 +37,7 @@ from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.link.throttle import Throttle
 from flow512.transfer.course import Course
+from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
 from flow512.transfer.reading import READ_BLOCKS, ServingConversation
 from flow512.transfer.shared_work import SharedWork
@@ -103,7 +104,7 @@ class Streams:
         self._now: _Asked | None = None  # stays while a worker is at it, wanted or not
         self._is_busy = False
         self._is_writing = False
-        self._in_transport = 0
+        self._outgoing = Outgoing(self, conversation, memory, lambda _: None)
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -149,9 +150,10 @@ class Streams:
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
                 self._read_ahead()
+            self._outgoing.give(len(block))
             self._conversation.connection.write(frames)
-            self._memory.buffers.give_back(block)
-            self._written(len(block))
+            self._outgoing.given_back(block)
+            self._outgoing.given()
         self._is_writing = False
         self._go_on()
 
@@ -166,15 +168,14 @@ class Streams:
         """
         Go on: the transport has taken all that was written.
         """
-        self._memory.transport_drained(self)
-        self._release_transport()
+        self._outgoing.drained()
         self.write_ready()
 
     def transport_gone(self) -> None:
         """
         Count what was in the transport no longer: the connection is closed for good.
         """
-        self._release_transport()
+        self._outgoing.drained()
 
     def end(self) -> None:
         """
@@ -337,16 +338,3 @@ class Streams:
                 peer=conversation.peer,
                 content=format_content_id(entry.root),
             )
-
-    # The transport
-
-    def _written(self, size: int) -> None:
-        if self._conversation.is_writable:
-            self._memory.release(size)
-        else:
-            self._in_transport += size
-            self._memory.transport_full(self)
-
-    def _release_transport(self) -> None:
-        size, self._in_transport = self._in_transport, 0
-        self._memory.release(size)

@@ -14,6 +14,7 @@ from flow512.link.introduction import Introduction
 from flow512.transfer.read_memory import STUCK
 from flow512.transfer.server import TransferFactory
 from flow512.units import BLOCK
+from flow512.wire.bundle import Bundle
 from flow512.wire.handshake import Channel
 from flow512.wire.messages import (
     Cancel,
@@ -29,7 +30,7 @@ from flow512.wire.messages import (
     decode,
 )
 from tests.unit.test_transfer_server import ServerTestCase, text_of
-from tests.unit.transfer_ends import OURS, Served, join
+from tests.unit.transfer_ends import OURS, FullTransport, LendingTransport, Served, join
 
 BUSY = WIRE_CODES[Busy]
 
@@ -59,9 +60,9 @@ class LimitedTestCase(ServerTestCase):
         allowance = self.factory.allowance
         self.assertEqual((allowance.memory.held, allowance.requests), (0, 0))
 
-    def join(self, room: int = 1 << 40) -> Served:
+    def join(self, room: int = 1 << 40, kind: type[FullTransport] = FullTransport) -> Served:
         """Connect one more."""
-        served = join(self.factory, room)
+        served = join(self.factory, room, kind=kind)
         self.served.append(served)
         return served
 
@@ -109,6 +110,50 @@ class MemoryTests(LimitedTestCase):
             self.workers.do_all()
             self.assertLessEqual(self.in_memory(), 16 * (BLOCK + 16))
         self.assertGreater(self.in_memory(), 12 * BLOCK)
+
+    def test_what_a_transport_keeps(self) -> None:
+        """
+        A block counts until its buffer is given back, though the transport would take more: those
+        who read nothing hold no more than there is, and are given up once others wait.
+        """
+        for _ in range(100):
+            self.fetch(self.join(kind=LendingTransport))
+            self.workers.do_all()
+            self.assertLessEqual(self.in_memory(), 16 * (BLOCK + 16))
+        self.assertGreater(self.in_memory(), 12 * BLOCK)
+        for _ in range(16):
+            self.clock.advance(STUCK / 4)
+            self.workers.do_all()
+        self.assertTrue(any(each.end.transport.aborted for each in self.served))
+
+    def test_what_a_transport_gives_back(self) -> None:
+        """Readers whose transports keep buffers get everything, whole and in order."""
+        readers = [self.join(kind=LendingTransport) for _ in range(12)]
+        for each in readers:
+            self.fetch(each)
+        data = [bytearray() for _ in readers]
+        for _ in range(500):
+            self.workers.do_all()
+            self.assertLessEqual(self.factory.allowance.memory.held, 16 * BLOCK)
+            for which, each in enumerate(readers):
+                data[which] += b"".join(bytes(frame.body) for frame in each.end.take())
+        self.assertEqual([each == self.content for each in data], [True] * 12)
+
+    def test_parcels_that_a_transport_keeps(self) -> None:
+        """So it is with parcels of small files, though a connection has many of them."""
+        roots = tuple(self.put(f"small{number}", 2**16)[0] for number in range(40))
+        stuck = [self.join(kind=LendingTransport) for _ in range(20)]
+        for each in stuck:
+            each.end.say(Bundle(roots), request=1)
+            self.workers.do_all()
+            self.assertLessEqual(self.in_memory(), 16 * (BLOCK + 16))
+        self.assertGreater(self.in_memory(), 8 * BLOCK)
+        got = 0
+        for _ in range(100):
+            for each in stuck:
+                got += sum(frame.kind == Kind.PARCEL for frame in each.end.take())
+            self.workers.do_all()
+        self.assertEqual(got, 20 * 14)
 
     def test_reader_among_those_who_do_not_read(self) -> None:
         """

@@ -20,11 +20,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library, OpenContent, View
 from flow512.content.shares import Share
 from flow512.link.address import HostPort, client_endpoint
+from flow512.link.bulk import IBulkTransport
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.testing import Host, Network
@@ -189,6 +191,33 @@ class FullTransport(StringTransport):
         self.aborted = True
 
 
+@implementer(IBulkTransport)
+class LendingTransport(FullTransport):
+    """
+    A transport that keeps the buffers that it is given until the other side reads.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.lent: list[Callable[[], None]] = []
+
+    def write_bulk(self, header: bytes, body: memoryview, done: Callable[[], None]) -> None:
+        self.lent.append(done)
+        self.write(header + body)
+
+    def take(self) -> bytes:
+        data: bytes = self.value()
+        self.clear()
+        self.give_back()
+        return data + super().take()
+
+    def give_back(self) -> None:
+        """Let the buffers be their owner's again."""
+        lent, self.lent = self.lent, []
+        for done in lent:
+            done()
+
+
 class End:
     """
     One end of a transfer conversation, at whose other end a protocol is under test.
@@ -198,9 +227,11 @@ class End:
 
     conversation = "transfer"
 
-    def __init__(self, protocol: IProtocol, room: int = 1 << 40) -> None:
+    def __init__(
+        self, protocol: IProtocol, room: int = 1 << 40, kind: type[FullTransport] = FullTransport
+    ) -> None:
         self.protocol = protocol
-        self.transport = FullTransport(room)
+        self.transport = kind(room)
         self._reader = FrameReader(CAPS)
         self._is_lost = False
         protocol.makeConnection(self.transport)
@@ -238,6 +269,8 @@ class End:
         """Let the connection be gone."""
         if not self._is_lost:
             self._is_lost = True
+            if isinstance(self.transport, LendingTransport):
+                self.transport.give_back()
             self.protocol.connectionLost(Failure(ConnectionDone() if cleanly else ConnectionLost()))
 
     @property
@@ -263,10 +296,15 @@ def serve(
     return join(factory, room, hello)
 
 
-def join(factory: TransferFactory, room: int = 1 << 40, hello: bool = True) -> Served:
+def join(
+    factory: TransferFactory,
+    room: int = 1 << 40,
+    hello: bool = True,
+    kind: type[FullTransport] = FullTransport,
+) -> Served:
     """Connect to a server."""
     protocol = factory.buildProtocol(ADDRESS)
-    end = End(protocol, room)
+    end = End(protocol, room, kind)
     if hello:
         end.say_hello()
     return Served(factory, protocol, end)

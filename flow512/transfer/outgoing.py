@@ -1,0 +1,95 @@
+"""
+What the transport of a conversation was given to send, and has not taken yet.
+
+Some of it may be in the buffers that it was read to, until the transport gives these back; some
+may have been copied by the transport, until it says that it has taken all. Both are counted in
+L{flow512.transfer.read_memory} until then::
+
+    given ──the buffer comes back──> taken       if the transport takes more now,
+                                 └─> copied ──the transport has taken all──> taken   if it does not
+
+A transport that takes more may still have a copy of so much as leaves it ready to: 64 KiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from flow512.transfer.read_memory import Reader, ReadMemory
+
+
+class Writing(Protocol):
+    """The conversation that it belongs to."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether its transport takes any now."""
+
+
+class Outgoing:
+    """
+    What one reader has given to its transport.
+
+    @ivar size: bytes that are counted.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        conversation: Writing,
+        memory: ReadMemory,
+        taken: Callable[[int], None],
+    ) -> None:
+        """
+        @param reader: who holds it.
+        @param conversation: whose transport is written to.
+        @param memory: where it is counted, and is counted as held already.
+        @param taken: told of bytes that are counted no longer. May be called at once.
+        """
+        self._reader = reader
+        self._conversation = conversation
+        self._memory = memory
+        self._taken = taken
+        self._copied = 0
+        self.size = 0
+
+    def give(self, size: int) -> None:
+        """
+        Something is given to the transport now.
+
+        @param size: bytes of it that are held.
+        """
+        self.size += size
+
+    def given(self) -> None:
+        """
+        It has been: unless the transport has taken all by now, it counts as full.
+        """
+        if self.size:
+            self._memory.transport_full(self._reader)
+
+    def given_back(self, buffer: bytearray) -> None:
+        """
+        Take back the buffer of what was given.
+        """
+        self._memory.buffers.give_back(buffer)
+        if self._conversation.is_writable:
+            self._took(len(buffer))
+        else:
+            self._copied += len(buffer)
+
+    def drained(self) -> None:
+        """
+        The transport has nothing of its own any more: it has taken all, or it is gone.
+        """
+        size, self._copied = self._copied, 0
+        if size:
+            self._took(size)
+
+    def _took(self, size: int) -> None:
+        self.size -= size
+        if not self.size:
+            self._memory.transport_drained(self._reader)
+        self._memory.release(size)
+        self._taken(size)
