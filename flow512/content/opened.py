@@ -5,8 +5,9 @@ A file that is being served: its bytes, for as long as it is what was hashed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import ClassVar, Protocol
 
 from flow512.content.catalog import Stamp
 from flow512.content.paths import escape
@@ -79,6 +80,23 @@ class OpenContent:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class Closable(Protocol):
+    """A file that was opened to be read."""
+
+    def close(self) -> None:
+        """Give its descriptor back."""
+
+
+def close_all(files: Iterable[Closable]) -> None:
+    """
+    Close files that were only read. This may take long: who is the last to close a file that was
+    removed waits until the disk has freed its space.
+    """
+    for file in files:
+        with suppress(OSError):  # what was read is right all the same
+            file.close()
 
 
 def fill(fd: int, offset: int, rooms: Sequence[bytearray | memoryview], what: str) -> None:

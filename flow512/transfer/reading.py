@@ -24,7 +24,8 @@ its frames are counted with their headers.
 
 A file is open once, however many reads want it, and at most L{MAX_OPEN} are. It is closed when
 the room is needed and nobody reads it, or when the conversation ends, but never while a worker
-is at it.
+is at it; and by a worker, since the last who closes a file that was removed waits until the disk
+has freed its space.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from flow512.content.opened import close_all
 from flow512.content.pieces import (
     Span,
     byte_range,
@@ -346,8 +348,8 @@ class Reads:
 
     def _make_room(self) -> bool:
         if self._open_now() >= MAX_OPEN:
-            for root in [root for root, opened in self._files.items() if not opened.readers]:
-                self._files.pop(root).file.close()
+            unread = [root for root, opened in self._files.items() if not opened.readers]
+            self._close([self._files.pop(root) for root in unread])
         return self._open_now() < MAX_OPEN
 
     def _open_now(self) -> int:
@@ -365,10 +367,11 @@ class Reads:
 
     def _file_opened(self, root: bytes, file: ServedContent) -> None:
         waiting = self._take_who_waits_for(root)
+        opened = _Opened(file)
         if not waiting:
-            file.close()
+            self._close([opened])
             return
-        opened = self._files[root] = _Opened(file)
+        self._files[root] = opened
         for opening in waiting:
             self._begin_reading(opening.request, opening.wanted, opened)
 
@@ -382,15 +385,21 @@ class Reads:
         self._close_unread()
 
     def _close_unread(self) -> None:
-        for opened in [opened for opened in self._aside if not opened.readers]:
+        unread = [opened for opened in self._aside if not opened.readers]
+        for opened in unread:
             self._aside.remove(opened)
-            opened.file.close()
+        self._close(unread)
 
     def _close_files(self) -> None:
-        for opened in (*self._files.values(), *self._aside):
-            opened.file.close()
+        files = [*self._files.values(), *self._aside]
         self._files.clear()
         self._aside.clear()
+        self._close(files)
+
+    def _close(self, files: Sequence[_Opened]) -> None:
+        if files:
+            closed = self._run_blocking(close_all, [opened.file for opened in files])
+            self._conversation.wait_for_worker(closed, lambda _: None, Failure.raiseException)
 
     # The disk
 

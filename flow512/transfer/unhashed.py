@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from flow512.content.library import Library, View
-from flow512.content.opened import changed
+from flow512.content.opened import changed, close_all
 from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.content.unhashed import UnhashedContent
@@ -228,7 +228,8 @@ class Streams:
             return
         self._now = None
         if asked.content is not None:
-            asked.content.close()
+            closed = self._run_blocking(close_all, [asked.content])
+            self._conversation.wait_for_worker(closed, lambda _: None, Failure.raiseException)
         self._go_on()
 
     def _go_on(self) -> None:

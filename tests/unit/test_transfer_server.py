@@ -647,13 +647,18 @@ class EndTests(ServerTestCase):
         self.assertEqual(served.end.take(), [])
 
     def test_lost_with_data_ready(self) -> None:
-        """Data that is ready for one who is gone is dropped, and the file closed."""
+        """
+        Data that is ready for one who is gone is dropped, and the file closed: by a worker, and
+        the connection counts as gone after that.
+        """
         root, _ = self.put("one", 4 * BLOCK)
         served = self.serve(room=0)
         served.end.say(Read(root, 0, 2048), request=1)
         self.workers.do_all()
         served.end.hang_up()
-        self.assertEqual(self.shelf.open_now, 0)
+        self.assertEqual((self.shelf.open_now, len(served.factory.connections)), (1, 1))
+        self.workers.do_all()
+        self.assertEqual((self.shelf.open_now, len(served.factory.connections)), (0, 0))
         self.assertFalse(served.factory.connections)
 
     def test_violation_while_the_disk_reads(self) -> None:
