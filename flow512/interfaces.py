@@ -5,16 +5,28 @@ How blocking work is run: off the reactor's thread, or, in a simulation, later o
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Thread
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+
+READING: Final = 4
+"""Workers that may be busy for those who fetch contents from a node, so that as many as that wait
+for its disks."""
+
+WRITING: Final = 4
+"""Workers that may be busy with what it fetches itself."""
+
+LOOKING: Final = 4
+"""Workers that are left for all else: what is asked of the catalog, of a folder, of a name."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -36,6 +48,47 @@ class RunBlocking(Protocol):
         @return: a L{Deferred} that fires on the reactor's thread with its result.
         """
         ...
+
+
+class AtMost:
+    """
+    Runs so many functions at once and no more, where others run them; the rest wait, in the order
+    in which they came. So what may wait for a slow disk leaves workers to all else. A
+    L{RunBlocking} itself.
+    """
+
+    def __init__(self, run_blocking: RunBlocking, most: int) -> None:
+        """
+        @param run_blocking: runs them.
+        @param most: how many at once, at least 1.
+        """
+        self._run_blocking = run_blocking
+        self._most = most
+        self._running = 0
+        self._waiting: deque[tuple[Deferred[Any], Callable[[], Any]]] = deque()
+
+    def __call__(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        Run a function in its turn; see L{RunBlocking}.
+        """
+        result: Deferred[_T] = Deferred()
+        self._waiting.append((result, partial(function, *args, **kwargs)))
+        self._go_on()
+        return result
+
+    def _go_on(self) -> None:
+        while self._waiting and self._running < self._most:
+            self._running += 1
+            result, function = self._waiting.popleft()
+            self._run_blocking(function).addBoth(self._ended, result)
+
+    def _ended(self, value: Any, result: Deferred[Any]) -> None:
+        self._running -= 1
+        # Before its result is told of: whoever is told may want more, and comes last.
+        self._go_on()
+        result.callback(value)
 
 
 class _Thread(Thread):
@@ -72,7 +125,7 @@ class Workers(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         # A pool that was stopped cannot be started again.
         self._pools = [
-            _Pool(0, 8, "flow512-disk"),
+            _Pool(0, READING + WRITING + LOOKING, "flow512-disk"),
             _Pool(0, 2 + (os.cpu_count() or 1), "flow512-hash"),
         ]
         for pool in self._pools:

@@ -18,7 +18,7 @@ from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.unfolding import Existing
 from flow512.errors import Busy, Flow512Error, NotFound
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import WRITING, AtMost, RunBlocking
 from flow512.link.address import HostPort
 from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
@@ -79,7 +79,8 @@ class TransferClient:
         self._introduction = introduction
         self._clock = clock
         self._endpoint = endpoint
-        self._run_blocking = run_blocking
+        # However slow the disk is that is written to, workers are left for those who are served.
+        self._run_blocking = AtMost(run_blocking, WRITING)
         self._run_long = run_long or run_blocking
         self._random = random or SystemRandom()
         self._down = down

@@ -43,7 +43,7 @@ from flow512.errors import (
     SourceFailure,
     for_log,
 )
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import READING, AtMost, RunBlocking
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
@@ -144,7 +144,7 @@ class TransferProtocol(Answerer):
         self._reads = Reads(
             self,
             factory.contents,
-            factory.run_blocking,
+            factory.read_blocking,
             factory.allowance.memory,
             factory.up,
             factory.allowance.turns,
@@ -153,7 +153,7 @@ class TransferProtocol(Answerer):
         self._bundles = Bundles(
             self,
             factory.contents,
-            factory.run_blocking,
+            factory.read_blocking,
             factory.allowance.memory,
             factory.up,
             self._recount,
@@ -161,7 +161,7 @@ class TransferProtocol(Answerer):
         self._streams = Streams(
             self,
             factory.library,
-            factory.run_blocking,
+            factory.read_blocking,
             factory.long_work,
             factory.allowance.memory,
             factory.up,
@@ -485,7 +485,7 @@ class TransferProtocol(Answerer):
             self.write_small(header + md5s)
 
         service, asker = self._service, self.asker
-        made = service.run_blocking(_md5s_of_pieces, service.contents, asker, wanted)
+        made = service.read_blocking(_md5s_of_pieces, service.contents, asker, wanted)
         self._work(frame.request, _Working(), made, answer)
 
     def _holders(self, frame: Frame) -> None:
@@ -566,6 +566,8 @@ class TransferFactory(Factory[TransferProtocol]):
 
     @ivar connections: those that there are.
     @ivar allowance: what they share.
+    @ivar read_blocking: runs what reads contents for all of them, a few at a time: however slow the
+        disk is, there are workers left for what else is asked.
     @ivar lines: where they say that they come and go.
     """
 
@@ -609,6 +611,7 @@ class TransferFactory(Factory[TransferProtocol]):
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking
+        self.read_blocking = AtMost(run_blocking, READING)
         self.long_work = SharedWork(run_long or run_blocking)
         self.limits = limits or Limits()
         self.patience = patience or Patience(greeting=self.limits.handshake)

@@ -8,6 +8,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 
 from flow512.errors import WIRE_CODES, Busy, Cancelled
+from flow512.interfaces import READING
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
@@ -16,6 +17,7 @@ from flow512.transfer.server import TransferFactory
 from flow512.units import BLOCK
 from flow512.wire.bundle import Bundle
 from flow512.wire.handshake import Channel
+from flow512.wire.holding import PiecesRequest
 from flow512.wire.messages import (
     Cancel,
     Error,
@@ -29,6 +31,7 @@ from flow512.wire.messages import (
     Stated,
     decode,
 )
+from flow512.wire.streaming import Stream
 from tests.unit.test_transfer_server import ServerTestCase, text_of
 from tests.unit.transfer_ends import OURS, FullTransport, LendingTransport, Served, join
 
@@ -257,6 +260,31 @@ class MemoryTests(LimitedTestCase):
         while served.end.take():
             self.workers.do_all()
         self.assertEqual(self.factory.allowance.memory.held, 0)
+
+
+class SlowDiskTests(LimitedTestCase):
+    """What is asked while all who fetch wait for a disk."""
+
+    def test_workers_are_left(self) -> None:
+        """However many wait for the disk, who asks for less has his answer."""
+        root, _ = self.put("large", 40 * BLOCK)
+        small = tuple(self.put(f"small{number}", 100)[0] for number in range(4))
+        entry = self.shelf.stat("large")
+        for _ in range(20):
+            served = self.join()
+            served.end.say(Read(root, 0, 40 * 512), request=1)
+            served.end.say(Bundle(small), request=2)
+            served.end.say(Stream("large", entry.size, entry.mtime), request=3)
+            served.end.say(PiecesRequest(root, 0), request=4)
+        self.assertEqual(len(self.workers.jobs), READING)
+        asking = self.join()
+        asking.end.say(Stat("large"), request=1)
+        asking.end.say(List(), request=2)
+        self.assertEqual(len(self.workers.jobs), READING + 2)
+        self.workers.do(-1)
+        self.workers.do(-1)
+        self.assertEqual(sorted(request for request, _ in asking.end.heard()), [1, 2])
+        self.assertEqual(len(self.workers.jobs), READING)
 
 
 class RequestTests(LimitedTestCase):

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from flow512.interfaces import Workers
+from flow512.interfaces import AtMost, Workers
+from tests.unit.transfer_ends import HandFired
 
 
 @implementer(IReactorFromThreads)
@@ -104,3 +105,43 @@ class WorkersTests(SynchronousTestCase):
         result = self.workers.run_long(lambda: "again")
         self.wait(result)
         self.assertEqual(self.successResultOf(result), "again")
+
+
+class AtMostTests(SynchronousTestCase):
+    """L{AtMost}, over workers that the test moves."""
+
+    def setUp(self) -> None:
+        self.workers = HandFired()
+        self.run_few = AtMost(self.workers.run_blocking, 2)
+        self.ran: list[int] = []
+
+    def run_all(self, count: int) -> list[Deferred[None]]:
+        """Have some run that note that they were."""
+        return [self.run_few(self.ran.append, number) for number in range(count)]
+
+    def test_no_more(self) -> None:
+        """No more than so many are given to workers, and the others follow in order."""
+        results = self.run_all(5)
+        while self.workers.jobs:
+            self.assertLessEqual(len(self.workers.jobs), 2)
+            self.workers.do()
+        self.assertEqual(self.ran, [0, 1, 2, 3, 4])
+        for result in results:
+            self.successResultOf(result)
+
+    def test_failure(self) -> None:
+        """One that fails makes room like others, and tells of it."""
+        failed = [self.run_few(divmod, 1, 0) for _ in range(3)]
+        result = self.run_few(divmod, 7, 2)
+        self.workers.do_all()
+        for each in failed:
+            self.failureResultOf(each, ZeroDivisionError)
+        self.assertEqual(self.successResultOf(result), (3, 1))
+
+    def test_who_comes_back(self) -> None:
+        """Who wants more when he has his result comes after those who wait already."""
+        self.run_few(self.ran.append, 0).addCallback(lambda _: self.run_all(1))
+        for number in range(1, 4):
+            self.run_few(self.ran.append, number)
+        self.workers.do_all()
+        self.assertEqual(self.ran, [0, 1, 2, 3, 0])
