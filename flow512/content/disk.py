@@ -8,8 +8,9 @@ import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from typing import Final
 
@@ -17,6 +18,27 @@ from flow512.errors import from_os_error
 
 _PARTS: Final = 16
 """Parts that one call writes: what POSIX promises (IOV_MAX)."""
+
+
+_WAIT_AND_WRITE: Final = 1 | 2
+"""C{SYNC_FILE_RANGE_WAIT_BEFORE} and C{SYNC_FILE_RANGE_WRITE}, linux/fs.h."""
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """The system's call, which C{os} has not; L{None} where it has no such."""
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+    def checked(*arguments: int) -> int:
+        return ctypes.get_errno() if call(*arguments) else 0
+
+    return checked
 
 
 class Disk:
@@ -55,6 +77,20 @@ class Disk:
             return os.listdir(fd)
         finally:
             os.close(fd)
+
+    def write_behind(self, fd: int) -> None:
+        """
+        Let the system begin to put on the disk what was written to a file, and wait for what it
+        began with at the last call: so no more is left for L{fdatasync} than was written since
+        the call before that. It makes no promise, as that does, and does nothing where the system
+        has no such call.
+
+        @raise OSError: something could not be put there. It is not said again.
+        """
+        call = _sync_file_range()
+        failed = 0 if call is None else call(fd, 0, 0, _WAIT_AND_WRITE)
+        if failed and failed not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE):
+            raise OSError(failed, os.strerror(failed))
 
     def write_all(
         self, fd: int, parts: Sequence[bytes | bytearray | memoryview], offset: int

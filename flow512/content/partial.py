@@ -22,7 +22,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import groupby
 from typing import Final
@@ -36,6 +36,12 @@ from flow512.units import BLOCK, MAX_FILE_SIZE
 
 _ZEROS: Final = bytes(BLOCK)
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+WRITE_BEHIND: Final = 2**24
+"""
+Bytes that are written before the system is told to put them on the disk. Without that it keeps
+gigabytes back, for all of which the end of the download would have to wait.
+"""
+
 _TRIES: Final = 10
 """How often others may publish or remove a partial file just as we open it."""
 
@@ -95,6 +101,7 @@ class Partial:
         self._lock = threading.RLock()
         self._unrecorded = BlockSet()
         self._doubted = False  # whether a sync has failed
+        self._held_back = 0  # bytes written since the system was told to put them on the disk
         if disk.fstat(fd).st_size == size:
             self._remove_placeholder()
         else:
@@ -252,8 +259,13 @@ class Partial:
                     self._disk.write_all(
                         self._fd, [data for _, data in together], together[0][0] * BLOCK
                     )
+                    self._held_back += sum(len(data) for _, data in together)
                 for block, _ in together:
                     self._in_place(block)
+            if self._held_back >= WRITE_BEHIND:
+                self._held_back = 0
+                # Without the lock: others may go on while this waits for the disk.
+                self._trying(self._disk.write_behind)
 
     def _is_to_write(self, block: int, data: bytes | bytearray | memoryview) -> bool:
         if block in self.have:
@@ -306,16 +318,17 @@ class Partial:
         with self._lock, blaming(f"saving '{self._shown}'"):
             self.flush()
             if not self._journal.sealed:
-                self._sync()
+                self._trying(self._disk.fdatasync)
                 self._journal.seal()
 
-    def _sync(self) -> None:
+    def _trying(self, sync: Callable[[int], None]) -> None:
         try:
-            self._disk.fdatasync(self._fd)
+            sync(self._fd)
         except OSError:
-            self._doubted = True
-            with suppress(OSError):
-                self._journal.reset()
+            with self._lock:
+                self._doubted = True
+                with suppress(OSError):
+                    self._journal.reset()
             raise
 
     def read(self, offset: int, length: int) -> bytes:

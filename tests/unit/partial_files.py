@@ -51,6 +51,7 @@ class WatchedDisk(Disk):
         {
             *("open", "flock", "stat", "fstat", "lseek", "pread", "pwritev", "ftruncate"),
             *("fdatasync", "fsync", "fchmod", "utime", "link", "rename", "unlink"),
+            "write_behind",
         }
     )
 

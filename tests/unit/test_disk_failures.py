@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from flow512.content.partial import WRITE_BEHIND, Partial
 from flow512.content.publish import check_target
 from flow512.errors import (
     DiskFailure,
@@ -264,6 +265,52 @@ class Failures(InFolder):
         partial = self.open()
         self.assertEqual(len(partial.have), 0)
         self.assertEqual(partial.unproven, ((0, 4),))
+
+    def large(self, disk: WatchedDisk) -> Partial:
+        """Begin a download of so much that the disk is kept up with."""
+        return Partial.open(self.fd, NAME, ROOT, 3 * WRITE_BEHIND, BOOT, disk=disk)
+
+    def test_write_behind(self) -> None:
+        """
+        While a large file comes the disk is kept up with, so that little is left to be waited for
+        at its end; but not for holes, of which it has nothing to keep.
+        """
+        disk = WatchedDisk()
+        partial = self.large(disk)
+        for block in range(partial.blocks // 3 * 2):
+            partial.write(block, bytes(BLOCK))
+        self.assertEqual(disk.calls.count("write_behind"), 0)
+        for block in range(partial.blocks // 3 * 2, partial.blocks):
+            self.assertEqual(disk.calls.count("write_behind"), 0)
+            partial.write(block, b"x" * BLOCK)
+        self.assertEqual(disk.calls.count("write_behind"), 1)
+        partial.discard()
+
+    def test_write_behind_fails(self) -> None:
+        """What the disk could not keep meanwhile is believed no more than after a failed sync."""
+        disk = WatchedDisk()
+        partial = self.large(disk)
+        partial.write(0, b"x" * BLOCK)
+        partial.flush()
+        disk.before = failing("write_behind", errno.EIO)
+        with self.assertRaises(DiskFailure):
+            for block in range(1, partial.blocks):
+                partial.write(block, b"x" * BLOCK)
+        self.assertRaises(DiskFailure, partial.flush)
+        partial.close()
+        again = self.large(WatchedDisk())
+        self.assertEqual(len(again.have), 0)
+        again.discard()
+
+    def test_disk_is_full_behind(self) -> None:
+        """A disk that has no room for what it was to keep is full, and that is said."""
+        disk = WatchedDisk()
+        partial = self.large(disk)
+        disk.before = failing("write_behind", errno.ENOSPC)
+        with self.assertRaises(DiskFull):
+            for block in range(partial.blocks):
+                partial.write(block, b"x" * BLOCK)
+        partial.discard()
 
     def test_read_error(self) -> None:
         """A read error is named."""
