@@ -35,6 +35,7 @@ from flow512.transfer.download import (
 )
 from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import CHECKSUM_WITHIN
+from flow512.transfer.pace import WINDOW
 from flow512.transfer.senders import telling_most
 from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.source import SourceProtocol
@@ -367,6 +368,29 @@ class OwnTroubleTests(DownloadTestCase):
             self.assertEqual(download.fetched, (6 - written) * BLOCK)
             self.assertEqual(partial.read(0, entry.size), content)
             partial.discard()
+
+    def test_disk_that_stands_still(self) -> None:
+        """
+        What has come and is not written is never more than a window: a disk that takes nothing
+        stops what is asked for, and once it goes on, so does the download.
+        """
+        entry, content = self.put("one", 4 * WINDOW * BLOCK)
+        workers = HandFired()
+        partial = self.partial(entry)
+        download = self.download(
+            entry, partial=partial, checksum=Checksum.NONE, run_blocking=workers.run_blocking
+        )
+        result = download.start()
+        most = 0
+        while not result.called:
+            self.network.run(2.0)
+            held = download.fetched - download.stored
+            self.assertLessEqual(held, WINDOW * BLOCK)
+            most = max(most, held)
+            workers.do()
+        self.successResultOf(result)
+        self.assertEqual(most, WINDOW * BLOCK)
+        self.assertEqual(partial.read(0, entry.size), content)
 
     def test_journal_between_many_blocks(self) -> None:
         """Of a long batch the journal is told now and then, so that a crash costs little."""
