@@ -5,12 +5,12 @@ How blocking work is run: off the reactor's thread, or, in a simulation, later o
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
 from threading import Thread
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -18,9 +18,11 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-READING: Final = 4
-"""Workers that may be busy for those who fetch contents from a node, so that as many as that wait
-for its disks."""
+READING: Final = 6
+"""Workers that may read contents for those who fetch from a node."""
+
+OF_ONE_DISK: Final = 3
+"""And how many of them may read from one disk."""
 
 WRITING: Final = 4
 """Workers that may be busy with what it fetches itself."""
@@ -30,6 +32,8 @@ LOOKING: Final = 4
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_Waiting: TypeAlias = tuple[Deferred[Any], Callable[[], Any]]
 
 
 class RunBlocking(Protocol):
@@ -52,40 +56,57 @@ class RunBlocking(Protocol):
 
 class AtMost:
     """
-    Runs so many functions at once and no more, where others run them; the rest wait, in the order
-    in which they came. So what may wait for a slow disk leaves workers to all else. A
-    L{RunBlocking} itself.
+    Runs so many functions at once and no more, where others run them; and of these, only so many
+    that have to do with the same. The rest wait, in the order in which they came, in turns with
+    those of others. So what may wait for a slow disk leaves workers to all else.
     """
 
-    def __init__(self, run_blocking: RunBlocking, most: int) -> None:
+    def __init__(self, run_blocking: RunBlocking, most: int, each: int | None = None) -> None:
         """
         @param run_blocking: runs them.
         @param most: how many at once, at least 1.
+        @param each: how many of them for the same; C{most} unless given.
         """
         self._run_blocking = run_blocking
         self._most = most
-        self._running = 0
-        self._waiting: deque[tuple[Deferred[Any], Callable[[], Any]]] = deque()
+        self._each = most if each is None else each
+        self._running: Counter[Hashable] = Counter()
+        self._waiting: OrderedDict[Hashable, deque[_Waiting]] = OrderedDict()
 
-    def __call__(
-        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
+    def on(self, what: Hashable) -> RunBlocking:
         """
-        Run a function in its turn; see L{RunBlocking}.
+        Give what runs functions that have to do with something.
+
+        @param what: such as the disk that they wait for.
         """
-        result: Deferred[_T] = Deferred()
-        self._waiting.append((result, partial(function, *args, **kwargs)))
-        self._go_on()
-        return result
+
+        def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+            result: Deferred[_T] = Deferred()
+            waiting = self._waiting.setdefault(what, deque())
+            waiting.append((result, partial(function, *args, **kwargs)))
+            self._go_on()
+            return result
+
+        return run
 
     def _go_on(self) -> None:
-        while self._waiting and self._running < self._most:
-            self._running += 1
-            result, function = self._waiting.popleft()
-            self._run_blocking(function).addBoth(self._ended, result)
+        while self._running.total() < self._most:
+            for what in self._waiting:
+                if self._running[what] < self._each:
+                    break
+            else:
+                return
+            waiting = self._waiting.pop(what)
+            result, function = waiting.popleft()
+            if waiting:
+                self._waiting[what] = waiting  # behind the others
+            self._running[what] += 1
+            self._run_blocking(function).addBoth(self._ended, what, result)
 
-    def _ended(self, value: Any, result: Deferred[Any]) -> None:
-        self._running -= 1
+    def _ended(self, value: Any, what: Hashable, result: Deferred[Any]) -> None:
+        self._running[what] -= 1
+        if not self._running[what]:
+            del self._running[what]
         # Before its result is told of: whoever is told may want more, and comes last.
         self._go_on()
         result.callback(value)

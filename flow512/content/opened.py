@@ -22,6 +22,7 @@ class OpenContent:
     @ivar fd: its descriptor.
     @ivar size: its bytes.
     @ivar root: its content id.
+    @ivar disk: the number of the disk that it is on.
     """
 
     is_over: ClassVar[bool] = False
@@ -43,6 +44,7 @@ class OpenContent:
         self.fd = fd
         self.root = root
         self.size = stamp.size
+        self.disk = disk_of(fd)
         self._stamp = stamp
         self._what = what
         self._check_access = check_access
@@ -123,6 +125,18 @@ def fill(fd: int, offset: int, rooms: Sequence[bytearray | memoryview], what: st
             offset += len(room)
     except OSError as error:
         raise from_os_error(error, f"reading {what}") from error
+
+
+def disk_of(fd: int) -> int:
+    """
+    Say on which disk a file is that is open.
+
+    @return: its number; 0 if the system does not tell.
+    """
+    try:
+        return os.fstat(fd).st_dev
+    except OSError:
+        return 0
 
 
 def stamp_of(fd: int, what: str) -> Stamp:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from flow512.content.catalog import Stamp
-from flow512.content.opened import check_unchanged, fill
+from flow512.content.opened import check_unchanged, disk_of, fill
 from flow512.content.tree import Shape, Tree, TreeBuilder, block_digest
 from flow512.errors import Misuse, from_os_error
 from flow512.units import BLOCK
@@ -22,6 +22,7 @@ class UnhashedContent:
     @ivar size: its bytes.
     @ivar mtime: its last change, nanoseconds since 1970 (UTC).
     @ivar first: the block that it is read from.
+    @ivar disk: the number of the disk that it is on.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class UnhashedContent:
         self.mtime = stamp.mtime
         self.first = first
         self._fd = fd
+        self.disk = disk_of(fd)
         self._stamp = stamp
         self._what = what
         self._check_access = check_access

@@ -80,7 +80,7 @@ class TransferClient:
         self._clock = clock
         self._endpoint = endpoint
         # However slow the disk is that is written to, workers are left for those who are served.
-        self._run_blocking = AtMost(run_blocking, WRITING)
+        self._run_blocking = AtMost(run_blocking, WRITING).on("downloads")
         self._run_long = run_long or run_blocking
         self._random = random or SystemRandom()
         self._down = down

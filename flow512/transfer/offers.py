@@ -28,7 +28,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from flow512.content.catalog import Stamp
 from flow512.content.journal import BlockSet
-from flow512.content.opened import check_unchanged, fill, stamp_of
+from flow512.content.opened import check_unchanged, disk_of, fill, stamp_of
 from flow512.content.partial import Partial
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import Shape, format_content_id
@@ -78,6 +78,7 @@ class OfferedContent:
 
     @ivar root: its content id.
     @ivar size: its bytes.
+    @ivar disk: the number of the disk that it is on.
     """
 
     def __init__(self, offer: Offer, fd: int, asker: bytes, admits: Admits) -> None:
@@ -91,6 +92,7 @@ class OfferedContent:
         self.size = offer.size
         self._offer = offer
         self._fd = fd
+        self.disk = disk_of(fd)
         self._asker = asker
         self._admits = admits
 

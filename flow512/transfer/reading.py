@@ -51,7 +51,7 @@ from flow512.content.pieces import (
 )
 from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import AtMost, RunBlocking
 from flow512.link.bulk import IBulkTransport
 from flow512.link.conversation import Transport
 from flow512.link.sparing_log import SparingLog
@@ -183,6 +183,7 @@ class Reads:
         conversation: ServingConversation,
         contents: Contents,
         run_blocking: RunBlocking,
+        reading: AtMost,
         memory: ReadMemory,
         throttle: Throttle,
         turns: Turns,
@@ -190,7 +191,8 @@ class Reads:
         """
         @param conversation: whose they are.
         @param contents: what may be read.
-        @param run_blocking: runs what waits for the disk.
+        @param run_blocking: runs what opens and closes files.
+        @param reading: runs what reads them, by the disk that they are on.
         @param memory: what is held of it meanwhile.
         @param throttle: says how fast it may be sent.
         @param turns: says whom it is sent to, where many want some.
@@ -198,6 +200,7 @@ class Reads:
         self._conversation = conversation
         self._contents = contents
         self._run_blocking = run_blocking
+        self._reading = reading
         self._memory = memory
         self._throttle = throttle
         self._turns = turns
@@ -452,8 +455,9 @@ class Reads:
         self._memory.hold(held)
         self._disk_is_busy = True
         reading.opened.readers += 1
+        file = reading.opened.file
         self._conversation.wait_for_worker(
-            self._run_blocking(_read_blocks, reading.opened.file, spans[0].first, blocks),
+            self._reading.on(file.disk)(_read_blocks, file, spans[0].first, blocks),
             lambda _: self._disk_read(blocks, reading, spans, held),
             lambda failure: self._disk_failed(failure, reading, held),
         )

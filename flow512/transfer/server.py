@@ -43,7 +43,7 @@ from flow512.errors import (
     SourceFailure,
     for_log,
 )
-from flow512.interfaces import READING, AtMost, RunBlocking
+from flow512.interfaces import OF_ONE_DISK, READING, AtMost, RunBlocking
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
@@ -88,6 +88,9 @@ from flow512.wire.streaming import Stream
 
 _LINES: Final = (5.0, 100.0)
 """Lines a second, and at once, that connections may log by coming and going."""
+
+_SMALL: Final = "small"
+"""What is read by opening a file, and closing it at once: it may be on any disk."""
 
 _T = TypeVar("_T")
 
@@ -144,7 +147,8 @@ class TransferProtocol(Answerer):
         self._reads = Reads(
             self,
             factory.contents,
-            factory.read_blocking,
+            factory.run_blocking,
+            factory.reading,
             factory.allowance.memory,
             factory.up,
             factory.allowance.turns,
@@ -153,7 +157,7 @@ class TransferProtocol(Answerer):
         self._bundles = Bundles(
             self,
             factory.contents,
-            factory.read_blocking,
+            factory.reading.on(_SMALL),
             factory.allowance.memory,
             factory.up,
             self._recount,
@@ -161,7 +165,8 @@ class TransferProtocol(Answerer):
         self._streams = Streams(
             self,
             factory.library,
-            factory.read_blocking,
+            factory.run_blocking,
+            factory.reading,
             factory.long_work,
             factory.allowance.memory,
             factory.up,
@@ -485,7 +490,8 @@ class TransferProtocol(Answerer):
             self.write_small(header + md5s)
 
         service, asker = self._service, self.asker
-        made = service.read_blocking(_md5s_of_pieces, service.contents, asker, wanted)
+        read = service.reading.on(_SMALL)
+        made = read(_md5s_of_pieces, service.contents, asker, wanted)
         self._work(frame.request, _Working(), made, answer)
 
     def _holders(self, frame: Frame) -> None:
@@ -566,8 +572,8 @@ class TransferFactory(Factory[TransferProtocol]):
 
     @ivar connections: those that there are.
     @ivar allowance: what they share.
-    @ivar read_blocking: runs what reads contents for all of them, a few at a time: however slow the
-        disk is, there are workers left for what else is asked.
+    @ivar reading: runs what reads contents for all of them, a few at a time, by the disk that they
+        are on: however slow one is, there are workers left for the others, and for all else.
     @ivar lines: where they say that they come and go.
     """
 
@@ -611,7 +617,7 @@ class TransferFactory(Factory[TransferProtocol]):
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking
-        self.read_blocking = AtMost(run_blocking, READING)
+        self.reading = AtMost(run_blocking, READING, OF_ONE_DISK)
         self.long_work = SharedWork(run_long or run_blocking)
         self.limits = limits or Limits()
         self.patience = patience or Patience(greeting=self.limits.handshake)

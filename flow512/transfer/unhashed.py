@@ -34,7 +34,7 @@ from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.content.unhashed import UnhashedContent
 from flow512.errors import TimedOut
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import AtMost, RunBlocking
 from flow512.link.throttle import Throttle
 from flow512.transfer.course import Course
 from flow512.transfer.outgoing import Outgoing
@@ -81,6 +81,7 @@ class Streams:
         conversation: StreamingConversation,
         library: Library,
         run_blocking: RunBlocking,
+        reading: AtMost,
         long_work: SharedWork,
         memory: ReadMemory,
         throttle: Throttle,
@@ -88,7 +89,8 @@ class Streams:
         """
         @param conversation: whose they are.
         @param library: what is shared.
-        @param run_blocking: runs what waits for the disk.
+        @param run_blocking: runs what opens and closes files.
+        @param reading: runs what reads them, by the disk that they are on.
         @param long_work: hashes whole files.
         @param memory: what is held of it meanwhile.
         @param throttle: says how fast it may be sent.
@@ -96,6 +98,7 @@ class Streams:
         self._conversation = conversation
         self._library = library
         self._run_blocking = run_blocking
+        self._reading = reading
         self._long_work = long_work
         self._memory = memory
         self._throttle = throttle
@@ -306,8 +309,9 @@ class Streams:
             course.came(rooms, digests)
             self.write_ready()
 
-        assert asked.content is not None
-        self._work(asked, self._run_blocking(asked.content.read, rooms), read, held)
+        content = asked.content
+        assert content is not None
+        self._work(asked, self._reading.on(content.disk)(content.read, rooms), read, held)
 
     def _finish(self, asked: _Asked) -> None:
         if self._is_busy:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from unittest import mock
+
 from msgspec.structs import replace
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 
+from flow512.content import unhashed
 from flow512.errors import WIRE_CODES, Busy, Cancelled
-from flow512.interfaces import READING
+from flow512.interfaces import OF_ONE_DISK, READING
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
@@ -273,18 +277,43 @@ class SlowDiskTests(LimitedTestCase):
         for _ in range(20):
             served = self.join()
             served.end.say(Read(root, 0, 40 * 512), request=1)
-            served.end.say(Bundle(small), request=2)
-            served.end.say(Stream("large", entry.size, entry.mtime), request=3)
+            served.end.say(Stream("large", entry.size, entry.mtime), request=2)
+        self.workers.do_some(len(self.workers.jobs))  # now that they are open, they are read
+        for served in self.served:
+            served.end.say(Bundle(small), request=3)
             served.end.say(PiecesRequest(root, 0), request=4)
-        self.assertEqual(len(self.workers.jobs), READING)
+        busy = len(self.workers.jobs)
+        self.assertEqual(busy, READING)
         asking = self.join()
         asking.end.say(Stat("large"), request=1)
         asking.end.say(List(), request=2)
-        self.assertEqual(len(self.workers.jobs), READING + 2)
+        self.assertEqual(len(self.workers.jobs), busy + 2)
         self.workers.do(-1)
         self.workers.do(-1)
         self.assertEqual(sorted(request for request, _ in asking.end.heard()), [1, 2])
-        self.assertEqual(len(self.workers.jobs), READING)
+        self.assertEqual(len(self.workers.jobs), busy)
+
+    def test_other_disks(self) -> None:
+        """However many wait for one disk, who wants what is on another does not wait for them."""
+        self.put("slow", 40 * BLOCK)
+        self.put("quick", 30 * BLOCK)
+
+        def stream(path: str) -> Served:
+            entry = self.shelf.stat(path)
+            served = self.join()
+            served.end.say(Stream(path, entry.size, entry.mtime), request=1)
+            return served
+
+        # As if each size were on a disk of its own.
+        with mock.patch.object(unhashed, "disk_of", lambda fd: os.fstat(fd).st_size):
+            for _ in range(20):
+                stream("slow")
+            self.workers.do_some(20)
+            self.assertEqual(len(self.workers.jobs), OF_ONE_DISK)
+            quick = stream("quick")
+            self.workers.do(-1)
+            self.workers.do(-1)
+        self.assertIn(Kind.DATA, {frame.kind for frame in quick.end.take()})
 
 
 class RequestTests(LimitedTestCase):

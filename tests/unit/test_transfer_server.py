@@ -24,7 +24,6 @@ from flow512.errors import (
     NotFound,
     SourceFailure,
 )
-from flow512.interfaces import READING
 from flow512.link.introduction import Introduction
 from flow512.transfer.reading import MAX_OPEN, READ_BLOCKS
 from flow512.transfer.server import TransferFactory
@@ -566,7 +565,7 @@ class HostileTests(ServerTestCase):
         for request, root in enumerate(roots, 1):
             served.end.say(Read(root, 0, 1), request=request)
         busy = WIRE_CODES[Busy]
-        self.assertEqual(len(self.workers.jobs), READING)
+        self.assertEqual(len(self.workers.jobs), MAX_OPEN)
         self.workers.do_all()
         self.assertEqual(self.shelf.open_now, MAX_OPEN)
         served.end.say(Read(roots[-1], 0, 1), request=50)

@@ -112,7 +112,7 @@ class AtMostTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.workers = HandFired()
-        self.run_few = AtMost(self.workers.run_blocking, 2)
+        self.run_few = AtMost(self.workers.run_blocking, 2).on("all")
         self.ran: list[int] = []
 
     def run_all(self, count: int) -> list[Deferred[None]]:
@@ -145,3 +145,29 @@ class AtMostTests(SynchronousTestCase):
             self.run_few(self.ran.append, number)
         self.workers.do_all()
         self.assertEqual(self.ran, [0, 1, 2, 3, 0])
+
+    def test_of_the_same(self) -> None:
+        """What has to do with the same has not all of them, and takes turns with the rest."""
+        few = AtMost(self.workers.run_blocking, 3, 2)
+        for number in range(4):
+            few.on("slow")(self.ran.append, number)
+        self.assertEqual(len(self.workers.jobs), 2)
+        for number in range(10, 13):
+            few.on("quick")(self.ran.append, number)
+        self.assertEqual(len(self.workers.jobs), 3)
+        self.workers.do(2)  # what is quick is done, and what is slow is not
+        self.assertEqual(len(self.workers.jobs), 3)
+        self.workers.do(2)
+        self.workers.do(2)
+        self.assertEqual(len(self.workers.jobs), 2)
+        self.workers.do_all()
+        self.assertEqual(self.ran, [10, 11, 12, 0, 1, 2, 3])
+
+    def test_in_turns(self) -> None:
+        """One that waits comes after one of each other that waits, not after all of them."""
+        few = AtMost(self.workers.run_blocking, 1)
+        for number in range(4):
+            few.on("much")(self.ran.append, number)
+        few.on("little")(self.ran.append, 10)
+        self.workers.do_all()
+        self.assertEqual(self.ran, [0, 1, 10, 2, 3])

@@ -80,6 +80,11 @@ class HandFired:
         """Do one of the jobs."""
         self.jobs.pop(which).do()
 
+    def do_some(self, count: int) -> None:
+        """Do so many jobs."""
+        for _ in range(count):
+            self.do()
+
     def do_all(self) -> None:
         """Do all jobs, and those that come of them."""
         while self.jobs:
