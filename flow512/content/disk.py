@@ -23,6 +23,9 @@ _PARTS: Final = 16
 _WAIT_AND_WRITE: Final = 1 | 2
 """C{SYNC_FILE_RANGE_WAIT_BEFORE} and C{SYNC_FILE_RANGE_WRITE}, linux/fs.h."""
 
+_NO_SUCH_CALL: Final = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP)
+"""What is said where the system, a sandbox or the kind of file has no such call."""
+
 
 @cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
@@ -89,7 +92,7 @@ class Disk:
         """
         call = _sync_file_range()
         failed = 0 if call is None else call(fd, 0, 0, _WAIT_AND_WRITE)
-        if failed and failed not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE):
+        if failed and failed not in _NO_SUCH_CALL:
             raise OSError(failed, os.strerror(failed))
 
     def write_all(

@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import SkipTest, mock
 
+from twisted.trial.unittest import SynchronousTestCase
+
+from flow512.content import disk as disk_module
+from flow512.content.disk import Disk
 from flow512.content.partial import WRITE_BEHIND, Partial
 from flow512.content.publish import check_target
 from flow512.errors import (
@@ -350,3 +356,20 @@ class Failures(InFolder):
         disk.before = failing("unlink", errno.EROFS)
         self.assertRaises(ResourceFailure, partial.discard)
         self.assertEqual(disk.opened, set())
+
+
+class WriteBehindTests(SynchronousTestCase):
+    """L{Disk.write_behind}, which asks the system for more than C{os} has."""
+
+    def test_no_such_file(self) -> None:
+        """What the system says is passed on, where it has the call."""
+        if sys.platform != "linux":
+            raise SkipTest("only Linux has the call")
+        error = self.assertRaises(OSError, Disk().write_behind, -1)
+        self.assertEqual(error.errno, errno.EBADF)
+
+    def test_no_such_call(self) -> None:
+        """Where there is no such call, or it may not be used, nothing happens."""
+        for found in (None, lambda *_: errno.ENOSYS, lambda *_: errno.EPERM):
+            with mock.patch.object(disk_module, "_sync_file_range", lambda found=found: found):
+                Disk().write_behind(-1)
