@@ -91,6 +91,9 @@ class RecordTransport(BufferingTLSTransport):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        # OpenSSL keeps 50 KiB for it, and it knows this transport: left to the garbage collector,
+        # which does not see that memory, it would stay for long.
+        self._session = None
         if self._lane is not None:
             self._lane.gone()
 
@@ -115,9 +118,11 @@ class RecordTransport(BufferingTLSTransport):
         self._take(self._passage.arriving[:count])
 
     def dataReceived(self, bytes: bytes) -> None:
+        if self._lostTLSConnection:
+            return
         if self._session is None:
             super().dataReceived(bytes)  # type: ignore[no-untyped-call]  # Twisted has no types there
-        elif not self._lostTLSConnection:
+        else:
             self._take(memoryview(bytes))
 
     def _take(self, encrypted: memoryview) -> None:
@@ -198,6 +203,8 @@ class RecordTransport(BufferingTLSTransport):
         self._pass_on(room[:filled])
 
     def _flushSendBIO(self) -> None:
+        if self._tlsConnection is None:
+            return
         session = self._session or self._open_session()
         room = self._passage.leaving
         is_more = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
+from weakref import ref
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
@@ -75,6 +77,10 @@ class Wire(StringTransport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[int] = []
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
     def write(self, data: bytes) -> None:
         self.writes.append(len(data))
@@ -224,7 +230,6 @@ class RecordTests(SynchronousTestCase):
 
         receiver = Aborting()
         sent, got = self.ends(receiver)
-        self.wires[got].abortConnection = lambda: None
         self.pump(sent, got)
         sent.write(bytes(HEAD))
         self.clock.advance(0)
@@ -287,6 +292,20 @@ class RecordTests(SynchronousTestCase):
         sent.write(b"last")
         self.pump(sent, got)
         self.assertEqual(receiver.received, b"first,second,third,last")
+
+    def test_is_given_back(self) -> None:
+        """What OpenSSL keeps for a connection goes with it, without the garbage collector."""
+        sent, got = self.ends(Plain())
+        self.pump(sent, got)
+        sent.write(bytes(BODY))
+        self.pump(sent, got)
+        connections = [ref(each._tlsConnection) for each in (sent, got)]
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for each in (sent, got):
+            each.connectionLost(Failure(ConnectionDone()))
+            each.dataReceived(b"too late")
+        self.assertEqual([connection() for connection in connections], [None, None])
 
     def test_conversation(self) -> None:
         """Conversations receive bodies so."""
