@@ -172,6 +172,11 @@ class RecordTransport(BufferingTLSTransport):
         done()
 
     def _write(self, bytes: bytes) -> None:
+        if self._appSendBuffer and not self._lostTLSConnection:
+            # What was written before the handshake comes first, even when this is written by
+            # who is told of the handshake.
+            self._bufferedWrite(bytes)  # type: ignore[no-untyped-call]  # Twisted has no types there
+            return
         self._encrypt(bytes)
         self._flushSendBIO()
 

@@ -8,6 +8,7 @@ from weakref import ref
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -69,6 +70,20 @@ class Filled(Plain):
         if self.filled == BODY:
             self.received += self.body
             self.body = bytearray()
+
+
+@implementer(IHandshakeListener)
+class Early(Plain):
+    """Writes before the handshake, and when it is told of it."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"first,")
+
+    def handshakeCompleted(self) -> None:
+        assert isinstance(self.transport, RecordTransport)
+        self.transport.write(b"second,")
+        self.transport.write_bulk(b"third,", memoryview(b"fourth"), lambda: None)
 
 
 class Wire(StringTransport):
@@ -292,6 +307,13 @@ class RecordTests(SynchronousTestCase):
         sent.write(b"last")
         self.pump(sent, got)
         self.assertEqual(receiver.received, b"first,second,third,last")
+
+    def test_early(self) -> None:
+        """What was written before the handshake comes before what is written at its end."""
+        receiver = Plain()
+        sent, got = self.end(Early(), b"a", False), self.end(receiver, b"b", True)
+        self.pump(sent, got)
+        self.assertEqual(receiver.received, b"first,second,third,fourth")
 
     def test_is_given_back(self) -> None:
         """What OpenSSL keeps for a connection goes with it, without the garbage collector."""
