@@ -42,6 +42,12 @@ _RECORDS: Final = 2**11
 _ENCRYPTED_AT_ONCE: Final = 2**16
 """Bytes that OpenSSL encrypts in one go: the room for them it keeps while the connection lives."""
 
+_OF_ITS_OWN: Final = 2**16
+"""
+Bytes that TLS may say of itself on one connection. A handshake takes 2 KiB, each answer to a new
+key 27 bytes: whoever asks for 2,000 of them, and perhaps reads none, wants to fill our memory.
+"""
+
 _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
 
@@ -79,6 +85,7 @@ class RecordTransport(BufferingTLSTransport):
     _receiver: IBodyReceiver | None = None
     _lane: Lane | None = None
     _session: Session | None = None
+    _said_of_its_own = 0
 
     def makeConnection(self, transport: ITransport) -> None:
         self._receiver = IBodyReceiver(self.wrappedProtocol, None)
@@ -216,7 +223,10 @@ class RecordTransport(BufferingTLSTransport):
         while is_more:
             count = session.encrypted_into(room)
             is_more = count == len(room)
+            self._said_of_its_own += count
             self._pass_on(room[:count])
+        if self._said_of_its_own > _OF_ITS_OWN and not self._aborted:
+            self.abortConnection()  # type: ignore[no-untyped-call]  # Twisted has no types there
 
     def _pass_on(self, encrypted: memoryview) -> None:
         if encrypted and self._lane is not None:

@@ -24,6 +24,7 @@ from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.records import RecordTransport
 from flow512.link.tls import Tls
+from tests.unit.forged_records import Forger
 
 HEAD = 16
 """Bytes that come before each body."""
@@ -108,10 +109,12 @@ class RecordTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.wires: dict[Any, Wire] = {}
+        self.secrets: list[bytes] = []
 
     def end(self, protocol: Plain, seed: bytes, is_client: bool) -> RecordTransport:
         """Make one end."""
         tls = Tls(Identity.from_seed(seed * 32), self.clock)
+        tls._context.set_keylog_callback(lambda _, line: self.secrets.append(line))
         inside = Factory.forProtocol(lambda: protocol)
         wrapped = tls.wrap(inside, is_client=is_client).buildProtocol(None)
         assert isinstance(wrapped, RecordTransport)
@@ -314,6 +317,41 @@ class RecordTests(SynchronousTestCase):
         sent, got = self.end(Early(), b"a", False), self.end(receiver, b"b", True)
         self.pump(sent, got)
         self.assertEqual(receiver.received, b"first,second,third,fourth")
+
+    def forged(
+        self, receiver: Plain, other: Plain
+    ) -> tuple[RecordTransport, RecordTransport, Forger]:
+        """Make a server, and a client in whose name we go on."""
+        server, client = self.end(receiver, b"a", False), self.end(other, b"b", True)
+        self.pump(server, client)
+        return server, client, Forger.of_log(self.secrets, b"CLIENT_TRAFFIC_SECRET_0")
+
+    def test_new_keys(self) -> None:
+        """Either side may change its key at any time, and ask the other to, however that is cut."""
+        receiver, other = Plain(), Plain()
+        server, client, forger = self.forged(receiver, other)
+        arriving = b"".join(
+            forger.record(b"%d," % number) + forger.new_key() for number in range(9)
+        )
+        for at in range(len(arriving)):
+            server.dataReceived(arriving[at : at + 1])
+        server.write(b"answer")
+        self.pump(server, client)
+        self.assertEqual(receiver.received, b"0,1,2,3,4,5,6,7,8,")
+        self.assertEqual(other.received, b"answer")
+
+    def test_too_many_keys(self) -> None:
+        """Who asks for ever more keys is sent no more of them, whether he reads them or not."""
+        server, _, forger = self.forged(Plain(), Plain())
+        wire = self.wires[server]
+        server.dataReceived(b"".join(forger.new_key() for _ in range(1000)))
+        self.assertFalse(wire.aborted)
+        server.dataReceived(b"".join(forger.new_key() for _ in range(2000)))
+        self.assertTrue(wire.aborted)
+        server.connectionLost(Failure(ConnectionDone()))
+        said = len(wire.value())
+        server.dataReceived(b"".join(forger.new_key() for _ in range(100)))
+        self.assertEqual(len(wire.value()), said)
 
     def test_is_given_back(self) -> None:
         """What OpenSSL keeps for a connection goes with it, without the garbage collector."""
