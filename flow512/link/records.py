@@ -52,6 +52,10 @@ _PARTIAL_WRITE: Final = 1
 """C{SSL_MODE_ENABLE_PARTIAL_WRITE} of C{openssl/ssl.h}, which pyOpenSSL sets but does not name."""
 
 
+_IN_PIECES: Final = ("SSL routines", "", "a message of the other side's TLS is in pieces")
+"""As pyOpenSSL says what OpenSSL complains of."""
+
+
 class Passage:
     """
     What the bytes of all connections pass through that run in one thread.
@@ -203,8 +207,13 @@ class RecordTransport(BufferingTLSTransport):
                 try:
                     session.encrypt(part[at : at + _ENCRYPTED_AT_ONCE])
                 except WantReadError:
-                    # Before the handshake, and only then, nothing of it was taken.
-                    self._bufferedWrite(bytes(part[at:]))  # type: ignore[no-untyped-call]  # Twisted has no types there
+                    # Nothing of it was taken.
+                    if self._handshakeDone:
+                        # The other side has cut a message of TLS in two, and keeps the rest; no
+                        # library does so with five bytes. We do not keep what waits for it.
+                        self._tlsShutdownFinished(Failure(Error([_IN_PIECES])))  # type: ignore[no-untyped-call]  # Twisted has no types there
+                    else:
+                        self._bufferedWrite(bytes(part[at:]))  # type: ignore[no-untyped-call]  # Twisted has no types there
                     break
                 except Error:
                     self._pass_on(room[:filled])

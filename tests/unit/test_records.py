@@ -24,7 +24,7 @@ from flow512.link.identity import Identity
 from flow512.link.introduction import Introduction
 from flow512.link.records import RecordTransport
 from flow512.link.tls import Tls
-from tests.unit.forged_records import Forger
+from tests.unit.forged_records import HANDSHAKE, NEW_KEY_ASKED, Forger
 
 HEAD = 16
 """Bytes that come before each body."""
@@ -352,6 +352,26 @@ class RecordTests(SynchronousTestCase):
         said = len(wire.value())
         server.dataReceived(b"".join(forger.new_key() for _ in range(100)))
         self.assertEqual(len(wire.value()), said)
+
+    def test_in_pieces(self) -> None:
+        """
+        OpenSSL encrypts nothing between two parts of a message of TLS; who keeps the second one
+        back while there is something to say is not waited for, and nothing comes out of order.
+        """
+        receiver, other = Plain(), Plain()
+        server, client, forger = self.forged(receiver, other)
+        server.dataReceived(forger.record(NEW_KEY_ASKED[:4], HANDSHAKE))
+        self.assertFalse(self.wires[server].disconnecting)
+        server.write(b"one")
+        server.write_bulk(b"two", memoryview(b"three"), lambda: None)
+        self.clock.advance(0)
+        self.assertTrue(self.wires[server].disconnecting)
+        server.dataReceived(forger.record(NEW_KEY_ASKED[4:], HANDSHAKE))
+        server.write(b"four")
+        self.pump(server, client)
+        self.assertEqual(other.received, b"")
+        server.connectionLost(Failure(ConnectionDone()))
+        self.assertIsInstance(receiver.lost, SSL.Error)
 
     def test_is_given_back(self) -> None:
         """What OpenSSL keeps for a connection goes with it, without the garbage collector."""
