@@ -293,7 +293,8 @@ class Lane:
             except OSError:
                 return CONNECTION_LOST
             if not count:
-                return CONNECTION_DONE
+                # Whoever was given the last of it may have written, and learned of a failure.
+                return self._lost or CONNECTION_DONE
             receiver.body_filled(min(count, length))
             if count > length:
                 receiver.dataReceived(bytes(header[: count - length]))

@@ -292,6 +292,25 @@ class LaneTests(SynchronousTestCase):
         self.assertIsInstance(self.sender.lost, ConnectionLost)
         self.assertEqual(self.returned, [0])
 
+    def test_reset_while_received(self) -> None:
+        """It is lost, too, if it was who received the last of it that wrote, and was told so."""
+        receiving = self.sender.lane.socket
+        arrived = [0, FULL]
+
+        def reset(buffers: object) -> int:
+            raise ConnectionResetError(ECONNRESET, "reset")
+
+        def receive(buffers: object) -> tuple[int]:
+            return (arrived.pop(),)
+
+        receiving.sendmsg, receiving.recvmsg_into = reset, receive
+        self.sender.body_room = lambda: memoryview(bytearray(FULL))  # type: ignore[method-assign]  # of this one
+        self.sender.body_filled = lambda count: self.write(0, b"late")  # type: ignore[method-assign]  # likewise
+        self.assertIs(self.sender.transport.doRead(), CONNECTION_LOST)  # type: ignore[union-attr]  # it is connected
+        self.assertEqual(arrived, [])
+        self.network.run(1.0)
+        self.assertIsInstance(self.sender.lost, ConnectionLost)
+
     def test_elsewhere(self) -> None:
         """Only a TCP connection of Twisted's has a lane."""
         self.assertIsNone(open_lane(StringTransport()))
