@@ -8,7 +8,6 @@ import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from functools import partial
 from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -33,7 +32,7 @@ LOOKING: Final = 4
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_Waiting: TypeAlias = tuple[Deferred[Any], Callable[[], Any]]
+_Waiting: TypeAlias = tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class RunBlocking(Protocol):
@@ -83,7 +82,7 @@ class AtMost:
         def run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
             result: Deferred[_T] = Deferred()
             waiting = self._waiting.setdefault(what, deque())
-            waiting.append((result, partial(function, *args, **kwargs)))
+            waiting.append((result, function, args, kwargs))
             self._go_on()
             return result
 
@@ -97,11 +96,11 @@ class AtMost:
             else:
                 return
             waiting = self._waiting.pop(what)
-            result, function = waiting.popleft()
+            result, function, args, kwargs = waiting.popleft()
             if waiting:
                 self._waiting[what] = waiting  # behind the others
             self._running[what] += 1
-            self._run_blocking(function).addBoth(self._ended, what, result)
+            self._run_blocking(function, *args, **kwargs).addBoth(self._ended, what, result)
 
     def _ended(self, value: Any, what: Hashable, result: Deferred[Any]) -> None:
         self._running[what] -= 1
