@@ -208,6 +208,8 @@ class RecordTransport(BufferingTLSTransport):
                     session.encrypt(part[at : at + _ENCRYPTED_AT_ONCE])
                 except WantReadError:
                     # Nothing of it was taken.
+                    self._pass_on(room[:filled])
+                    filled = 0
                     if self._handshakeDone:
                         # The other side has cut a message of TLS in two, and keeps the rest; no
                         # library does so with five bytes. We do not keep what waits for it.
