@@ -2,7 +2,7 @@
 The powers of 512 that files are measured in::
 
     piece   512 bytes        what files are addressed in
-    block   512 pieces       256 KiB, what is verified; the longest run
+    block   512 pieces       256 KiB, what is verified
     page    512 digests      16 KiB, what the hash tree travels in
 """
 
@@ -16,6 +16,9 @@ PIECE: Final = 512
 PIECES_PER_BLOCK: Final = 512
 BLOCK: Final = PIECE * PIECES_PER_BLOCK
 """Bytes in a block (256 KiB); only the last block of a file may be shorter."""
+
+LONGEST_RUN: Final = 4 * PIECES_PER_BLOCK
+"""Pieces that travel in one frame, at most: four blocks (1 MiB)."""
 
 DIGEST: Final = 32
 """Bytes in a digest of the tree."""

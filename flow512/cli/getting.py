@@ -39,7 +39,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     @ivar wanted: a path in some share, or C{flow512:} and a content id.
     @ivar target: where it is to go.
-    @ivar run: pieces that a frame may carry, 1 to 512.
+    @ivar run: pieces that a frame may carry, 1 to 2,048.
     @ivar peer: whom to ask: an address, a name, the beginning of an id; anybody if empty.
     @ivar wait: seconds to look for peers, at most.
     @ivar checksum: whether the MD5 is compared at the end.

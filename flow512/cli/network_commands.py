@@ -21,7 +21,7 @@ from flow512.cli.options import (
     wait_option,
 )
 from flow512.cli.voice import PlainVoice, Undeterred
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import LONGEST_RUN
 
 if TYPE_CHECKING:
     from flow512.cli.running import Machine
@@ -72,9 +72,9 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
 @click.option(
     "--run",
     "pieces",
-    type=click.IntRange(1, 512),
+    type=click.IntRange(1, LONGEST_RUN),
     metavar="N",
-    help="Of a file, pieces of 512 bytes in a frame; 512 if not given.",
+    help="Of a file, pieces of 512 bytes in a frame, at most; 2048 if not given.",
 )
 @rate_options
 @wait_option
@@ -116,7 +116,7 @@ def get(
     wish = getting.Wish(
         target,
         getting.target_of(output, may_replace=may_replace or mirror),
-        pieces or PIECES_PER_BLOCK,
+        pieces or LONGEST_RUN,
         peer,
         wait,
         Checksum.NONE if no_md5 else Checksum.MD5,

@@ -271,8 +271,10 @@ class Partial:
         if block in self.have:
             return False
         # Zeros that are there already, as a hole, need no space.
-        zeros = data == _ZEROS[: len(data)]
-        return not zeros or self._disk.pread(self._fd, len(data), block * BLOCK) != data
+        if not _ZEROS.startswith(data):
+            return True
+        there = self._disk.pread(self._fd, len(data), block * BLOCK)
+        return not there.startswith(data)
 
     def _in_place(self, block: int) -> None:
         with self._lock:

@@ -1,14 +1,13 @@
 """
 Pieces: how the bytes of a file are addressed, and how a range of them is cut for the wire.
 
-A range of pieces is walked in spans, each inside one block: a span is one read. Its bytes are
-cut into runs, each of which is one frame. Nothing here loops over pieces, except for a reader
-who asks for runs of a few.
+A range of pieces is walked in spans, each of a block, or of a few: what is read to one place. Its
+bytes are cut into runs, each of which is one frame. Nothing here loops over pieces, except for a
+reader who asks for runs of a few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from flow512.errors import Misuse
@@ -17,14 +16,20 @@ from flow512.units import PIECE, PIECES_PER_BLOCK
 
 class Span(NamedTuple):
     """
-    Consecutive pieces inside one block.
+    Consecutive pieces.
 
     @ivar first: the first one's number.
-    @ivar pieces: how many, 1 to L{PIECES_PER_BLOCK}.
+    @ivar pieces: how many, at least 1.
     """
 
     first: int
     pieces: int
+
+    @property
+    def blocks(self) -> range:
+        """The numbers of the blocks that it has something of."""
+        end = -(-(self.first + self.pieces) // PIECES_PER_BLOCK)
+        return range(self.first // PIECES_PER_BLOCK, end)
 
 
 def piece_count(size: int) -> int:
@@ -66,20 +71,17 @@ def byte_range(first: int, count: int, size: int) -> tuple[int, int]:
     return offset, min(count * PIECE, size - offset)
 
 
-def split_at_blocks(first: int, count: int) -> Iterator[Span]:
+def span_from(first: int, end: int, blocks: int) -> Span:
     """
-    Split a range of pieces so that no part crosses the boundary of a block.
+    Give the beginning of a range of pieces, to the end of a block.
 
     @param first: the first piece's number.
-    @param count: how many.
-    @return: the parts in order, made one at a time.
+    @param end: the one after the last; more than C{first}.
+    @param blocks: of how many blocks it is to have something, at least 1, if the range is that
+        long.
     """
-    end = first + count
-    while first < end:
-        boundary = first - first % PIECES_PER_BLOCK + PIECES_PER_BLOCK
-        stop = min(boundary, end)
-        yield Span(first, stop - first)
-        first = stop
+    boundary = (first // PIECES_PER_BLOCK + blocks) * PIECES_PER_BLOCK
+    return Span(first, min(boundary, end) - first)
 
 
 def cut_into_runs(

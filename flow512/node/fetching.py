@@ -34,7 +34,7 @@ from flow512.transfer.exchange import Exchange
 from flow512.transfer.fetch import Fetched, Growing, Target
 from flow512.transfer.finding import Candidate
 from flow512.transfer.folders import Progress as FolderProgress
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import LONGEST_RUN
 from flow512.wire.messages import Entry
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Fetching:
         known: Sequence[Candidate] = (),
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         target: Target | None = None,
-        run: int = PIECES_PER_BLOCK,
+        run: int = LONGEST_RUN,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Growing], None] = lambda download: None,
@@ -110,7 +110,7 @@ class Fetching:
         @param known: whom to ask first, if C{peer} is empty.
         @param also: see L{TransferClient.get}.
         @param target: where it is to go; the downloads folder unless given.
-        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
         @param checksum: whether the MD5 is compared at the end.
         @param found: told who has it, and what it is.
         @param progress: told of the download as it grows.

@@ -20,12 +20,17 @@ class AskPage(msgspec.Struct, frozen=True):
 
 
 class AskBlocks(msgspec.Struct, frozen=True):
-    """Ask a source for these blocks, by a request of this number."""
+    """
+    Ask a source for these blocks, by a request of this number.
+
+    @ivar together: how many of them may come in one frame.
+    """
 
     source: int
     request: int
     first: int
     count: int
+    together: int
 
 
 class CheckBlocks(msgspec.Struct, frozen=True):

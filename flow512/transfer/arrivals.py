@@ -21,6 +21,7 @@ from flow512.content.partial import Partial
 from flow512.content.tree import block_digest
 from flow512.interfaces import RunBlocking
 from flow512.transfer.senders import Sender
+from flow512.units import BLOCK
 
 RECORD_EVERY: Final = 16
 """Blocks that may be stored and not yet in the journal (4 MiB)."""
@@ -36,12 +37,19 @@ GATHER_FOR: Final = 0.02
 
 
 class Arrived(msgspec.Struct, eq=False):
-    """A block, and the digest that it has to have."""
+    """
+    Blocks that came together, one after the other, and the digest that each has to have.
+    """
 
-    block: int
+    blocks: range
     data: bytes | bytearray
-    expected: bytes
+    expected: Sequence[bytes]
     sender: Sender
+
+    def each(self) -> Iterator[tuple[int, memoryview, bytes]]:
+        """Give each block's number, data and digest."""
+        for at, (block, digest) in enumerate(zip(self.blocks, self.expected, strict=True)):
+            yield block, memoryview(self.data)[at * BLOCK : (at + 1) * BLOCK], digest
 
 
 class Arrivals:
@@ -54,16 +62,16 @@ class Arrivals:
         partial: Partial | Outlet,
         clock: IReactorTime,
         run_blocking: RunBlocking,
-        work: Callable[[Deferred[list[Arrived]], Callable[[list[Arrived]], None]], None],
-        stored: Callable[[Sequence[Arrived], Sequence[Arrived]], None],
+        work: Callable[[Deferred[list[int]], Callable[[list[int]], None]], None],
+        stored: Callable[[Sequence[Arrived], Sequence[int]], None],
     ) -> None:
         """
         @param partial: where they go.
         @param clock: for the moment that one waits for others.
         @param run_blocking: runs what writes to the disk.
         @param work: waits for a worker, and calls what is to follow, unless it failed.
-        @param stored: told of those that are verified and in place, in their order, and of those
-            that are wrong. Both are forgotten here.
+        @param stored: told of what was looked at, in its order, and which blocks of it are wrong;
+            all others are verified and in place. Both are forgotten here.
         """
         self._partial = partial
         self._clock = clock
@@ -71,16 +79,18 @@ class Arrivals:
         self._work = work
         self._stored = stored
         self._arrived: list[Arrived] = []
+        self._count = 0  # blocks of these
         self._is_storing = False
         self._is_hurried = False
         self._timer: IDelayedCall | None = None
 
     def add(self, arrived: Arrived) -> None:
         """
-        One more has arrived.
+        More has arrived.
         """
         self._arrived.append(arrived)
-        if len(self._arrived) >= GATHER:
+        self._count += len(arrived.blocks)
+        if self._count >= GATHER:
             self._store()
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
@@ -112,34 +122,41 @@ class Arrivals:
         if self._is_storing or not self._arrived:
             return
         self._stop_waiting()
-        batch, self._arrived = sorted(self._arrived, key=lambda each: each.block), []
+        batch, self._arrived = sorted(self._arrived, key=lambda each: each.blocks.start), []
+        self._count = 0
         self._is_storing = True
 
-        def ended(wrong: list[Arrived]) -> None:
+        def ended(wrong: list[int]) -> None:
             self._is_storing = False
             for each in batch:
                 each.sender.source.buffers.give_back(each.data)
-            self._stored([each for each in batch if each not in wrong] if wrong else batch, wrong)
-            if self._is_hurried or len(self._arrived) >= GATHER or self._timer is None:
+            self._stored(batch, wrong)
+            if self._is_hurried or self._count >= GATHER or self._timer is None:
                 self._store()
 
         self._work(self._run_blocking(self._write, batch), ended)
 
-    def _write(self, batch: list[Arrived]) -> list[Arrived]:
+    def _write(self, batch: list[Arrived]) -> list[int]:
         # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
         # for it; so few are made. What was written before something went wrong is kept.
-        right: list[Arrived] = []
-        wrong: list[Arrived] = []
-        for each in batch:
-            (right if block_digest(each.data) == each.expected else wrong).append(each)
+        right: list[tuple[int, memoryview]] = []
+        wrong: list[int] = []
+        for arrived in batch:
+            for block, data, expected in arrived.each():
+                if block_digest(data) == expected:
+                    right.append((block, data))
+                else:
+                    wrong.append(block)
         for at in range(0, len(right), RECORD_EVERY):
             for run in _in_a_row(right[at : at + RECORD_EVERY]):
-                self._partial.write(run[0].block, *(each.data for each in run))
+                self._partial.write(run[0][0], *(data for _, data in run))
             self._partial.flush()
         return wrong
 
 
-def _in_a_row(blocks: Sequence[Arrived]) -> Iterator[list[Arrived]]:
+def _in_a_row(
+    blocks: Sequence[tuple[int, memoryview]],
+) -> Iterator[list[tuple[int, memoryview]]]:
     """Part blocks where one does not follow the other."""
-    for _, run in groupby(enumerate(blocks), lambda each: each[1].block - each[0]):
+    for _, run in groupby(enumerate(blocks), lambda each: each[1][0] - each[0]):
         yield [block for _, block in run]

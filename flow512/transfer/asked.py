@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from flow512.errors import BadFrame
 from flow512.transfer.blocks import Sink
 from flow512.transfer.incoming import Incoming
-from flow512.units import PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import unpack
 from flow512.wire.frame import Frame
 from flow512.wire.holding import Blocks
@@ -91,7 +91,11 @@ class Watching(msgspec.Struct, eq=False):
 
 class Reading(msgspec.Struct, eq=False):
     """
-    A READ: data frames, in order, each of exactly the length that it has to have.
+    A READ: data frames, in order.
+
+    Each ends with a block, or with what was asked for, or has C{run} pieces and is part of a
+    block. So how long it is, is the source's to choose only if C{run} is more than a block: there
+    it may be of one block or of several.
 
     @ivar next: the piece that comes next.
     @ivar end: the one after the last.
@@ -112,6 +116,11 @@ class Reading(msgspec.Struct, eq=False):
         boundary = first - first % PIECES_PER_BLOCK + PIECES_PER_BLOCK
         self.next = min(first + self.run, boundary, self.end)
         length = min(self.next * PIECE, self.size) - first * PIECE
+        if len(frame.body) > length and self.run > PIECES_PER_BLOCK:
+            more = -(-(len(frame.body) - length) // BLOCK) * PIECES_PER_BLOCK
+            self.next = min(self.next + more, self.end)
+            if self.next - first <= self.run:
+                length = min(self.next * PIECE, self.size) - first * PIECE
         if frame.kind != Kind.DATA or frame.position != first or len(frame.body) != length:
             raise BadFrame(
                 f"{length} bytes from piece {first} on were called for; kind {frame.kind:#04x},"

@@ -38,7 +38,7 @@ from flow512.transfer.download import SILENCES
 from flow512.transfer.fetch import Fetched, Growing, Target, at_its_end, open_target
 from flow512.transfer.finding import Candidate, Found
 from flow512.transfer.swarm import silent
-from flow512.units import PIECES_PER_BLOCK
+from flow512.units import LONGEST_RUN, PIECES_PER_BLOCK
 from flow512.wire.messages import Entry
 from flow512.wire.streaming import Stream
 
@@ -90,7 +90,7 @@ class AtOnce:
         clock: IReactorTime,
         run_blocking: RunBlocking,
         run_long: RunBlocking,
-        run: int = PIECES_PER_BLOCK,
+        run: int = LONGEST_RUN,
         progress: Callable[[Growing], None] = lambda _: None,
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
     ) -> None:
@@ -100,7 +100,7 @@ class AtOnce:
         @param clock: for deadlines.
         @param run_blocking: runs what waits for the disk.
         @param run_long: runs what reads much.
-        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
         @param progress: called with this when it begins, and then as it grows.
         @param blame: told if the source sent something wrong, and what.
         """
@@ -110,7 +110,7 @@ class AtOnce:
         self._clock = clock
         self._run_blocking = run_blocking
         self._run_long = run_long
-        self._run = run
+        self._run = min(run, PIECES_PER_BLOCK)
         self._progress = progress
         self._blame = blame
         self._fetched = 0

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 from twisted.internet.defer import Deferred
 
 from flow512.link.conversation import Patience
+from flow512.units import BLOCK, LONGEST_RUN, PIECE, PIECES_PER_BLOCK
 from flow512.wire.frame import BufferPool
 
 Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
@@ -17,6 +18,18 @@ Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
 Takes the number of the first piece, and the pieces. They belong to the sink, which gives them
 back to L{BlockSource.buffers} when it is done.
 """
+
+
+def buffers_for(blocks: int) -> BufferPool:
+    """
+    Make a pool for the bodies of data frames.
+
+    @param blocks: so many are kept while nobody needs them, in frames of one; and as many in the
+        longest.
+    """
+    return BufferPool(
+        {BLOCK: blocks, LONGEST_RUN * PIECE: blocks * PIECES_PER_BLOCK // LONGEST_RUN}
+    )
 
 
 class BlockSource(Protocol):
@@ -55,9 +68,10 @@ class BlockSource(Protocol):
         @param size: the bytes of the whole content.
         @param first: the number of the first piece.
         @param count: how many, 1 to L{flow512.wire.messages.MAX_READ}, all inside the content.
-        @param run: how many may come at once, 1 to L{flow512.units.PIECES_PER_BLOCK}.
-        @param sink: called with pieces in order, never across the end of a block, before the
-            result fires.
+        @param run: how many may come at once, 1 to L{flow512.units.LONGEST_RUN}.
+        @param sink: called with pieces in order, before the result fires. What it is given ends
+            at the end of a block, or has C{run} pieces and is part of one; it is of several
+            blocks only if C{run} is more than L{flow512.units.PIECES_PER_BLOCK}.
         @return: fires with L{None} when all have come.
         """
 

@@ -24,7 +24,7 @@ from flow512.link.introduction import Introduction
 from flow512.link.open_connections import OpenConnections
 from flow512.link.throttle import Throttle
 from flow512.transfer.at_once import AtOnce, wait_if_begun
-from flow512.transfer.blocks import BlockSource
+from flow512.transfer.blocks import BlockSource, buffers_for
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.exchange import Exchange
 from flow512.transfer.fetch import Fetched, Fetcher, Growing, Target
@@ -34,9 +34,8 @@ from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.gathering import Gathering
 from flow512.transfer.pace import WINDOW
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
-from flow512.units import BLOCK, PIECES_PER_BLOCK
+from flow512.units import LONGEST_RUN
 from flow512.wire.fields import MAX_LIST
-from flow512.wire.frame import BufferPool
 from flow512.wire.messages import Entry, Listing
 
 MOST_WAITS: Final = 5
@@ -85,7 +84,7 @@ class TransferClient:
         self._random = random or SystemRandom()
         self._down = down
         self._connections: OpenConnections[SourceProtocol] = OpenConnections()
-        self._buffers = BufferPool(BLOCK, WINDOW)
+        self._buffers = buffers_for(WINDOW)
 
     async def stop(self) -> None:
         """
@@ -182,7 +181,7 @@ class TransferClient:
         path: str = "",
         root: bytes | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
-        run: int = PIECES_PER_BLOCK,
+        run: int = LONGEST_RUN,
         checksum: Checksum = Checksum.MD5,
         found: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
         progress: Callable[[Growing], None] = lambda download: None,
@@ -197,7 +196,7 @@ class TransferClient:
         @param target: where it is to go.
         @param also: further sources, which may have its blocks and cannot say what it is. They
             are left in the end.
-        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
         @param checksum: whether the MD5 is compared at the end.
         @param found: told who was the first to have it, and what it is.
         @param progress: see L{Fetcher.fetch}.

@@ -53,7 +53,7 @@ from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import ASKED, Md5Check, Verdict
 from flow512.transfer.senders import Sender, telling_most
 from flow512.transfer.swarm import Swarm, damaged
-from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, LONGEST_RUN, PIECE, PIECES_PER_BLOCK
 
 _T = TypeVar("_T")
 
@@ -130,7 +130,7 @@ class Download:
         random: Random,
         *,
         verifier: TreeVerifier | None = None,
-        run: int = PIECES_PER_BLOCK,
+        run: int = LONGEST_RUN,
         checksum: Checksum = Checksum.MD5,
         order: Order = Order.ANY,
         progress: Callable[[Download], None] = lambda _: None,
@@ -146,7 +146,8 @@ class Download:
         @param run_long: runs the MD5.
         @param random: chooses among blocks that are equally rare.
         @param verifier: of the same content, with what is proven of it; a new one unless given.
-        @param run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}; of more than a block, only
+            from a source that is fast.
         @param checksum: whether to ask for the MD5 and compare it.
         @param order: which blocks are wanted first.
         @param progress: called whenever L{stored} has grown.
@@ -388,6 +389,7 @@ class Download:
         count = -(-end // PIECE) - first
         digests = self._digests(range(blocks.first, blocks.first + blocks.count))
         reading = _Reading(sender, blocks.first, digests)
+        run = min(self._run, blocks.together * PIECES_PER_BLOCK)
         self._ask(
             sender,
             blocks.request,
@@ -397,7 +399,7 @@ class Download:
                 size,
                 first,
                 count,
-                self._run,
+                run,
                 lambda piece, data: self._pieces_came(reading, piece, data),
             ),
             lambda _: self._swarm.ended(sender.number, blocks.request),
@@ -451,23 +453,37 @@ class Download:
                 self._swarm.heard(sender.number)
                 return
             data, reading.whole = whole, None
-        if self._swarm.arrived(sender.number, block):
-            expected = reading.digests[block - reading.first]
-            self._arrivals.add(Arrived(block, data, expected, sender))
+        blocks = range(block, block - (-len(data) // BLOCK))
+        wanted = self._swarm.arrived(sender.number, blocks)
+        if len(wanted) == len(blocks):
+            at = block - reading.first
+            self._arrivals.add(
+                Arrived(blocks, data, reading.digests[at : at + len(blocks)], sender)
+            )
         else:
+            for each in wanted:
+                at = (each - block) * BLOCK
+                part = data[at : at + BLOCK]
+                expected = reading.digests[each - reading.first]
+                self._arrivals.add(Arrived(range(each, each + 1), part, [expected], sender))
             sender.source.buffers.give_back(data)
         if self._swarm.is_eager:
             self._advance()
         if not self._swarm.is_expecting:
             self._arrivals.no_more_come()
 
-    def _were_stored(self, right: Sequence[Arrived], wrong: Sequence[Arrived]) -> None:
-        for each in wrong:
-            self._put_blame(each.sender, damaged(each.block))
-            self._swarm.wrong(each.sender.number, each.block)
-        for each in right:
-            each.sender.verified += self._verifier.shape.block_length(each.block)
-        self._are_stored([each.block for each in right])
+    def _were_stored(self, batch: Sequence[Arrived], wrong: Sequence[int]) -> None:
+        right: list[int] = []
+        for each in batch:
+            each.sender.verified += len(each.data)
+            for block in each.blocks:
+                if block not in wrong:
+                    right.append(block)
+                    continue
+                each.sender.verified -= self._verifier.shape.block_length(block)
+                self._put_blame(each.sender, damaged(block))
+                self._swarm.wrong(each.sender.number, block)
+        self._are_stored(right)
 
     def _are_stored(self, blocks: Sequence[int]) -> None:
         self._swarm.stored(blocks)

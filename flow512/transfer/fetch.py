@@ -44,7 +44,7 @@ from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import DamagedPartial
 from flow512.transfer.senders import telling_most
 from flow512.transfer.source import fell_silent
-from flow512.units import BLOCK, PIECES_PER_BLOCK
+from flow512.units import BLOCK, LONGEST_RUN
 from flow512.wire.messages import Entry
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Fetcher(msgspec.Struct, frozen=True):
     @ivar run_blocking: runs what waits for the disk.
     @ivar run_long: runs what hashes whole files.
     @ivar random: chooses among blocks that are equally rare.
-    @ivar run: pieces that a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+    @ivar run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
     @ivar checksum: whether the MD5 is compared at the end.
     @ivar offers: where others find what is fetched into files; L{None} to pass nothing on.
     """
@@ -150,7 +150,7 @@ class Fetcher(msgspec.Struct, frozen=True):
     run_blocking: RunBlocking
     run_long: RunBlocking
     random: Random
-    run: int = PIECES_PER_BLOCK
+    run: int = LONGEST_RUN
     checksum: Checksum = Checksum.MD5
     offers: Offers | None = None
 

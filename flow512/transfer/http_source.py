@@ -118,7 +118,7 @@ class HttpSource:
         @param down: how fast bodies are taken, of all sources together; no limit unless given.
         """
         self.url = url
-        self.buffers = BufferPool(BLOCK, _IDLE_BUFFERS)
+        self.buffers = BufferPool({BLOCK: _IDLE_BUFFERS})
         self.patience = patience or Patience()
         self._client = HTTPClient(_AsItIs(agent))
         self._clock = clock

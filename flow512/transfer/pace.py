@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from flow512.units import LONGEST_RUN, PIECES_PER_BLOCK
+
 WINDOW: Final = 32
 """
 Blocks that may be asked for and not stored (8 MiB): so much may a download that is killed fetch
@@ -26,6 +28,9 @@ REQUEST_TAKES: Final = 0.2
 Seconds that a request may take which is made where others may come to have the same blocks: so what
 is not wanted any more, since another has brought it, can be taken back in time.
 """
+
+FRAME_TAKES: Final = 0.1
+"""Seconds that a frame of several blocks may take, since none of them is of use before the last."""
 
 MEASURE: Final = 0.1
 """Seconds that a rate is measured over, at least."""
@@ -170,6 +175,16 @@ class Source(msgspec.Struct, eq=False):
         if self._rate:
             enough = ceil(self._rate * max(AHEAD, 2 * self._delay))
             self.window = max(1, min(self.window, enough))
+
+    def together(self, now: float) -> int:
+        """
+        Say how many blocks may come in one frame: so many as come soon enough for each to be of
+        use in time.
+        """
+        rate = self._rate
+        if not rate and self._came >= FIRST_WINDOW and now > self._since:
+            rate = self._came / (now - self._since)
+        return max(1, min(int(rate * FRAME_TAKES), LONGEST_RUN // PIECES_PER_BLOCK))
 
     @property
     def at_once(self) -> int:

@@ -6,7 +6,7 @@ Three things keep one reader from starving the others:
   - While more than half is in use nobody reads ahead. What is free then goes, a block at a time,
     to those whose transport takes it at once, in turns: who was given a block is last in the
     queue when it asks for the next.
-  - So who reads slowly, or nothing, holds one block, the one in its transport.
+  - So who reads slowly, or nothing, holds what is in its transport: one block from then on.
   - Many who read nothing could hold all in this way. So once somebody has to wait, those whose
     transports have been full for L{STUCK} seconds are given up, the longest first, and no more
     of them than there are waiting.
@@ -28,8 +28,8 @@ from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from flow512.transfer.blocks import buffers_for
 from flow512.units import BLOCK
-from flow512.wire.frame import BufferPool
 
 STUCK: Final = 10.0
 """
@@ -40,7 +40,7 @@ Who reads more slowly than 26 KB/s may lose the connection then, and can resume.
 
 
 IDLE: Final = 32
-"""Buffers of a block (8 MiB in all) that are kept while nobody reads."""
+"""Blocks (8 MiB) whose buffers are kept while nobody reads; see L{buffers_for}."""
 
 
 _LOOK_GAP: Final = 0.1
@@ -75,7 +75,7 @@ class ReadMemory:
         self._most = most
         self._clock = clock
         self.held = 0
-        self.buffers = BufferPool(BLOCK, IDLE)
+        self.buffers = buffers_for(IDLE)
         self._waiting: OrderedDict[Reader, None] = OrderedDict()
         self._full: OrderedDict[Reader, float] = OrderedDict()  # since when
         self._turn: Reader | None = None

@@ -6,21 +6,24 @@ Where the bytes of a read are::
     READ ──open the file──> waiting ──disk──> ready ──transport──> ended
                                └── in the order of their arrival ──┘
 
+What is read from the disk is read to rooms: of a block each, or of as many as one frame may carry.
+A room is written by itself, in one frame or in several.
+
 Flow control. At most one disk read is under way, of at most L{READ_BLOCKS} blocks; it begins only
-while fewer than that are ready. Blocks that are ready are written only while the transport is not
-full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1 blocks (1.75 MiB), and one more in
+while fewer than that are ready. Rooms that are ready are written only while the transport is not
+full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1 blocks (1.75 MiB), and one room more in
 the transport. A client that reads nothing stops its own disk reads, and nobody else's.
 
 All conversations share L{flow512.transfer.read_memory}. When that is short, nothing is read ahead:
-a block is read when the transport has nothing of the one before, and the memory's turn has come.
+one block is read when the transport has nothing of the one before, and the memory's turn has come.
 What a conversation holds is counted there from the moment that the disk is asked until the
 transport has no need of it (L{flow512.transfer.outgoing}), or the connection is gone.
 
 They share L{flow512.transfer.turns}, too: where many want some, each is sent one block when its
 turn has come, and of its reads the one goes first whose next block was sent longest ago to anybody.
 
-If sending is limited (L{flow512.link.throttle}), a block that is ready waits for its turn as well;
-its frames are counted with their headers.
+If sending is limited (L{flow512.link.throttle}), rooms have one block, and one that is ready waits
+for its turn as well; its frames are counted with their headers.
 
 A file is open once, however many reads want it, and at most L{MAX_OPEN} are. It is closed when
 the room is needed and nobody reads it, or when the conversation ends, but never while a worker
@@ -47,7 +50,7 @@ from flow512.content.pieces import (
     check_pieces,
     cut_into_runs,
     piece_count,
-    split_at_blocks,
+    span_from,
 )
 from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
@@ -144,26 +147,42 @@ class _Reading(msgspec.Struct, eq=False):
 
     @ivar opened: the file that it reads.
     @ivar run: at most so many pieces in a frame.
-    @ivar last: the number of its last piece.
-    @ivar spans: what has not been read from the disk yet, in order.
+    @ivar next: the first piece that has not been read from the disk yet.
+    @ivar end: the one after the last that is wanted.
     """
 
     request: int
     opened: _Opened
     run: int
-    last: int
-    spans: deque[Span]
+    next: int
+    end: int
+
+    def take(self, blocks: int, together: int) -> list[Span]:
+        """
+        Say what is to be read next, a span for each room.
+
+        @param blocks: so many, at most.
+        @param together: so many in a room, at most, if a frame may carry them.
+        """
+        together = min(together, self.run // PIECES_PER_BLOCK) or 1
+        spans = []
+        while blocks and self.next < self.end:
+            span = span_from(self.next, self.end, min(blocks, together))
+            self.next += span.pieces
+            blocks -= len(span.blocks)
+            spans.append(span)
+        return spans
 
 
-def _read_blocks(file: ServedContent, first: int, blocks: Sequence[bytearray]) -> None:
+def _read(file: ServedContent, first: int, rooms: Sequence[bytearray]) -> None:
     # A file stays open from one request to the next, and the rules may change between.
     file.check_access()
-    file.read_into(first * PIECE, blocks)
+    file.read_into(first * PIECE, rooms)
 
 
-def _length_of_frames(block: bytearray, run: int) -> int:
-    frames = -(-len(block) // (run * PIECE))
-    return frames * HEADER_SIZE + len(block)
+def _length_of_frames(room: bytearray, run: int) -> int:
+    frames = -(-len(room) // (run * PIECE))
+    return frames * HEADER_SIZE + len(room)
 
 
 def _data_frames(request: int, first: int, data: memoryview, run: int) -> bytes:
@@ -211,6 +230,7 @@ class Reads:
         self._opening: dict[bytes, list[_Opening]] = {}
         self._waiting: deque[_Reading] = deque()
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
+        self._ready_blocks = 0
         self._disk_is_busy = False
         self._is_writing = False
         self._outgoing = Outgoing(self, conversation, memory, self._taken)
@@ -277,24 +297,25 @@ class Reads:
         while self._ready and self._conversation.is_writable and self._conversation.is_open:
             if self._throttle.is_limited and not self._has_turn():
                 break
-            reading, span, block = self._ready.popleft()
+            reading, span, room = self._ready.popleft()
+            self._ready_blocks -= len(span.blocks)
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
                 self._read_ahead()
-            self._outgoing.give(len(block))
+            self._outgoing.give(len(room))
             if self._pending.get(reading.request) is reading:
-                self._write_block(reading, span, block)
+                self._write_room(reading, span, room)
             else:
-                self._outgoing.given_back(block)
+                self._outgoing.given_back(room)
             self._outgoing.given()
         self._is_writing = False
         self._read_ahead()
 
     def _has_turn(self) -> bool:
-        reading, _, block = self._ready[0]
+        reading, _, room = self._ready[0]
         if self._pending.get(reading.request) is not reading:
             return True  # nothing of it is sent
-        return self._throttle.ask(self._conversation, _length_of_frames(block, reading.run))
+        return self._throttle.ask(self._conversation, _length_of_frames(room, reading.run))
 
     def transport_drained(self) -> None:
         """
@@ -315,8 +336,9 @@ class Reads:
         """
         self._pending.clear()
         self._waiting.clear()
-        ready = sum(len(block) for _, _, block in self._ready)
+        ready = sum(len(room) for _, _, room in self._ready)
         self._ready.clear()
+        self._ready_blocks = 0
         self._memory.forget(self)
         self._throttle.forget(self._conversation)
         self._memory.release(ready)
@@ -337,7 +359,7 @@ class Reads:
         Say which blocks could be sent next; see L{flow512.transfer.turns.Reader}.
         """
         for reading in islice(self._waiting, READS_TO_CHOOSE):
-            yield reading.opened.file.root, reading.spans[0].first // PIECES_PER_BLOCK
+            yield reading.opened.file.root, reading.next // PIECES_PER_BLOCK
 
     def give_up(self) -> None:
         """
@@ -416,8 +438,8 @@ class Reads:
             request,
             opened,
             wanted.run,
-            wanted.first + wanted.count - 1,
-            deque(split_at_blocks(wanted.first, wanted.count)),
+            wanted.first,
+            wanted.first + wanted.count,
         )
         opened.readers += 1
         self._pending[request] = reading
@@ -433,7 +455,7 @@ class Reads:
 
     def _read_ahead(self) -> None:
         self._leave_turn_if_idle()
-        if self._disk_is_busy or not self._waiting or len(self._ready) >= READ_BLOCKS:
+        if self._disk_is_busy or not self._waiting or self._ready_blocks >= READ_BLOCKS:
             return
         is_crowded = self._turns.is_crowded
         is_plentiful = self._memory.is_plentiful and not is_crowded
@@ -444,21 +466,22 @@ class Reads:
             return  # until its turn has come
         most = READ_BLOCKS if is_plentiful else 1
         reading = self._waiting[self._turns.first_of(self.wanted())]
-        spans = [reading.spans.popleft() for _ in range(min(most, len(reading.spans)))]
-        if not reading.spans:
+        spans = reading.take(most, 1 if self._throttle.is_limited else most)
+        if reading.next == reading.end:
             self._waiting.remove(reading)
         for span in spans:
-            self._turns.begin((reading.opened.file.root, span.first // PIECES_PER_BLOCK))
+            for block in span.blocks:
+                self._turns.begin((reading.opened.file.root, block))
         size = reading.opened.file.size
-        blocks = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
-        held = sum(map(len, blocks))
+        rooms = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
+        held = sum(map(len, rooms))
         self._memory.hold(held)
         self._disk_is_busy = True
         reading.opened.readers += 1
         file = reading.opened.file
         self._conversation.wait_for_worker(
-            self._reading.on(file.disk)(_read_blocks, file, spans[0].first, blocks),
-            lambda _: self._disk_read(blocks, reading, spans, held),
+            self._reading.on(file.disk)(_read, file, spans[0].first, rooms),
+            lambda _: self._disk_read(rooms, reading, spans, held),
             lambda failure: self._disk_failed(failure, reading, held),
         )
 
@@ -475,11 +498,12 @@ class Reads:
         return self._conversation.is_open
 
     def _disk_read(
-        self, blocks: list[bytearray], reading: _Reading, spans: list[Span], held: int
+        self, rooms: list[bytearray], reading: _Reading, spans: list[Span], held: int
     ) -> None:
         is_open = self._disk_is_free(reading)
         if is_open and self._pending.get(reading.request) is reading:
-            self._ready.extend((reading, *each) for each in zip(spans, blocks, strict=True))
+            self._ready.extend((reading, *each) for each in zip(spans, rooms, strict=True))
+            self._ready_blocks += sum(len(span.blocks) for span in spans)
         else:
             self._memory.release(held)
         if is_open:
@@ -503,26 +527,26 @@ class Reads:
         if not self._is_writing:
             self._read_ahead()
 
-    def _write_block(self, reading: _Reading, span: Span, block: bytearray) -> None:
+    def _write_room(self, reading: _Reading, span: Span, room: bytearray) -> None:
         first, count = span
         connection = self._conversation.connection
-        given_back = partial(self._outgoing.given_back, block)
-        if len(block) > reading.run * PIECE:
-            connection.write(_data_frames(reading.request, first, memoryview(block), reading.run))
+        given_back = partial(self._outgoing.given_back, room)
+        if len(room) > reading.run * PIECE:
+            connection.write(_data_frames(reading.request, first, memoryview(room), reading.run))
             given_back()
         else:
-            header = encode_header(Kind.DATA, reading.request, len(block), first)
+            header = encode_header(Kind.DATA, reading.request, len(room), first)
             if self._bulk is not None:
-                self._bulk.write_bulk(header, memoryview(block), given_back)
+                self._bulk.write_bulk(header, memoryview(room), given_back)
             else:
                 connection.write(header)
-                connection.write(bytes(block))
+                connection.write(bytes(room))
                 given_back()
-        if first + count <= reading.last:
+        if first + count < reading.end:
             return
         self.cancel(reading.request)
         file = reading.opened.file
-        if reading.last + 1 == piece_count(file.size):
+        if reading.end == piece_count(file.size):
             self._conversation.lines.info(
                 "File sent to {peer}: {content}",
                 peer=self._conversation.peer,

@@ -40,12 +40,11 @@ from flow512.transfer.asked import (
     Streaming,
     Watching,
 )
-from flow512.transfer.blocks import Sink
+from flow512.transfer.blocks import Sink, buffers_for
 from flow512.transfer.incoming import BlockSink, Incoming
 from flow512.transfer.intake import Intake
 from flow512.transfer.pace import WINDOW
 from flow512.transfer.swarm import silent
-from flow512.units import BLOCK
 from flow512.wire.bundle import Bundle
 from flow512.wire.fields import MAX_LIST, MD5_LENGTH, Message, Peer
 from flow512.wire.frame import HEADER_SIZE, MAX_REQUEST, BufferPool, Frame
@@ -115,7 +114,7 @@ class SourceProtocol(Caller):
         @param buffers: see L{buffers}; sources that work for one node share theirs.
         """
         self._connections = connections or OpenConnections()
-        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
+        self.buffers = buffers or buffers_for(WINDOW)
         super().__init__(introduction, clock, patience or Patience(), self.buffers)
         self._pending: dict[int, Asked] = {}
         self._down = down or Throttle(clock)
@@ -251,7 +250,7 @@ class SourceProtocol(Caller):
         @param size: the bytes of the whole content.
         @param first: the number of the first piece.
         @param count: how many, 1 to L{flow512.wire.messages.MAX_READ}, all inside the content.
-        @param run: how many a frame may carry, 1 to L{PIECES_PER_BLOCK}.
+        @param run: how many a frame may carry, 1 to L{flow512.units.LONGEST_RUN}.
         @param sink: called for each frame, in order, before the result fires.
         @return: fires with L{None} after the last frame.
         """
@@ -403,7 +402,7 @@ class SourceFactory(Factory[SourceProtocol]):
         self.patience = patience or Patience()
         self.expected = expected
         self.down = down or Throttle(clock)
-        self.buffers = buffers or BufferPool(BLOCK, WINDOW)
+        self.buffers = buffers or buffers_for(WINDOW)
 
     def buildProtocol(self, addr: IAddress | None) -> SourceProtocol:
         source = SourceProtocol(

@@ -305,18 +305,22 @@ class Swarm:
             del self._asked_pages[page]
         return was_asked
 
-    def arrived(self, source: int, block: int) -> bool:
+    def arrived(self, source: int, blocks: Iterable[int]) -> list[int]:
         """
-        A source has delivered a block, yet to be judged.
+        A source has delivered blocks, yet to be judged.
 
-        @return: whether it is wanted. If so, L{stored} or L{wrong} has to follow.
+        @return: which of them are wanted. For each, L{stored} or L{wrong} has to follow.
         """
+        now = self._clock()
+        return [block for block in blocks if self._arrived(source, block, now)]
+
+    def _arrived(self, source: int, block: int, now: float) -> bool:
         one = self._sources.get(source)
         requests = self._requests.get(block, ())
         ours = next((each for each in requests if each.source == source), None)
         if one is None or ours is None:
             return False
-        one.delivered(self._clock(), ours)
+        one.delivered(now, ours)
         page, bit = self._wanted.place(block)
         for each in requests:
             each.left &= ~bit
@@ -571,7 +575,7 @@ class Swarm:
         page.to_do &= ~mask
         page.asked_twice |= page.asked & mask
         page.asked |= mask
-        return AskBlocks(source.number, number, first, count)
+        return AskBlocks(source.number, number, first, count, source.together(now))
 
 
 def damaged(block: int) -> BadDigest:

@@ -72,39 +72,37 @@ def encode_frame(kind: int, request: int, body: bytes, position: int = 0) -> byt
 
 class BufferPool:
     """
-    Buffers of one size that are used again and again.
+    Buffers of a few sizes that are used again and again.
 
     Memory that is new to a process costs more, page by page, than all that is done with a block
     of data; so whoever is done with the body of a data frame gives it back.
     """
 
-    def __init__(self, size: int, most: int) -> None:
+    def __init__(self, most: Mapping[int, int]) -> None:
         """
-        @param size: bytes in each.
-        @param most: how many are kept while nobody needs them.
+        @param most: for each size, in bytes, how many are kept while nobody needs them.
         """
-        self.size = size
         self._most = most
-        self._idle: list[bytearray] = []
+        self._idle: dict[int, list[bytearray]] = {size: [] for size in most}
 
     def take(self, length: int) -> bytearray:
         """
         Get a buffer of just this length, with anything in it.
         """
-        if length == self.size and self._idle:
-            return self._idle.pop()
-        return bytearray(length)
+        idle = self._idle.get(length)
+        return idle.pop() if idle else bytearray(length)
 
     def give_back(self, buffer: bytes | bytearray) -> None:
         """
         Let a buffer be used again. Nobody may hold it any longer.
         """
+        idle = self._idle.get(len(buffer))
         if (
-            isinstance(buffer, bytearray)
-            and len(buffer) == self.size
-            and len(self._idle) < self._most
+            idle is not None
+            and isinstance(buffer, bytearray)
+            and len(idle) < self._most[len(buffer)]
         ):
-            self._idle.append(buffer)
+            idle.append(buffer)
 
 
 class FrameReader:
@@ -124,7 +122,7 @@ class FrameReader:
         @param buffers: where the bodies that came in several chunks are put together.
         """
         self.allowed = allowed
-        self._buffers = buffers or BufferPool(0, 0)
+        self._buffers = buffers or BufferPool({})
         self._chunk: bytes = b""
         self._offset = 0
         self._header = b""  # the beginning of a header that a chunk cut in two

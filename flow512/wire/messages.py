@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from flow512.errors import BadMessage, to_wire
-from flow512.units import BLOCK, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, LONGEST_RUN, MAX_FILE_SIZE, PAGE, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import Bundle
 from flow512.wire.fields import (
     KIB,
@@ -352,7 +352,7 @@ class Read(Message, frozen=True):
     root: Digest
     first: Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE // PIECE)]
     count: Annotated[int, Meta(ge=1, le=MAX_READ)]
-    run: Annotated[int, Meta(ge=1, le=PIECES_PER_BLOCK)] = PIECES_PER_BLOCK
+    run: Annotated[int, Meta(ge=1, le=LONGEST_RUN)] = PIECES_PER_BLOCK
 
 
 class Checksum(Message, frozen=True):
@@ -405,7 +405,7 @@ _BODIES: Final[dict[Kind, tuple[type[Message], int]]] = {
 CAPS: Final[dict[int, int]] = {
     **{kind: cap for kind, (_, cap) in _BODIES.items()},
     Kind.DIGESTS: PAGE,
-    Kind.DATA: BLOCK,
+    Kind.DATA: LONGEST_RUN * PIECE,
     Kind.PIECE_DIGESTS: PIECES_PER_BLOCK * MD5_LENGTH,
     Kind.PARCEL: BLOCK,
 }

@@ -59,7 +59,7 @@ class UsageTests(CommandCase):
         self.assertIn("No such command 'frob'; see `flow512 --help`.", self.refused("frob"))
         self.assertIn("'TARGET'; see `flow512 get --help`.", self.refused("get"))
         self.assertIn("'--run'", self.refused("get", "x", "--run", "0"))
-        self.assertIn("'--run'", self.refused("get", "x", "--run", "513"))
+        self.assertIn("'--run'", self.refused("get", "x", "--run", "2049"))
         self.assertIn("'--wait'", self.refused("get", "x", "--wait", "-1"))
         self.assertIn("'--bootstrap'", self.refused("serve", ".", "--bootstrap", "perhaps"))
         self.assertIn("'DIR...'", self.refused("serve"))

@@ -39,8 +39,8 @@ from flow512.transfer.pace import WINDOW
 from flow512.transfer.senders import telling_most
 from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.source import SourceProtocol
-from flow512.units import BLOCK
-from flow512.wire.messages import Entry
+from flow512.units import BLOCK, LONGEST_RUN
+from flow512.wire.messages import Entry, Read
 from tests.unit.transfer_ends import THEIRS, HandFired, TransferTestCase
 
 THERE = Candidate(HostPort("10.0.0.1", 5000), "there", THEIRS)
@@ -67,7 +67,7 @@ class DownloadTestCase(TransferTestCase):
         *,
         partial: Partial | None = None,
         source: SourceProtocol | None = None,
-        run: int = 512,
+        run: int = LONGEST_RUN,
         checksum: Checksum = Checksum.MD5,
         progress: Callable[[Download], None] = lambda _: None,
         run_blocking: RunBlocking | None = None,
@@ -124,6 +124,8 @@ class WholeTests(DownloadTestCase):
             self.check(BLOCK + 1, run)
         for size in (BLOCK - 1, BLOCK, 3 * BLOCK - 1, 3 * BLOCK, 3 * BLOCK + 513):
             self.check(size, 512)
+        for size in (47 * BLOCK + 1, 48 * BLOCK):
+            self.check(size, LONGEST_RUN)
 
     def test_sparse_of_a_page_and_a_block(self) -> None:
         """Files of 512 blocks, a byte more or less, nearly all hole, arrive with all pages."""
@@ -245,6 +247,30 @@ class LiarTests(DownloadTestCase):
         download = self.download(entry, partial=partial)
         self.finish(download)
         self.assertEqual(download.fetched, entry.size - had)
+
+    def test_damaged_block_among_others(self) -> None:
+        """Of blocks that come in one frame a damaged one is not kept, and all others are."""
+        entry, content = self.put("one", 80 * BLOCK)
+        partial = self.partial(entry)
+        asked: list[Read] = []
+        source = self.source()
+        read = source.read
+
+        def note(root: bytes, size: int, *rest: Any) -> Deferred[None]:
+            asked.append(Read(root, *rest[:3]))
+            return read(root, size, *rest)
+
+        source.read = note  # type: ignore[method-assign]  # to see what is asked
+        self.shelf.read_hook = lambda at, data: b"x" + data[1:] if at == 70 * BLOCK else data
+        with self.assertRaises(BadDigest) as caught:
+            self.finish(self.download(entry, partial=partial, source=source))
+        self.assertIn("damaged block 70", str(caught.exception))
+        [of_it] = [each for each in asked if each.first <= 70 * 512 < each.first + each.count]
+        self.assertEqual(of_it.run, LONGEST_RUN)
+        self.assertEqual(
+            [70 in partial.have, 69 in partial.have, 71 in partial.have], [False, True, True]
+        )
+        self.assertEqual(partial.read(68 * BLOCK, 2 * BLOCK), content[68 * BLOCK : 70 * BLOCK])
 
     def test_page_that_lies(self) -> None:
         """A page that is not proven fails the download before a block is asked for."""

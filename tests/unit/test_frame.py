@@ -219,7 +219,7 @@ class BufferTests(SynchronousTestCase):
 
     def test_used_again(self) -> None:
         """A buffer that was given back carries the next body, and nothing of the last."""
-        pool = BufferPool(8, 1)
+        pool = BufferPool({8: 1})
         reader = FrameReader(ALLOWED, pool)
         first = self.read_in_two(reader, b"12345678")
         pool.give_back(first)
@@ -229,14 +229,14 @@ class BufferTests(SynchronousTestCase):
 
     def test_kept(self) -> None:
         """A body that nobody gave back stays as it is, whatever is read after it."""
-        reader = FrameReader(ALLOWED, BufferPool(8, 1))
+        reader = FrameReader(ALLOWED, BufferPool({8: 1}))
         first = self.read_in_two(reader, b"12345678")
         second = self.read_in_two(reader, b"abcdefgh")
         self.assertEqual((first, second), (b"12345678", b"abcdefgh"))
 
     def test_other_lengths(self) -> None:
         """A shorter body gets a buffer of its own length, and that is not kept."""
-        pool = BufferPool(8, 2)
+        pool = BufferPool({8: 2})
         reader = FrameReader(ALLOWED, pool)
         pool.give_back(bytearray(8))
         short = self.read_in_two(reader, b"123")
@@ -245,9 +245,19 @@ class BufferTests(SynchronousTestCase):
         self.assertEqual(self.read_in_two(reader, b"abc"), b"abc")
         self.assertEqual(short, b"123")
 
+    def test_sizes(self) -> None:
+        """Buffers of each size are kept for themselves."""
+        pool = BufferPool({8: 1, 4: 2})
+        small, large = bytearray(4), bytearray(8)
+        for buffer in (large, small):
+            pool.give_back(buffer)
+        self.assertIs(pool.take(4), small)
+        self.assertIs(pool.take(8), large)
+        self.assertEqual((len(pool.take(4)), len(pool.take(8))), (4, 8))
+
     def test_bounded(self) -> None:
         """Only so many idle buffers are kept, and bodies that are no buffers never."""
-        pool = BufferPool(8, 1)
+        pool = BufferPool({8: 1})
         buffers = [bytearray(8), bytearray(8)]
         pool.give_back(bytes(8))
         for buffer in buffers:

@@ -34,7 +34,7 @@ class CutterTests(SynchronousTestCase):
     def check(self, step: Callable[[], int], run: int, size: int = SIZE) -> None:
         came: list[tuple[int, bytes]] = []
         cutter = PieceCutter(
-            BufferPool(BLOCK, 2),
+            BufferPool({BLOCK: 2}),
             size,
             1,
             -(-size // PIECE) - 1,
@@ -57,7 +57,7 @@ class CutterTests(SynchronousTestCase):
 
     def test_stopped(self) -> None:
         """What is half full is given back when it is stopped, and nothing is taken after."""
-        pool = BufferPool(BLOCK, 1)
+        pool = BufferPool({BLOCK: 1})
         buffer = pool.take(BLOCK)
         pool.give_back(buffer)
         came: list[Any] = []
@@ -75,7 +75,7 @@ class BodyTests(SynchronousTestCase):
     def test_end_after_all(self) -> None:
         """A body that is whole is whole, however its connection ends after that."""
         came: list[Any] = []
-        cutter = PieceCutter(BufferPool(BLOCK, 1), 10, 0, 1, 512, lambda *each: came.append(each))
+        cutter = PieceCutter(BufferPool({BLOCK: 1}), 10, 0, 1, 512, lambda *each: came.append(each))
         clock = Clock()
         body = BlocksBody(cutter, "web", clock, 5.0, ends_with_it=True)
         body.makeConnection(StringTransport())
@@ -89,7 +89,7 @@ class BodyTests(SynchronousTestCase):
     def test_paused(self) -> None:
         """While it is paused nobody is silent; what comes all the same is taken."""
         came: list[Any] = []
-        cutter = PieceCutter(BufferPool(BLOCK, 1), 10, 0, 1, 512, lambda *each: came.append(each))
+        cutter = PieceCutter(BufferPool({BLOCK: 1}), 10, 0, 1, 512, lambda *each: came.append(each))
         clock = Clock()
         body = BlocksBody(cutter, "web", clock, 5.0, ends_with_it=True)
         transport = StringTransport()
@@ -113,7 +113,7 @@ class BodyTests(SynchronousTestCase):
     def test_after_silence(self) -> None:
         """What comes when it has been given up is not taken."""
         came: list[Any] = []
-        cutter = PieceCutter(BufferPool(BLOCK, 1), 10, 0, 1, 512, lambda *each: came.append(each))
+        cutter = PieceCutter(BufferPool({BLOCK: 1}), 10, 0, 1, 512, lambda *each: came.append(each))
         clock = Clock()
         body = BlocksBody(cutter, "web", clock, 5.0, ends_with_it=True)
         transport = StringTransport()

@@ -41,7 +41,7 @@ class Node:
     """
 
     def __init__(self) -> None:
-        self.buffers = BufferPool(BLOCK, 4)
+        self.buffers = BufferPool({BLOCK: 4})
         self.patience = Patience()
         self.tree = tree_of(CONTENT)
         self.served = 0

@@ -257,7 +257,7 @@ class Leecher(Server):
         self.advance()
 
     def block_came(self, source: int, request: int, block: int) -> None:
-        if self.swarm.arrived(source, block):
+        if self.swarm.arrived(source, [block]):
             if not self._arrived:
                 self.network.later(STORED_AFTER, self._store)
             self._arrived.append(block)

@@ -13,10 +13,10 @@ from flow512.content.pieces import (
     check_pieces,
     cut_into_runs,
     piece_count,
-    split_at_blocks,
+    span_from,
 )
 from flow512.errors import Misuse
-from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, LONGEST_RUN, PIECE, PIECES_PER_BLOCK
 
 
 class AddressTests(SynchronousTestCase):
@@ -68,21 +68,38 @@ class CutTests(SynchronousTestCase):
         with self.assertRaises(Misuse):
             cut_into_runs(0, b"x", 0)
 
-    @given(st.integers(0, 5000), st.integers(1, 3000), st.integers(1, 512), st.integers(1, 512))
-    def test_everything_once(self, first: int, count: int, run: int, rest: int) -> None:
-        """Whatever is asked for comes whole and in order, and no frame crosses a block's end."""
+    @given(
+        st.integers(0, 5000),
+        st.integers(1, 3000),
+        st.integers(1, LONGEST_RUN),
+        st.integers(1, 512),
+        st.integers(1, 5),
+    )
+    def test_everything_once(
+        self, first: int, count: int, run: int, rest: int, blocks: int
+    ) -> None:
+        """
+        Whatever is asked for comes whole and in order, and a span ends where a block does, after as
+        many as it may have.
+        """
         size = (first + count - 1) * PIECE + rest
         position = first
-        for span in split_at_blocks(first, count):
+        while position < first + count:
+            span = span_from(position, first + count, blocks)
             self.assertEqual(span.first, position)
+            self.assertGreater(span.pieces, 0)
+            stop = span.first + span.pieces
+            if stop < first + count:
+                self.assertEqual(stop % PIECES_PER_BLOCK, 0)
+                self.assertEqual(len(span.blocks), blocks)
+            self.assertIn(span.first, range(span.blocks[0] * 512, (span.blocks[0] + 1) * 512))
+            self.assertIn(stop - 1, range(span.blocks[-1] * 512, (span.blocks[-1] + 1) * 512))
             offset, length = byte_range(span.first, span.pieces, size)
             data = bytes(length)
             for at, body in cut_into_runs(span.first, data, run):
                 self.assertEqual(at, position)
                 self.assertGreater(len(body), 0)
                 self.assertLessEqual(len(body), run * PIECE)
-                last = at + piece_count(len(body)) - 1
-                self.assertEqual(at // PIECES_PER_BLOCK, last // PIECES_PER_BLOCK)
-                position = last + 1
+                position = at + piece_count(len(body))
             self.assertEqual(offset, span.first * PIECE)
         self.assertEqual(position, first + count)

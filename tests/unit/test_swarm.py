@@ -200,7 +200,7 @@ class Model:
             block = blocks.pop(0)
             if not blocks:
                 del self.asked[source][request]
-            if self.swarm.arrived(source, block):
+            if self.swarm.arrived(source, [block]):
                 self.arrived.append((source, block))
                 for other in self.asked.values():
                     for left in other.values():
@@ -454,7 +454,7 @@ class FailureTests(SynchronousTestCase):
         model.ready()
         held = model.held()
         swarm = model.swarm
-        self.assertFalse(swarm.arrived(1, 0))
+        self.assertEqual(swarm.arrived(1, [0]), [])
         swarm.heard(1)
         swarm.has(1, [(0, 5)])
         swarm.has_all(1)
@@ -608,6 +608,19 @@ class PaceTests(SynchronousTestCase):
         self.assertLessEqual(len(model.asked_of(slow)), 4)
         self.assertEqual(model.dropped, {})
 
+    def test_several_blocks_in_a_frame(self) -> None:
+        """Who is known to be fast may send four blocks in a frame; all others one."""
+        for seconds, together in ((0.01, 4), (0.04, 2), (0.2, 1)):
+            model = Model(self, 2000, set(range(2000)))
+            source = model.join()
+            model.ready()
+            first = [each.together for each in model.log if isinstance(each, AskBlocks)]
+            self.assertEqual(set(first), {1})
+            for _ in range(200):
+                model.work(source, seconds=seconds)
+            last = [each.together for each in model.log if isinstance(each, AskBlocks)][-1]
+            self.assertEqual(last, together)
+
     def test_far_away(self) -> None:
         """A source whose answers take long, but come fast then, gets a large window, too."""
         model = Model(self, 4000, set(range(4000)))
@@ -678,7 +691,7 @@ class PaceTests(SynchronousTestCase):
         self.assertLess(model.now, 100.0 + 64 * 0.05 + LATE)
         asked = asks(model.log)
         self.assertLessEqual(max(map(asked.count, asked)), 2)
-        self.assertFalse(model.swarm.arrived(slow, 0))
+        self.assertEqual(model.swarm.arrived(slow, [0]), [])
 
     def test_endgame_that_the_slow_one_wins(self) -> None:
         """If the slow one brings a block first that two were asked for, the other need not."""

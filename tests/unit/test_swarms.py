@@ -42,7 +42,7 @@ class Silent:
     """A source that is there, and says nothing."""
 
     def __init__(self) -> None:
-        self.buffers = BufferPool(BLOCK, 4)
+        self.buffers = BufferPool({BLOCK: 4})
         self.patience = Patience()
         self.was_left = False
 

@@ -25,6 +25,7 @@ from flow512.errors import (
     SourceFailure,
 )
 from flow512.link.introduction import Introduction
+from flow512.link.rate import MOST_RATE
 from flow512.transfer.reading import MAX_OPEN, READ_BLOCKS
 from flow512.transfer.server import TransferFactory
 from flow512.units import BLOCK, PIECE
@@ -273,6 +274,44 @@ class ReadTests(ServerTestCase):
                         b"".join(bytes(frame.body) for frame in frames),
                         content[first * PIECE : (first + count) * PIECE],
                     )
+
+    def test_several_blocks_in_a_frame(self) -> None:
+        """Whoever asks for it gets up to four blocks in a frame, from where a block begins."""
+        root, content = self.put("one", 9 * BLOCK + 100)
+        served = self.serve()
+        for request, (run, ends) in enumerate(
+            (
+                (2048, [2048, 4096, 4609]),
+                (2047, [1536, 2048, 3584, 4096, 4609]),
+                (1024, [1024, 2048, 3072, 4096, 4609]),
+                (1023, [512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, 4608, 4609]),
+            ),
+            1,
+        ):
+            frames = self.read(served, Read(root, 7, 9 * 512 + 1 - 7, run), request)
+            self.assertEqual([frame.position for frame in frames], [7, *ends[:-1]], run)
+            self.assertEqual(b"".join(bytes(frame.body) for frame in frames), content[7 * PIECE :])
+
+    def test_one_block_at_a_time(self) -> None:
+        """Where the memory is short, and where sending is limited, a frame has one block."""
+        root, content = self.put("one", 5 * BLOCK)
+        for is_limited in (False, True):
+            served = self.serve()
+            memory = served.factory.allowance.memory
+            if is_limited:
+                served.factory.up.limit(MOST_RATE)
+            else:
+                memory.hold(served.factory.limits.buffered - 2 * BLOCK)
+            frames = self.read(served, Read(root, 0, 5 * 512, 2048))
+            for _ in range(20):
+                self.clock.advance(0.1)
+                self.workers.do_all()
+                frames += served.end.take()
+            self.assertEqual([len(frame.body) for frame in frames], 5 * [BLOCK])
+            self.assertEqual(b"".join(bytes(frame.body) for frame in frames), content)
+            if not is_limited:
+                memory.release(served.factory.limits.buffered - 2 * BLOCK)
+            self.assertEqual(memory.held, 0)
 
     def test_disk_that_answers_at_once(self) -> None:
         """Workers may answer before they are waited for: the bytes come all the same, in order."""

@@ -145,6 +145,45 @@ class AnswerTests(SourceTestCase):
             [(509, 1024), (511, 512), (512, 1024), (514, 522)],
         )
 
+    def test_several_blocks_in_a_frame(self) -> None:
+        """Where the run is longer than a block, the source says how many come together."""
+        size = 6 * BLOCK + 100
+        for frames in (
+            [(500, 12 * PIECE + 3 * BLOCK), (4 * 512, 2 * BLOCK + 100)],
+            [(500, 12 * PIECE), (512, 4 * BLOCK), (5 * 512, BLOCK), (6 * 512, 100)],
+        ):
+            self.setUp()
+            result, got = self.read(500, 6 * 512 + 1 - 500, size, run=2048)
+            for frame in frames:
+                self.assertNoResult(result)
+                self.data(*frame)
+            self.assertIsNone(self.successResultOf(result))
+            self.assertEqual([(at, len(data)) for at, data in got], frames)
+            self.doCleanups()
+
+    def test_frames_of_no_blocks(self) -> None:
+        """Wherever a frame ends, it is at the end of a block, and within the run and the read."""
+        size = 6 * BLOCK + 100
+        for run, wanted, length in (
+            (2048, 6 * 512, BLOCK - PIECE),
+            (2048, 6 * 512, BLOCK + PIECE),
+            (2048, 6 * 512, BLOCK + 1),
+            (2048, 6 * 512, 0),
+            (2048, 6 * 512, 4 * BLOCK - 1),
+            (1024, 6 * 512, 3 * BLOCK),
+            (1023, 6 * 512, 2 * BLOCK),
+            (512, 6 * 512, 2 * BLOCK),
+            (2048, 2 * 512, 3 * BLOCK),
+            (2048, 1000, 2 * BLOCK),
+        ):
+            self.setUp()
+            result, got = self.read(0, wanted, size, run)
+            self.end.heard()
+            self.data(0, length)
+            self.assertEqual(got, [], (run, wanted, length))
+            self.fails_the_conversation(result)
+            self.doCleanups()
+
     def test_answers_in_any_order(self) -> None:
         """Every answer finds its request."""
         first, second = self.source.checksum(ROOT), self.source.checksum(ROOT)

@@ -33,6 +33,7 @@ from flow512.testing import Host, Network
 from flow512.transfer.finding import Candidate
 from flow512.transfer.server import TransferFactory, TransferProtocol
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
+from flow512.units import BLOCK
 from flow512.wire.bundle import Parcel, unpack
 from flow512.wire.fields import Message
 from flow512.wire.frame import Frame, FrameReader, encode_frame
@@ -147,7 +148,9 @@ class _Watched(OpenContent):
         super().read_into(offset, rooms)
         for room in rooms:
             self.shelf.bytes_read += len(room)
-            room[:] = self.shelf.read_hook(offset, bytes(room))
+            for at in range(0, len(room), BLOCK):
+                block = bytes(room[at : at + BLOCK])
+                room[at : at + BLOCK] = self.shelf.read_hook(offset + at, block)
             offset += len(room)
 
     def close(self) -> None:
