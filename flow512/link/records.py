@@ -33,14 +33,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from flow512.link.bulk import IBodyReceiver, IBulkTransport, Lane, open_lane
-from flow512.link.sessions import RECORD, PublicSession, Session, open_session
+from flow512.link.sessions import ADDED, AT_ONCE, RECORD, PublicSession, Session, open_session
 from flow512.units import BLOCK
-
-_RECORDS: Final = 2**11
-"""Bytes for what TLS 1.3 adds to the records of two blocks: 22 each, for header, type and tag."""
-
-_ENCRYPTED_AT_ONCE: Final = 2**16
-"""Bytes that OpenSSL encrypts in one go: the room for them it keeps while the connection lives."""
 
 _OF_ITS_OWN: Final = 2**16
 """
@@ -66,8 +60,8 @@ class Passage:
     """
 
     def __init__(self) -> None:
-        self.arriving = memoryview(bytearray(2 * BLOCK + _RECORDS))
-        self.leaving = memoryview(bytearray(BLOCK + _RECORDS))
+        self.arriving = memoryview(bytearray(2 * BLOCK + ADDED))
+        self.leaving = memoryview(bytearray(BLOCK + ADDED))
 
 
 def write_whole(context: Context) -> None:
@@ -149,11 +143,11 @@ class RecordTransport(BufferingTLSTransport):
                 room = None if receiver is None or self._aborted else receiver.body_room()
                 if room is None:
                     self._take_record(session)
-                else:
+                elif count := session.decrypt_into(room):
                     assert receiver is not None
-                    receiver.body_filled(session.decrypt_into(room))
-        except WantReadError:
-            pass
+                    receiver.body_filled(count)
+                if session.is_dry:
+                    break
         except ZeroReturnError:
             self._shutdownTLS()  # type: ignore[no-untyped-call]  # Twisted has no types there
             self._tlsShutdownFinished(None)  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -164,7 +158,7 @@ class RecordTransport(BufferingTLSTransport):
     def _take_record(self, session: Session) -> None:
         record = self._passage.leaving[:RECORD]  # of which nothing leaves just now
         count = session.decrypt_record(record)
-        if not self._aborted:
+        if count and not self._aborted:
             assert self.wrappedProtocol is not None
             self.wrappedProtocol.dataReceived(bytes(record[:count]))
 
@@ -198,14 +192,12 @@ class RecordTransport(BufferingTLSTransport):
         filled = 0
         for each in parts:
             part = memoryview(each)
-            for at in range(0, len(part), _ENCRYPTED_AT_ONCE):
-                if self._lostTLSConnection:
-                    break
-                if len(room) - filled < _ENCRYPTED_AT_ONCE + _RECORDS:
+            while part and not self._lostTLSConnection:
+                if len(room) - filled < AT_ONCE + ADDED:
                     self._pass_on(room[:filled])
                     filled = 0
                 try:
-                    session.encrypt(part[at : at + _ENCRYPTED_AT_ONCE])
+                    taken, put = session.encrypt_into(part, room[filled:])
                 except WantReadError:
                     # Nothing of it was taken.
                     self._pass_on(room[:filled])
@@ -215,14 +207,15 @@ class RecordTransport(BufferingTLSTransport):
                         # library does so with five bytes. We do not keep what waits for it.
                         self._tlsShutdownFinished(Failure(Error([_IN_PIECES])))  # type: ignore[no-untyped-call]  # Twisted has no types there
                     else:
-                        self._bufferedWrite(bytes(part[at:]))  # type: ignore[no-untyped-call]  # Twisted has no types there
+                        self._bufferedWrite(bytes(part))  # type: ignore[no-untyped-call]  # Twisted has no types there
                     break
                 except Error:
                     self._pass_on(room[:filled])
                     filled = 0
                     self._tlsShutdownFinished(Failure())  # type: ignore[no-untyped-call]  # Twisted has no types there
                     break
-                filled += session.encrypted_into(room[filled:])
+                part = part[taken:]
+                filled += put
         self._pass_on(room[:filled])
 
     def _flushSendBIO(self) -> None:

@@ -20,18 +20,28 @@ _LIB: Final[Any] = getattr(SSL, "_lib", None)
 RECORD: Final = 2**14
 """The most bytes that a record carries (RFC 8446, section 5.1)."""
 
+AT_ONCE: Final = 2**16
+"""Bytes that OpenSSL encrypts in one go: the room for them it keeps while the connection lives."""
+
+ADDED: Final = 2**11
+"""Bytes for what TLS 1.3 adds to the records of two blocks: 22 each, for header, type and tag."""
+
 
 class Session(Protocol):
     """
     One TLS session, whose handshake is completed.
+
+    @ivar is_dry: whether the last call that was to decrypt something has come to the end of what
+        has arrived.
     """
+
+    is_dry: bool
 
     def take(self, encrypted: memoryview) -> None:
         """
         Take what has arrived. All of it has to be decrypted before more is taken.
 
-        @param encrypted: not to be changed until L{decrypt_into} or L{decrypt_record} says that
-            there is nothing.
+        @param encrypted: not to be changed until L{is_dry}.
         """
 
     def decrypt_into(self, room: memoryview) -> int:
@@ -39,9 +49,9 @@ class Session(Protocol):
         Decrypt what has arrived.
 
         @param room: where it goes, at least a byte.
-        @return: how many bytes were put there, at least one.
-        @raise SSL.WantReadError: there is nothing.
-        @raise SSL.ZeroReturnError: the other side has ended the session.
+        @return: how many bytes were put there. None only if there is nothing, L{is_dry}.
+        @raise SSL.ZeroReturnError: the other side has ended the session, and all that came before
+            was decrypted.
         @raise SSL.Error: what arrived is no part of the session; nothing of C{room} may be used.
         """
 
@@ -50,12 +60,16 @@ class Session(Protocol):
         Decrypt one record of what has arrived, or what was left of one; as L{decrypt_into}.
         """
 
-    def encrypt(self, data: bytes | memoryview) -> None:
+    def encrypt_into(self, data: memoryview, room: memoryview) -> tuple[int, int]:
         """
-        Encrypt all of it.
+        Encrypt what there is room for, and take it.
 
-        @param data: at least one byte, and at most what OpenSSL may keep the room of.
-        @raise SSL.Error: the session has failed, or was ended.
+        @param data: at least one byte.
+        @param room: where it goes, at least L{AT_ONCE} and L{ADDED} bytes.
+        @return: how many bytes of C{data} were encrypted, at least one, and how many were put
+            there.
+        @raise SSL.WantReadError: the session waits for the other side; nothing was encrypted.
+        @raise SSL.Error: the session has failed, or was ended; nothing was encrypted.
         """
 
     def encrypted_into(self, room: memoryview) -> int:
@@ -74,28 +88,35 @@ class PublicSession:
 
     def __init__(self, connection: SSL.Connection) -> None:
         self._connection = connection
+        self.is_dry = False
 
     def take(self, encrypted: memoryview) -> None:
         self._connection.bio_write(encrypted)
+        self.is_dry = False
 
     def decrypt_into(self, room: memoryview) -> int:
         filled = 0
         try:
             while filled < len(room):
                 filled += self._connection.recv_into(room[filled:], RECORD)
-        except (SSL.WantReadError, SSL.ZeroReturnError):
-            # Both are said again to whoever asks again.
+        except SSL.WantReadError:
+            self.is_dry = True
+        except SSL.ZeroReturnError:
+            # It is said again to whoever asks again.
             if not filled:
                 raise
         return filled
 
     def decrypt_record(self, room: memoryview) -> int:
-        return self._connection.recv_into(room, len(room))
+        try:
+            return self._connection.recv_into(room, len(room))
+        except SSL.WantReadError:
+            self.is_dry = True
+            return 0
 
-    def encrypt(self, data: bytes | memoryview) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[self._connection.send(left) :]
+    def encrypt_into(self, data: memoryview, room: memoryview) -> tuple[int, int]:
+        taken = self._connection.send(data[:AT_ONCE])
+        return taken, self.encrypted_into(room)
 
     def encrypted_into(self, room: memoryview) -> int:
         try:
@@ -119,6 +140,8 @@ class DirectSession:
         self._ssl = self._connection._ssl
         self._from_ssl = self._connection._from_ssl
         self._taken: Any = None
+        self._failure: Exception | None = None  # came after something, and is yet to be said
+        self.is_dry = False
 
     def take(self, encrypted: memoryview) -> None:
         place = _FFI.from_buffer(encrypted)
@@ -133,21 +156,17 @@ class DirectSession:
         # The object itself and no view of it: when the garbage collector clears a view that
         # somebody has a buffer of, CPython 3.11 ends with a segmentation fault.
         self._taken = encrypted.obj
+        self.is_dry = False
 
     def decrypt_into(self, room: memoryview) -> int:
         ssl, read, size = self._ssl, _LIB.SSL_read, len(room)
+        filled = 0
         with _FFI.from_buffer(room) as place:
-            filled: int = read(ssl, place, size)
-            if filled <= 0:
-                self._connection._raise_ssl_error(ssl, filled)
             while filled < size:
-                count = read(ssl, place + filled, size - filled)
+                count: int = read(ssl, place + filled, size - filled)
                 if count <= 0:
-                    try:
-                        self._connection._raise_ssl_error(ssl, count)
-                    except (SSL.WantReadError, SSL.ZeroReturnError):
-                        # Both are said again to whoever asks again.
-                        break
+                    self._stopped(count, filled)
+                    break
                 filled += count
         return filled
 
@@ -155,16 +174,44 @@ class DirectSession:
         with _FFI.from_buffer(room) as place:
             count: int = _LIB.SSL_read(self._ssl, place, len(room))
         if count <= 0:
-            self._connection._raise_ssl_error(self._ssl, count)
-        return count
+            self._stopped(count, 0)
+        return max(0, count)
 
-    def encrypt(self, data: bytes | memoryview) -> None:
-        with _FFI.from_buffer(data) as place:
-            count = _LIB.SSL_write(self._ssl, place, len(data))
-        if count <= 0:
+    def _stopped(self, count: int, filled: int) -> None:
+        try:
             self._connection._raise_ssl_error(self._ssl, count)
+        except SSL.WantReadError:
+            self.is_dry = True
+        except SSL.ZeroReturnError:
+            # It is said again to whoever asks again.
+            if not filled:
+                raise
+
+    def encrypt_into(self, data: memoryview, room: memoryview) -> tuple[int, int]:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        ssl, bio, write, read = self._ssl, self._from_ssl, _LIB.SSL_write, _LIB.BIO_read
+        size, space = len(data), len(room)
+        taken = filled = 0
+        with _FFI.from_buffer(data) as source, _FFI.from_buffer(room) as place:
+            while taken < size and space - filled >= AT_ONCE + ADDED:
+                count: int = write(ssl, source + taken, min(AT_ONCE, size - taken))
+                if count <= 0:
+                    try:
+                        self._connection._raise_ssl_error(ssl, count)
+                    except SSL.Error as error:
+                        if not taken:
+                            raise
+                        self._failure = error
+                    break
+                taken += count
+                filled += max(0, read(bio, place + filled, space - filled))
+        return taken, filled
 
     def encrypted_into(self, room: memoryview) -> int:
+        if not _LIB.BIO_get_mem_data(self._from_ssl, _FFI.NULL):
+            return 0
         with _FFI.from_buffer(room) as place:
             count: int = _LIB.BIO_read(self._from_ssl, place, len(room))
         return max(0, count)

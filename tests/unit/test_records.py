@@ -178,15 +178,16 @@ class RecordTests(SynchronousTestCase):
         encrypted: list[int] = []
         session = sent._session
         assert session is not None
-        encrypt = session.encrypt
+        encrypt = session.encrypt_into
 
-        def noted(data: bytes | memoryview) -> None:
-            encrypted.append(len(data))
-            encrypt(data)
+        def noted(data: memoryview, room: memoryview) -> tuple[int, int]:
+            taken, put = encrypt(data, room)
+            encrypted.append(taken)
+            return taken, put
 
-        self.patch(session, "encrypt", noted)
+        self.patch(session, "encrypt_into", noted)
         sent.write(bytes(2**18 + HEAD))
-        self.assertEqual(encrypted, [2**16] * 4 + [HEAD])
+        self.assertEqual(encrypted, [3 * 2**16, 2**16 + HEAD])
         writes = self.wires[sent].writes
         self.assertEqual(len(writes), 2)
         self.assertEqual(sum(writes), 2**18 + HEAD + 17 * 22)

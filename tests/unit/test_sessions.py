@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.link import sessions
 from flow512.link.identity import Identity
-from flow512.link.sessions import DirectSession, PublicSession, Session, open_session
+from flow512.link.sessions import (
+    ADDED,
+    AT_ONCE,
+    DirectSession,
+    PublicSession,
+    Session,
+    open_session,
+)
 from flow512.link.tls import Tls
 
 
@@ -23,10 +32,8 @@ class Public:
         self.bio_write = connection.bio_write
 
 
-class DirectTests(SynchronousTestCase):
-    """With a pyOpenSSL that has the names which this looks for."""
-
-    kind: type[Session] = DirectSession
+class SessionTestCase(SynchronousTestCase):
+    """Two ends of a session, whose handshake is completed."""
 
     def setUp(self) -> None:
         tls = [Tls(Identity.from_seed(seed * 32), Clock()) for seed in (b"a", b"b")]
@@ -47,12 +54,14 @@ class DirectTests(SynchronousTestCase):
         """Open a session as this pyOpenSSL allows."""
         return open_session(connection)
 
-    def encrypted(self) -> bytes:
-        """Take what the sender has encrypted."""
-        room = memoryview(bytearray(300))
-        encrypted = b""
-        while count := self.sender.encrypted_into(room):
-            encrypted += bytes(room[:count])
+    def encrypt(self, content: bytes) -> bytes:
+        """Have the sender encrypt something."""
+        data, encrypted = memoryview(content), b""
+        room = memoryview(bytearray(2 * (AT_ONCE + ADDED)))
+        while data:
+            taken, put = self.sender.encrypt_into(data, room)
+            data = data[taken:]
+            encrypted += bytes(room[:put])
         return encrypted
 
     def arrive(self, encrypted: bytes) -> None:
@@ -64,10 +73,15 @@ class DirectTests(SynchronousTestCase):
         """Decrypt all that is there, into rooms of a size."""
         place = memoryview(bytearray(room))
         plain = b""
-        with contextlib.suppress(SSL.WantReadError):
-            while True:
-                plain += bytes(place[: self.receiver.decrypt_into(place)])
+        while not self.receiver.is_dry:
+            plain += bytes(place[: self.receiver.decrypt_into(place)])
         return plain
+
+
+class DirectTests(SessionTestCase):
+    """With a pyOpenSSL that has the names which this looks for."""
+
+    kind: type[Session] = DirectSession
 
     def test_is_what_it_says(self) -> None:
         """This pyOpenSSL has the names; without them, everything is slower and nobody notices."""
@@ -75,8 +89,7 @@ class DirectTests(SynchronousTestCase):
 
     def test_holds_no_view(self) -> None:
         """A view of what arrived is its owner's, who may give it up: nobody has a buffer of it."""
-        self.sender.encrypt(b"content")
-        encrypted = memoryview(self.encrypted())
+        encrypted = memoryview(self.encrypt(b"content"))
         self.receiver.take(encrypted)
         encrypted.release()
         self.assertEqual(self.decrypted(), b"content")
@@ -84,8 +97,7 @@ class DirectTests(SynchronousTestCase):
     def test_several_records(self) -> None:
         """What arrived in several records fills the room; what does not fit comes next."""
         content = bytes(range(250)) * 200
-        self.sender.encrypt(content)
-        encrypted = self.encrypted()
+        encrypted = self.encrypt(content)
         self.assertGreater(len(encrypted), len(content))
         self.arrive(encrypted)
         room = memoryview(bytearray(40_000))
@@ -98,8 +110,7 @@ class DirectTests(SynchronousTestCase):
         """However what arrives is cut, and whatever its place is used for between, all is there."""
         content = bytes(range(250)) * 200
         for size in (1, 5, 6, 100, 16_411, 16_412, 30_000):
-            self.sender.encrypt(content)
-            encrypted = self.encrypted()
+            encrypted = self.encrypt(content)
             plain = b""
             for at in range(0, len(encrypted), size):
                 self.arrive(encrypted[at : at + size])
@@ -109,33 +120,35 @@ class DirectTests(SynchronousTestCase):
 
     def test_record(self) -> None:
         """A record is decrypted by itself, and what was left of one."""
-        self.sender.encrypt(b"first")
-        self.sender.encrypt(b"second")
-        self.arrive(self.encrypted())
+        self.arrive(self.encrypt(b"first") + self.encrypt(b"second"))
         room = memoryview(bytearray(4))
         for expected in (b"firs", b"t", b"seco", b"nd"):
             self.assertEqual(bytes(room[: self.receiver.decrypt_record(room)]), expected)
-        self.assertRaises(SSL.WantReadError, self.receiver.decrypt_record, room)
+        self.assertFalse(self.receiver.is_dry)
+        self.assertEqual(self.receiver.decrypt_record(room), 0)
+        self.assertTrue(self.receiver.is_dry)
 
     def test_nothing(self) -> None:
         """Where nothing has arrived, or nothing is to be sent, that is said."""
         room = memoryview(bytearray(10))
-        self.assertRaises(SSL.WantReadError, self.receiver.decrypt_into, room)
+        self.assertEqual(self.receiver.decrypt_into(room), 0)
+        self.assertTrue(self.receiver.is_dry)
         self.assertEqual(self.sender.encrypted_into(room), 0)
 
     def test_end(self) -> None:
         """The end of the session comes after what was sent before it."""
-        self.sender.encrypt(b"last words")
-        self.ends[0].shutdown()
-        self.arrive(self.encrypted())
         room = memoryview(bytearray(100))
+        last = self.encrypt(b"last words")
+        self.ends[0].shutdown()
+        count = self.sender.encrypted_into(room)
+        self.arrive(last + bytes(room[:count]))
         self.assertEqual(self.receiver.decrypt_into(room), 10)
+        self.assertFalse(self.receiver.is_dry)
         self.assertRaises(SSL.ZeroReturnError, self.receiver.decrypt_into, room)
 
     def test_lost(self) -> None:
         """An end that nobody announced is an error, after what was sent before it."""
-        self.sender.encrypt(b"last words")
-        self.arrive(self.encrypted())
+        self.arrive(self.encrypt(b"last words"))
         self.ends[1].bio_shutdown()
         room = memoryview(bytearray(10))
         self.assertEqual(self.receiver.decrypt_into(room), 10)
@@ -144,21 +157,55 @@ class DirectTests(SynchronousTestCase):
 
     def test_damaged(self) -> None:
         """A record that was changed is an error, which is not left for the next session."""
-        self.sender.encrypt(b"something")
-        data = bytearray(self.encrypted())
+        data = bytearray(self.encrypt(b"something"))
         data[-1] ^= 1
         self.arrive(bytes(data))
         room = memoryview(bytearray(100))
         error = self.assertRaises(SSL.Error, self.receiver.decrypt_into, room)
         self.assertNotIsInstance(error, SSL.WantReadError)
         self.assertNotIn(b"something", bytes(room))
-        self.assertRaises(SSL.WantReadError, self.sender.decrypt_into, room)
+        self.assertEqual(self.sender.decrypt_into(room), 0)
 
     def test_ended(self) -> None:
         """Nothing is encrypted on a session that was ended."""
         self.ends[0].shutdown()
-        error = self.assertRaises(SSL.Error, self.sender.encrypt, b"too late")
+        error = self.assertRaises(SSL.Error, self.encrypt, b"too late")
         self.assertNotIsInstance(error, SSL.WantReadError)
+
+
+class FailingLibrary:
+    """OpenSSL, whose second write fails."""
+
+    def __init__(self) -> None:
+        self.library = sessions._LIB
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.library, name)
+
+    def SSL_write(self, ssl: Any, place: Any, size: int) -> int:
+        """Write, or not."""
+        self.writes += 1
+        return -1 if self.writes == 2 else self.library.SSL_write(ssl, place, size)
+
+
+class FailureTests(SessionTestCase):
+    """What fails in the middle, where OpenSSL itself is used."""
+
+    def test_after_something(self) -> None:
+        """What was encrypted before something went wrong is taken; then it is said, once."""
+        content = bytes(range(256)) * 1024
+        room = memoryview(bytearray(4 * AT_ONCE + ADDED))
+        self.patch(sessions, "_LIB", FailingLibrary())
+        taken, put = self.sender.encrypt_into(memoryview(content), room)
+        self.assertEqual(taken, AT_ONCE)
+        self.arrive(bytes(room[:put]))
+        self.assertEqual(self.decrypted(), content[:AT_ONCE])
+        error = self.assertRaises(SSL.Error, self.sender.encrypt_into, memoryview(b"rest"), room)
+        self.assertNotIsInstance(error, SSL.WantReadError)
+        taken, put = self.sender.encrypt_into(memoryview(b"rest"), room)
+        self.arrive(bytes(room[:put]))
+        self.assertEqual(self.decrypted(), b"rest")
 
 
 class PublicTests(DirectTests):
