@@ -59,6 +59,7 @@ class Disk:
     fstat = staticmethod(os.fstat)
     lseek = staticmethod(os.lseek)
     pread = staticmethod(os.pread)
+    preadv = staticmethod(os.preadv)
     pwritev = staticmethod(os.pwritev)
     ftruncate = staticmethod(os.ftruncate)
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none

@@ -129,7 +129,7 @@ class Outlet:
         Nothing is kept for another time.
         """
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytearray:
         """
         Nothing can be read again.
 

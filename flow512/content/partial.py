@@ -333,7 +333,7 @@ class Partial:
                     self._journal.reset()
             raise
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytearray:
         """
         Read what is in place.
 
@@ -341,16 +341,21 @@ class Partial:
         @param length: in bytes; all of them lie within the size.
         @raise DiskFailure: it cannot be read.
         """
-        parts = []
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        return data
+
+    def read_into(self, offset: int, room: memoryview) -> None:
+        """
+        Read what is in place to where it is wanted; as L{read}.
+        """
         with blaming(f"reading '{self._shown}'"):
-            while length:
-                part = self._disk.pread(self._fd, length, offset)
-                if not part:
+            while room:
+                count = self._disk.preadv(self._fd, [room], offset)
+                if not count:
                     raise DiskFailure(f"The partial file of '{self._shown}' was cut short.")
-                parts.append(part)
-                offset += len(part)
-                length -= len(part)
-        return b"".join(parts)
+                offset += count
+                room = room[count:]
 
     def publish(self, *, replace: bool, mtime_ns: int) -> str:
         """

@@ -183,7 +183,10 @@ class Download:
         self._arrivals = Arrivals(partial, clock, run_blocking, self._work, self._were_stored)
         self._workers = 0
         self._waiting_for_idle: list[Deferred[None]] = []
-        self._md5_check = Md5Check(partial) if checksum is Checksum.MD5 else None
+        self._md5_check = None
+        if checksum is Checksum.MD5:
+            assert isinstance(partial, Partial)  # what is passed on is not kept
+            self._md5_check = Md5Check(partial)
         self._stuck_since: float | None = None
         self._timer: IDelayedCall | None = None
         self.look_for_more = lambda: False

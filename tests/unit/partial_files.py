@@ -49,9 +49,9 @@ class WatchedDisk(Disk):
 
     CALLS = frozenset(
         {
-            *("open", "flock", "stat", "fstat", "lseek", "pread", "pwritev", "ftruncate"),
-            *("fdatasync", "fsync", "fchmod", "utime", "link", "rename", "unlink"),
-            "write_behind",
+            *("open", "flock", "stat", "fstat", "lseek", "pread", "preadv", "pwritev"),
+            *("ftruncate", "fdatasync", "fsync", "fchmod", "utime", "link", "rename"),
+            *("unlink", "write_behind"),
         }
     )
 

@@ -322,7 +322,7 @@ class Failures(InFolder):
         """A read error is named."""
         disk = WatchedDisk()
         partial = self.complete(disk=disk)
-        disk.before = failing("pread", errno.EIO)
+        disk.before = failing("preadv", errno.EIO)
         error = self.assertRaises(DiskFailure, partial.read, 0, 1)
         self.assertIn("reading 'report.pdf'", str(error))
 
