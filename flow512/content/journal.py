@@ -93,6 +93,12 @@ class BlockSet:
         end = first + count
         low = bisect_left(self._bounds, first)
         high = bisect_right(self._bounds, end)
+        if low == high:
+            # There is nothing of it and nothing beside it, or all of it is in already.
+            if not low % 2:
+                self._bounds[low:low] = first, end
+                self._count += count
+            return
         # An odd place is inside of a run or touches it: that run's own bound is the new one.
         begins = [] if low % 2 else [first]
         ends = [] if high % 2 else [end]

@@ -4,9 +4,11 @@ Where connections come from: who is to be counted as one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 
+@lru_cache(1024)
 def plain_address(host: str) -> IPv4Address | IPv6Address | None:
     """
     Read an address as a transport gives it.

@@ -10,6 +10,7 @@ the whole file are runs.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import Final
 
 from flow512.content.journal import BlockSet
@@ -24,6 +25,22 @@ def mask_of(first: int, count: int) -> int:
     Make the mask of some blocks in a row.
     """
     return ((1 << count) - 1) << first
+
+
+def mask_within(page: int, runs: Iterable[tuple[int, int]]) -> int:
+    """
+    Say which blocks of a page are in some runs of blocks of the file.
+
+    @param runs: first block and count of each.
+    """
+    start = page * DIGESTS_PER_PAGE
+    end = start + DIGESTS_PER_PAGE
+    mask = 0
+    for first, count in runs:
+        if first < end and first + count > start:
+            low, high = max(first, start), min(first + count, end)
+            mask |= ((1 << high - low) - 1) << low - start
+    return mask
 
 
 def first_run(mask: int, most: int) -> tuple[int, int]:
@@ -87,14 +104,13 @@ class Runs(BlockSet):
         Say which blocks of a page are in it.
         """
         start = page * DIGESTS_PER_PAGE
-        end = start + DIGESTS_PER_PAGE
-        mask = 0
-        run = self.next_run(start)
-        while run is not None and run[0] < end:
-            first, count = run
-            mask |= mask_of(first - start, min(first + count, end) - first)
-            run = self.next_run(first + count)
-        return mask
+        low = bisect_right(self._bounds, start)
+        high = bisect_left(self._bounds, start + DIGESTS_PER_PAGE)
+        # From each bound on, what was not in it is, and what was is not.
+        mask = -(low % 2)
+        for bound in self._bounds[low:high]:
+            mask ^= -1 << bound - start
+        return mask & FULL
 
 
 class Rarity:

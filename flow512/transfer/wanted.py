@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from flow512.content.tree import TreeVerifier
-from flow512.transfer.masks import FULL, Rarity, Runs, first_run, mask_of
+from flow512.transfer.masks import FULL, Rarity, Runs, first_run, mask_of, mask_within
 from flow512.units import DIGESTS_PER_PAGE
 
 PAGE_AHEAD: Final = DIGESTS_PER_PAGE // 2
@@ -141,12 +141,14 @@ class Wanted:
         """
         have = self._partial.setdefault(source, Runs())
         end = self._verifier.shape.blocks
-        for first, count in blocks:
-            if first < end:
-                have.add(first, min(count, end - first))
+        runs = [(first, min(count, end - first)) for first, count in blocks if first < end]
+        for run in runs:
+            have.add(*run)
         self._dry.discard(source)
         for page in self.pages.values():
-            self._count(source, page)
+            before = page.have.get(source, 0)
+            page.have[source] = before | mask_within(page.index, runs)
+            page.rarity.add(page.have[source] & ~before)
 
     def has_not(self, source: int, first: int, count: int) -> None:
         """

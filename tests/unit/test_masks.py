@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.transfer.masks import Rarity, Runs, first_run, last_run, mask_of
+from flow512.transfer.masks import Rarity, Runs, first_run, last_run, mask_of, mask_within
 from flow512.units import DIGESTS_PER_PAGE
 
 masks = st.integers(0, (1 << DIGESTS_PER_PAGE) - 1)
@@ -25,6 +25,16 @@ class MaskTests(SynchronousTestCase):
     def test_mask_of(self, first: int, count: int) -> None:
         """A mask has just the blocks that it was made of."""
         self.assertEqual(bits(mask_of(first, count)), set(range(first, first + count)))
+
+    @given(st.lists(st.tuples(st.integers(0, 1600), st.integers(1, 1200)), max_size=5))
+    def test_mask_within(self, runs: list[tuple[int, int]]) -> None:
+        """Of runs of the whole file, the mask of a page has what lies in it."""
+        blocks = {block for first, count in runs for block in range(first, first + count)}
+        for page in range(5):
+            self.assertEqual(
+                {page * 512 + bit for bit in bits(mask_within(page, runs))},
+                {block for block in blocks if block // 512 == page},
+            )
 
     @given(few.filter(bool), st.integers(1, 30))
     def test_runs(self, mask: int, most: int) -> None:
