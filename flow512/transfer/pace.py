@@ -148,16 +148,18 @@ class Source(msgspec.Struct, eq=False):
             self.delivered_at = self._since = now
             self._came = 0
 
-    def delivered(self, now: float, request: Request) -> None:
+    def delivered(self, now: float, request: Request, blocks: int = 1) -> None:
         """
-        It has delivered a block.
+        It has delivered blocks.
+
+        @param request: that they belong to.
         """
-        self.outstanding -= 1
+        self.outstanding -= blocks
         self.strikes = 0
         self._rest = MIN_REST
         self.delivered_at = self.heard = now
         self._delay = min(self._delay, now - request.asked_at)
-        self._came += 1
+        self._came += blocks
         passed = now - self._since
         # Over a whole window, since what the first one waited for, the others have waited for too.
         is_enough = self._came >= self.window or passed >= max(AHEAD, 2 * self._delay)
@@ -168,7 +170,7 @@ class Source(msgspec.Struct, eq=False):
             else:
                 self._rate += (measured - self._rate) * SMOOTH
             self._since, self._came = now, 0
-        self._grown += 1
+        self._grown += blocks
         if self._grown >= self.window:
             self._grown = 0
             self.window = min(2 * self.window, WINDOW)

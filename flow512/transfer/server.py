@@ -282,15 +282,19 @@ class TransferProtocol(Answerer):
 
     # How much is under way
 
-    @property
-    def _under_way(self) -> tuple[dict[int, _Working], Reads, Watches, Bundles, Streams]:
-        return self._requests, self._reads, self._watches, self._bundles, self._streams
-
     def _is_under_way(self, request: int) -> bool:
-        return any(request in kind for kind in self._under_way)
+        return (
+            request in self._requests
+            or request in self._reads
+            or request in self._watches
+            or request in self._bundles
+            or request in self._streams
+        )
 
     def _recount(self) -> None:
-        now = max(sum(len(kind) for kind in self._under_way), self._workers)
+        # Spelt out, since it is done for every block that is sent.
+        now = len(self._requests) + len(self._reads) + len(self._watches)
+        now = max(now + len(self._bundles) + len(self._streams), self._workers)
         self._service.allowance.requests += now - self._counted
         if self._counted and not now:
             self._idle_since = self.clock.seconds()

@@ -49,7 +49,7 @@ that was the reason, the next one is waited for twice as long.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Final
 
@@ -305,14 +305,38 @@ class Swarm:
             del self._asked_pages[page]
         return was_asked
 
-    def arrived(self, source: int, blocks: Iterable[int]) -> list[int]:
+    def arrived(self, source: int, blocks: Sequence[int]) -> Sequence[int]:
         """
         A source has delivered blocks, yet to be judged.
 
+        @param blocks: in a row.
         @return: which of them are wanted. For each, L{stored} or L{wrong} has to follow.
         """
         now = self._clock()
+        if len(blocks) > 1 and self._all_arrived(source, blocks, now):
+            return blocks
         return [block for block in blocks if self._arrived(source, block, now)]
+
+    def _all_arrived(self, source: int, blocks: Sequence[int], now: float) -> bool:
+        # What is so nearly always: one request was for all of them, and nobody else was asked.
+        requests = self._requests.get(blocks[0], ())
+        if len(requests) != 1 or requests[0].source != source:
+            return False
+        [ours] = requests
+        page, bit = self._wanted.place(blocks[0])
+        mask = bit * mask_of(0, len(blocks))
+        if ours.left & mask != mask or page.asked_twice & mask:
+            return False
+        one = self._sources[source]
+        one.delivered(now, ours, len(blocks))
+        ours.left &= ~mask
+        if not ours.left:
+            del one.requests[ours.number]
+        for block in blocks:
+            del self._requests[block]
+        page.asked &= ~mask
+        page.arrived |= mask
+        return True
 
     def _arrived(self, source: int, block: int, now: float) -> bool:
         one = self._sources.get(source)

@@ -194,13 +194,15 @@ class Model:
         data = self.tree.page(page.level, page.index)
         self.swarm.page_came(page.source, page.level, page.index, data)
 
-    def deliver(self, source: int) -> int | None:
-        """Let a source deliver the next block that it was asked for."""
+    def deliver(self, source: int, together: int = 1) -> int | None:
+        """Let a source deliver the next block that it was asked for, or so many in a row."""
         for request, blocks in self.asked[source].items():
-            block = blocks.pop(0)
+            came = [blocks.pop(0)]
+            while blocks and len(came) < together and blocks[0] == came[-1] + 1:
+                came.append(blocks.pop(0))
             if not blocks:
                 del self.asked[source][request]
-            if self.swarm.arrived(source, [block]):
+            for block in self.swarm.arrived(source, came):
                 self.arrived.append((source, block))
                 for other in self.asked.values():
                     for left in other.values():
@@ -208,7 +210,7 @@ class Model:
                             left.remove(block)
             if not blocks:
                 self.swarm.ended(source, request)
-            return block
+            return came[0]
         return None
 
     def store(self, is_right: Callable[[int, int], bool] = lambda source, block: True) -> None:
@@ -905,7 +907,7 @@ class AnyOrderTests(SynchronousTestCase):
         if calm or chance < 0.5:
             model.now += random.choice([0.0, 0.01, 0.3])
             for _ in range(random.randrange(1, 9)):
-                model.deliver(good)
+                model.deliver(good, random.choice((1, 1, 2, 4)))
             for page in [each for each in model.pages if each.source == good]:
                 model.pages.remove(page)
                 model.give_page(page)
@@ -936,7 +938,7 @@ class AnyOrderTests(SynchronousTestCase):
         requests = list(model.asked[one])
         if chance < 0.6:
             for _ in range(random.randrange(1, 9)):
-                model.deliver(one)
+                model.deliver(one, random.choice((1, 1, 2, 4)))
             for page in pages:
                 model.pages.remove(page)
                 model.give_page(page)
