@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 from twisted.internet.defer import Deferred
 
 from flow512.link.conversation import Patience
-from flow512.units import BLOCK, LONGEST_RUN, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, LONGEST_RUN, PIECES_PER_BLOCK
 from flow512.wire.frame import BufferPool
 
 Sink: TypeAlias = Callable[[int, bytes | bytearray], None]
@@ -24,12 +24,11 @@ def buffers_for(blocks: int) -> BufferPool:
     """
     Make a pool for the bodies of data frames.
 
-    @param blocks: so many are kept while nobody needs them, in frames of one; and as many in the
-        longest.
+    @param blocks: so many are kept while nobody needs them, in buffers of one; and about as many
+        in those of several.
     """
-    return BufferPool(
-        {BLOCK: blocks, LONGEST_RUN * PIECE: blocks * PIECES_PER_BLOCK // LONGEST_RUN}
-    )
+    several = range(2, LONGEST_RUN // PIECES_PER_BLOCK + 1)
+    return BufferPool({BLOCK: blocks} | {n * BLOCK: blocks // (2 * n) for n in several})
 
 
 class BlockSource(Protocol):
