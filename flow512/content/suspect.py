@@ -53,7 +53,6 @@ class CopyingDisk(Disk):
     The calls of a download, and those that a repair makes besides.
     """
 
-    preadv = staticmethod(os.preadv)
     copy_range: Callable[[int, int, int, int, int], int] = staticmethod(
         getattr(os, "copy_file_range", _no_copy_range)  # macOS has none
     )
