@@ -104,7 +104,7 @@ def one_input(data: bytes) -> None:
     )
     assert stream.startswith(written), "written otherwise than read"
     assert not found[2] or written == stream, "more was read than is there"
-    reader = FrameReader(allowed, BufferPool(24, 2) if how & 8 else None)
+    reader = FrameReader(allowed, BufferPool({24: 2, 60: 1}) if how & 8 else None)
     single = (stream[place : place + 1] for place in range(len(stream)))
     chunks = single if how & 16 or not any(size % 40 for size in sizes) else cut(stream, sizes)
     assert read(reader, chunks, allowed) == expected, "in chunks"
