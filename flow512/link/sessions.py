@@ -17,6 +17,13 @@ from OpenSSL import SSL
 _FFI: Final[Any] = getattr(SSL, "_ffi", None)
 _LIB: Final[Any] = getattr(SSL, "_lib", None)
 
+_NAMES: Final = ("_ssl", "_from_ssl", "_into_ssl", "_raise_ssl_error")
+_FUNCTIONS: Final = (
+    *("SSL_read", "SSL_write", "SSL_set_bio", "BIO_read", "BIO_new_mem_buf"),
+    *("BIO_set_mem_eof_return", "BIO_get_mem_data"),
+)
+"""What is looked for of a connection of pyOpenSSL's, and of the library beneath it."""
+
 RECORD: Final = 2**14
 """The most bytes that a record carries (RFC 8446, section 5.1)."""
 
@@ -225,7 +232,7 @@ def open_session(connection: SSL.Connection) -> Session:
         has arrived was decrypted. It is not to be given anything by C{bio_write} any more, and has
         to encrypt what it is given in one go (see L{flow512.link.records.write_whole}).
     """
-    names = ("_ssl", "_from_ssl", "_into_ssl", "_raise_ssl_error")
-    if _FFI is None or _LIB is None or not all(hasattr(connection, name) for name in names):
+    is_there = all(hasattr(connection, name) for name in _NAMES)
+    if _FFI is None or not is_there or not all(hasattr(_LIB, name) for name in _FUNCTIONS):
         return PublicSession(connection)
     return DirectSession(connection)

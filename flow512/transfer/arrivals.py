@@ -79,7 +79,6 @@ class Arrivals:
         self._work = work
         self._stored = stored
         self._arrived: list[Arrived] = []
-        self._count = 0  # blocks of these
         self._is_storing = False
         self._is_hurried = False
         self._timer: IDelayedCall | None = None
@@ -89,8 +88,7 @@ class Arrivals:
         More has arrived.
         """
         self._arrived.append(arrived)
-        self._count += len(arrived.blocks)
-        if self._count >= GATHER:
+        if self._are_enough():
             self._store()
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
@@ -109,6 +107,9 @@ class Arrivals:
         self._is_hurried = True
         self.no_more_come()
 
+    def _are_enough(self) -> bool:
+        return sum(len(each.blocks) for each in self._arrived) >= GATHER
+
     def _gathered(self) -> None:
         self._timer = None
         self._store()
@@ -123,7 +124,6 @@ class Arrivals:
             return
         self._stop_waiting()
         batch, self._arrived = sorted(self._arrived, key=lambda each: each.blocks.start), []
-        self._count = 0
         self._is_storing = True
 
         def ended(wrong: list[int]) -> None:
@@ -131,7 +131,7 @@ class Arrivals:
             for each in batch:
                 each.sender.source.buffers.give_back(each.data)
             self._stored(batch, wrong)
-            if self._is_hurried or self._count >= GATHER or self._timer is None:
+            if self._is_hurried or self._are_enough() or self._timer is None:
                 self._store()
 
         self._work(self._run_blocking(self._write, batch), ended)

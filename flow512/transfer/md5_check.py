@@ -21,7 +21,7 @@ from flow512.errors import BadDigest, DiskFailure, Flow512Error, TimedOut
 from flow512.transfer.senders import Sender
 from flow512.units import BLOCK
 
-SUM_AT_ONCE: Final = 32 * 1024 * 1024
+SUM_AT_ONCE: Final = 8 * 1024 * 1024
 """Bytes that one visit to the worker adds to the MD5."""
 
 READ_AT_ONCE: Final = 4 * 1024 * 1024

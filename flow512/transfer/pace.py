@@ -148,7 +148,7 @@ class Source(msgspec.Struct, eq=False):
             self.delivered_at = self._since = now
             self._came = 0
 
-    def delivered(self, now: float, request: Request, blocks: int = 1) -> None:
+    def delivered(self, now: float, request: Request, blocks: int) -> None:
         """
         It has delivered blocks.
 

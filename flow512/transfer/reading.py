@@ -230,7 +230,6 @@ class Reads:
         self._opening: dict[bytes, list[_Opening]] = {}
         self._waiting: deque[_Reading] = deque()
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
-        self._ready_blocks = 0
         self._disk_is_busy = False
         self._is_writing = False
         self._outgoing = Outgoing(self, conversation, memory, self._taken)
@@ -298,7 +297,6 @@ class Reads:
             if self._throttle.is_limited and not self._has_turn():
                 break
             reading, span, room = self._ready.popleft()
-            self._ready_blocks -= len(span.blocks)
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
                 self._read_ahead()
@@ -338,7 +336,6 @@ class Reads:
         self._waiting.clear()
         ready = sum(len(room) for _, _, room in self._ready)
         self._ready.clear()
-        self._ready_blocks = 0
         self._memory.forget(self)
         self._throttle.forget(self._conversation)
         self._memory.release(ready)
@@ -455,7 +452,7 @@ class Reads:
 
     def _read_ahead(self) -> None:
         self._leave_turn_if_idle()
-        if self._disk_is_busy or not self._waiting or self._ready_blocks >= READ_BLOCKS:
+        if self._disk_is_busy or not self._waiting or self._ready_blocks() >= READ_BLOCKS:
             return
         is_crowded = self._turns.is_crowded
         is_plentiful = self._memory.is_plentiful and not is_crowded
@@ -485,6 +482,9 @@ class Reads:
             lambda failure: self._disk_failed(failure, reading, held),
         )
 
+    def _ready_blocks(self) -> int:
+        return sum(len(span.blocks) for _, span, _ in self._ready)
+
     def _leave_turn_if_idle(self) -> None:
         if not (self._waiting or self._disk_is_busy or self._ready or self._outgoing.size):
             self._turns.leave(self)
@@ -503,7 +503,6 @@ class Reads:
         is_open = self._disk_is_free(reading)
         if is_open and self._pending.get(reading.request) is reading:
             self._ready.extend((reading, *each) for each in zip(spans, rooms, strict=True))
-            self._ready_blocks += sum(len(span.blocks) for span in spans)
         else:
             self._memory.release(held)
         if is_open:

@@ -49,7 +49,7 @@ that was the reason, the next one is waited for twice as long.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Final
 
@@ -305,62 +305,42 @@ class Swarm:
             del self._asked_pages[page]
         return was_asked
 
-    def arrived(self, source: int, blocks: Sequence[int]) -> Sequence[int]:
+    def arrived(self, source: int, blocks: Iterable[int]) -> list[int]:
         """
-        A source has delivered blocks, yet to be judged.
+        A source has delivered blocks that it was asked for by one request, yet to be judged.
 
-        @param blocks: in a row.
         @return: which of them are wanted. For each, L{stored} or L{wrong} has to follow.
         """
-        now = self._clock()
-        if len(blocks) > 1 and self._all_arrived(source, blocks, now):
-            return blocks
-        return [block for block in blocks if self._arrived(source, block, now)]
-
-    def _all_arrived(self, source: int, blocks: Sequence[int], now: float) -> bool:
-        # What is so nearly always: one request was for all of them, and nobody else was asked.
-        requests = self._requests.get(blocks[0], ())
-        if len(requests) != 1 or requests[0].source != source:
-            return False
-        [ours] = requests
-        page, bit = self._wanted.place(blocks[0])
-        mask = bit * mask_of(0, len(blocks))
-        if ours.left & mask != mask or page.asked_twice & mask:
-            return False
-        one = self._sources[source]
-        one.delivered(now, ours, len(blocks))
-        ours.left &= ~mask
-        if not ours.left:
-            del one.requests[ours.number]
-        for block in blocks:
-            del self._requests[block]
-        page.asked &= ~mask
-        page.arrived |= mask
-        return True
-
-    def _arrived(self, source: int, block: int, now: float) -> bool:
+        wanted: list[int] = []
+        request: Request | None = None
         one = self._sources.get(source)
-        requests = self._requests.get(block, ())
-        ours = next((each for each in requests if each.source == source), None)
-        if one is None or ours is None:
-            return False
-        one.delivered(now, ours)
-        page, bit = self._wanted.place(block)
-        for each in requests:
-            each.left &= ~bit
-            other = self._sources[each.source]
-            if other is not one:
-                other.outstanding -= 1
-            if not each.left:
-                del other.requests[each.number]
+        if one is None:
+            return wanted
+        for block in blocks:
+            requests = self._requests.get(block, ())
+            ours = next((each for each in requests if each.source == source), None)
+            if ours is None:
+                continue
+            request = ours
+            wanted.append(block)
+            page, bit = self._wanted.place(block)
+            for each in requests:
+                each.left &= ~bit
+                other = self._sources[each.source]
                 if other is not one:
-                    self._actions.append(TakeBack(each.source, each.number))
-        self._held += 1 - len(requests)
-        del self._requests[block]
-        page.asked &= ~bit
-        page.asked_twice &= ~bit
-        page.arrived |= bit
-        return True
+                    other.outstanding -= 1
+                if not each.left:
+                    del other.requests[each.number]
+                    if other is not one:
+                        self._actions.append(TakeBack(each.source, each.number))
+            self._held += 1 - len(requests)
+            del self._requests[block]
+            page.asked &= ~bit
+            page.asked_twice &= ~bit
+            page.arrived |= bit
+        if request is not None:
+            one.delivered(self._clock(), request, len(wanted))
+        return wanted
 
     def ended(self, source: int, request: int) -> None:
         """

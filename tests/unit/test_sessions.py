@@ -208,6 +208,30 @@ class FailureTests(SessionTestCase):
         self.assertEqual(self.decrypted(), b"rest")
 
 
+class OtherLibrary:
+    """OpenSSL without one of the functions."""
+
+    def __init__(self, lacks: str) -> None:
+        self.library, self.lacks = sessions._LIB, lacks
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.lacks:
+            raise AttributeError(name)
+        return getattr(self.library, name)
+
+
+class OtherVersionTests(SessionTestCase):
+    """A later pyOpenSSL may have all of its own names, and not all of the library's functions."""
+
+    def test_lacks_a_function(self) -> None:
+        """Whichever is not there, the public names do."""
+        for name in sessions._FUNCTIONS:
+            self.patch(sessions, "_LIB", OtherLibrary(name))
+            self.assertIsInstance(open_session(self.ends[0]), PublicSession)
+        self.patch(sessions, "_LIB", None)
+        self.assertIsInstance(open_session(self.ends[0]), PublicSession)
+
+
 class PublicTests(DirectTests):
     """With a pyOpenSSL that has no other names than its public ones."""
 
