@@ -45,11 +45,16 @@ def share(host: Host, name: str, content: bytes) -> None:
     (host.folder / "share" / name).write_bytes(content)
 
 
-def serve_all(hosts: list[Host], *options: str) -> list[Process]:
-    """A node on each, with a file that is named after it."""
+def settle(nodes: list[Process]) -> None:
+    """Wait until each node's list has all others."""
+    namespaces.wait_until(lambda: all(node.peers == len(nodes) - 1 for node in nodes))
+
+
+def serve_all(hosts: list[Host]) -> None:
+    """A node on each, with a file that is named after it; all have found each other."""
     for host in hosts:
         share(host, f"{host.name}.txt", host.name.encode())
-    return [host.serve(*options) for host in hosts]
+    settle([host.serve() for host in hosts])
 
 
 def test_broadcast(tmp_path: Path) -> None:
@@ -163,11 +168,6 @@ def leader_by(host: Host) -> str:
     [name] = [each["name"] for each in told if each["event"] == "leader"]
     assert isinstance(name, str)
     return name
-
-
-def settle(nodes: list[Process]) -> None:
-    """Wait until each node's list has all others."""
-    namespaces.wait_until(lambda: all(node.peers == len(nodes) - 1 for node in nodes))
 
 
 def begin_download(source: Host, target: Host) -> tuple[Process, bytes]:
