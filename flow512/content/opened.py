@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import ClassVar, Protocol
 
+from flow512.content.cached import Cached
 from flow512.content.catalog import Stamp
 from flow512.content.paths import escape
 from flow512.errors import ContentChanged, Misuse, from_os_error
@@ -48,6 +49,7 @@ class OpenContent:
         self._stamp = stamp
         self._what = what
         self._check_access = check_access
+        self._cached = Cached(fd)
 
     def check_access(self) -> None:
         """
@@ -74,6 +76,21 @@ class OpenContent:
         fill(self.fd, offset, rooms, self._what)
         # Once the bytes are here: what was written before has left its mark on the stamp.
         check_unchanged(self.fd, self._stamp, self._what)
+
+    def look_at_cache(self) -> None:
+        """
+        Prepare for L{read_cached}, which reads nothing before. This may wait.
+        """
+        self._cached.look()
+
+    def read_cached(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> bool:
+        """
+        Read as L{read_into}, if that need not wait for anything; also on the reactor's thread.
+
+        @return: whether it could be read. If not, nothing in C{rooms} counts, and L{read_into}
+            tells why.
+        """
+        return self._cached.fill(offset, rooms) and is_unchanged(self.fd, self._stamp)
 
     def close(self) -> None:
         """
@@ -163,6 +180,18 @@ def check_unchanged(fd: int, stamp: Stamp, what: str) -> None:
     """
     if stamp_of(fd, what) != stamp:
         raise changed(what)
+
+
+def is_unchanged(fd: int, stamp: Stamp) -> bool:
+    """
+    Say whether the system tells that a file that is open is what it was.
+
+    @param stamp: the file's, from before.
+    """
+    try:
+        return Stamp.of(os.fstat(fd)) == stamp
+    except OSError:
+        return False
 
 
 def name_of(path: str) -> str:

@@ -103,6 +103,7 @@ class NodeService(Service):
         run_long: RunBlocking | None = None,
         local_addresses: Callable[[], Sequence[LocalAddress]] = addresses_of_host,
         open_notifier: OpenNotifier | None = None,
+        reads_cached: bool | None = None,
     ) -> None:
         """
         @param reactor: with what its endpoints and its beacon need.
@@ -115,6 +116,8 @@ class NodeService(Service):
         @param open_notifier: opens what watches the folders of the shares. Unless given, the
             system's own is used, if C{reactor} can serve it and C{run_blocking} is not given:
             then nothing here is simulated.
+        @param reads_cached: whether what the system has in memory is read without a worker; unless
+            given, if C{run_blocking} is not.
         """
         self.settings = settings
         self.up = Throttle(reactor, settings.up)
@@ -132,7 +135,9 @@ class NodeService(Service):
                 from flow512.transfer.inotify import notifiers_of
 
                 open_notifier = notifiers_of(reactor)
+            reads_cached = True if reads_cached is None else reads_cached
         self._open_notifier = open_notifier
+        self._reads_cached = bool(reads_cached)
         self._run_blocking = run_blocking
         self._run_long = run_long or run_blocking
         self._local_addresses = local_addresses
@@ -200,6 +205,7 @@ class NodeService(Service):
             self.up,
             self._run_blocking,
             self._run_long,
+            self._reads_cached,
         )
         self.fetching = Fetching(
             self._reactor,

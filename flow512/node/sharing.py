@@ -55,6 +55,7 @@ class Sharing:
         up: Throttle,
         run_blocking: RunBlocking,
         run_long: RunBlocking,
+        reads_cached: bool,
     ) -> None:
         """
         @param reactor: for deadlines, and with the means to call it from threads.
@@ -64,6 +65,7 @@ class Sharing:
         @param up: how fast it sends.
         @param run_blocking: runs what waits for the disk.
         @param run_long: runs what hashes whole files.
+        @param reads_cached: whether what the system has in memory is read without a worker.
         """
         self.offers: Offers | None = None
         if settings.offer_downloads:
@@ -78,6 +80,7 @@ class Sharing:
         self._up = up
         self._run_blocking = run_blocking
         self._run_long = run_long
+        self._reads_cached = reads_cached
         self._catalog: Catalog | None = None
         self._library: Library | None = None
         self._transfer: TransferFactory | None = None
@@ -130,6 +133,7 @@ class Sharing:
             offers=self.offers,
             holders=self.holders,
             met=self._neighbourhood.met,
+            reads_cached=self._reads_cached,
         )
         self._presence.shared.conversations["transfer"] = self._transfer
 

@@ -26,9 +26,10 @@ from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from flow512.content.cached import Cached
 from flow512.content.catalog import Stamp
 from flow512.content.journal import BlockSet
-from flow512.content.opened import check_unchanged, disk_of, fill, stamp_of
+from flow512.content.opened import check_unchanged, disk_of, fill, is_unchanged, stamp_of
 from flow512.content.partial import Partial
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import Shape, format_content_id
@@ -95,6 +96,7 @@ class OfferedContent:
         self.disk = disk_of(fd)
         self._asker = asker
         self._admits = admits
+        self._cached = Cached(fd)
 
     @property
     def is_over(self) -> bool:
@@ -127,6 +129,26 @@ class OfferedContent:
         self._offer.check_blocks(range(offset // BLOCK, -(-end // BLOCK)))
         fill(self._fd, offset, rooms, self._offer.what)
         self._offer.check_unchanged(self._fd)
+
+    def look_at_cache(self) -> None:
+        """
+        Prepare for L{read_cached}, which reads nothing before. This may wait.
+        """
+        self._cached.look()
+
+    def read_cached(self, offset: int, rooms: Sequence[bytearray]) -> bool:
+        """
+        Read as L{read_into}, if that need not wait for anything; also on the reactor's thread.
+
+        @return: whether it could be read. If not, nothing in C{rooms} counts, and L{read_into}
+            tells why.
+        """
+        end = offset + sum(map(len, rooms))
+        return (
+            self._offer.has_blocks(range(offset // BLOCK, -(-end // BLOCK)))
+            and self._cached.fill(offset, rooms)
+            and self._offer.is_unchanged(self._fd)
+        )
 
     def close(self) -> None:
         """
@@ -305,6 +327,12 @@ class Offer:
             if block not in self._have:
                 raise NotFound(f"Block {block} of {self.what} is not here yet.")
 
+    def has_blocks(self, blocks: Iterable[int]) -> bool:
+        """
+        Say whether blocks are in place; on any thread.
+        """
+        return all(block in self._have for block in blocks)
+
     def check_unchanged(self, fd: int) -> None:
         """
         Make sure that nobody else can have written to the file; on any thread.
@@ -314,6 +342,14 @@ class Offer:
         """
         if self._stamp is not None:
             check_unchanged(fd, self._stamp, self.what)
+
+    def is_unchanged(self, fd: int) -> bool:
+        """
+        Say whether the system tells that nobody else can have written to the file; on any thread.
+
+        @param fd: it.
+        """
+        return self._stamp is None or is_unchanged(fd, self._stamp)
 
     def _tell(self) -> None:
         if self._timer is not None:

@@ -9,10 +9,18 @@ Where the bytes of a read are::
 What is read from the disk is read to rooms: of a block each, or of as many as one frame may carry.
 A room is written by itself, in one frame or in several.
 
-Flow control. At most one disk read is under way, of at most L{READ_BLOCKS} blocks; it begins only
-while fewer than that are ready. Rooms that are ready are written only while the transport is not
-full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1 blocks (1.75 MiB), and one room more in
-the transport. A client that reads nothing stops its own disk reads, and nobody else's.
+Two ways lead from waiting to ready::
+
+    a worker      looks at who may see the file, and reads, however long the disk takes
+    at once       reads what the system has in memory, on the reactor's thread, for L{LOOK_HOLDS}
+                  seconds after a worker has looked; what it has not, the next worker reads
+
+Flow control. At most one worker is reading, at most L{READ_BLOCKS} blocks; it begins only while
+fewer than that are ready. At once is read only what is written next. Rooms that are ready are
+written only while the transport is not full. So a conversation holds at most 2 * L{READ_BLOCKS} - 1
+blocks (1.75 MiB), and one room more in the transport. A client that reads nothing stops its own
+disk reads, and nobody else's; nor is more than L{READ_BLOCKS} blocks read at once before the
+reactor looks at other connections.
 
 All conversations share L{flow512.transfer.read_memory}. When that is short, nothing is read ahead:
 one block is read when the transport has nothing of the one before, and the memory's turn has come.
@@ -37,10 +45,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from flow512.content.opened import close_all
@@ -72,6 +82,12 @@ READ_BLOCKS: Final = 4
 
 MAX_OPEN: Final = 8
 """Files that one conversation may have open at once, for all of its reads together."""
+
+LOOK_HOLDS: Final = 0.5
+"""Seconds for which a worker's look at who may see a file holds, where it is read at once."""
+
+MISS_HOLDS: Final = 0.1
+"""Seconds for which a file is read by workers, once the system was found not to have it in memory."""
 
 READS_TO_CHOOSE: Final = 16
 """Reads from which the next block is chosen, where many conversations wait."""
@@ -127,11 +143,19 @@ class _Opened(msgspec.Struct, eq=False):
     A file that is being read.
 
     @ivar file: it.
+    @ivar looked: when a worker last began to look at who may see it.
     @ivar readers: how many need it: reads of this conversation, and the worker that is at it.
+    @ivar missed: when the system was last found not to have it in memory.
     """
 
     file: ServedContent
+    looked: float
     readers: int = 0
+    missed: float = -inf
+
+    def may_be_read_at_once(self, now: float) -> bool:
+        """Whether it may be tried to read it without a worker."""
+        return self.missed + MISS_HOLDS <= now < self.looked + LOOK_HOLDS
 
 
 class _Opening(msgspec.Struct, eq=False):
@@ -174,6 +198,13 @@ class _Reading(msgspec.Struct, eq=False):
         return spans
 
 
+def _open(contents: Contents, root: bytes, asker: bytes, *, reads_cached: bool) -> ServedContent:
+    file = contents.open(root, asker)
+    if reads_cached:
+        file.look_at_cache()
+    return file
+
+
 def _read(file: ServedContent, first: int, rooms: Sequence[bytearray]) -> None:
     # A file stays open from one request to the next, and the rules may change between.
     file.check_access()
@@ -206,6 +237,8 @@ class Reads:
         memory: ReadMemory,
         throttle: Throttle,
         turns: Turns,
+        clock: IReactorTime,
+        reads_cached: bool,
     ) -> None:
         """
         @param conversation: whose they are.
@@ -215,6 +248,8 @@ class Reads:
         @param memory: what is held of it meanwhile.
         @param throttle: says how fast it may be sent.
         @param turns: says whom it is sent to, where many want some.
+        @param clock: for what is read at once.
+        @param reads_cached: whether that may be done.
         """
         self._conversation = conversation
         self._contents = contents
@@ -223,6 +258,10 @@ class Reads:
         self._memory = memory
         self._throttle = throttle
         self._turns = turns
+        self._clock = clock
+        self._reads_cached = reads_cached
+        self._left_at_once = 0  # blocks, until the reactor looks at other connections
+        self._later: IDelayedCall | None = None
         self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
         self._files: dict[bytes, _Opened] = {}
@@ -271,9 +310,17 @@ class Reads:
         opening = self._pending[request] = _Opening(request, wanted)
         self._opening.setdefault(root, []).append(opening)
         if is_first:
+            now = self._clock.seconds()
+            file = self._run_blocking(
+                _open,
+                self._contents,
+                root,
+                self._conversation.asker,
+                reads_cached=self._reads_cached,
+            )
             self._conversation.wait_for_worker(
-                self._run_blocking(self._contents.open, root, self._conversation.asker),
-                lambda file: self._file_opened(root, file),
+                file,
+                lambda file: self._file_opened(root, file, now),
                 lambda failure: self._file_not_opened(root, failure),
             )
 
@@ -289,25 +336,43 @@ class Reads:
         """
         Write what has been read, while the transport takes it.
         """
+        if not self._is_writing:
+            self._left_at_once = READ_BLOCKS
+            self._go_on_writing()
+
+    def _go_on_writing(self) -> None:
         if self._is_writing:
-            # The disk answered at once: the loop below goes on with what it read.
-            return
+            return  # the loop below goes on with what there is now
         self._is_writing = True
-        while self._ready and self._conversation.is_writable and self._conversation.is_open:
+        while self._ready or self._read_ahead():
+            if not (self._conversation.is_writable and self._conversation.is_open):
+                break
             if self._throttle.is_limited and not self._has_turn():
                 break
-            reading, span, room = self._ready.popleft()
-            if self._memory.is_plentiful:
-                # The disk works on while this is on its way.
-                self._read_ahead()
-            self._outgoing.give(len(room))
-            if self._pending.get(reading.request) is reading:
-                self._write_room(reading, span, room)
-            else:
-                self._outgoing.given_back(room)
-            self._outgoing.given()
+            self._write_next()
         self._is_writing = False
-        self._read_ahead()
+        if self._ready:
+            self._read_ahead()
+
+    def _write_next(self) -> None:
+        reading, span, room = self._ready.popleft()
+        if self._memory.is_plentiful:
+            # The disk works on while this is on its way.
+            self._read_ahead(by_worker=True)
+        self._outgoing.give(len(room))
+        if self._pending.get(reading.request) is reading:
+            self._write_room(reading, span, room)
+        else:
+            self._outgoing.given_back(room)
+        self._outgoing.given()
+
+    def _write_later(self) -> None:
+        if self._later is None:
+            self._later = self._clock.callLater(0, self._write_now)
+
+    def _write_now(self) -> None:
+        self._later = None
+        self.write_ready()
 
     def _has_turn(self) -> bool:
         reading, _, room = self._ready[0]
@@ -340,6 +405,9 @@ class Reads:
         self._throttle.forget(self._conversation)
         self._memory.release(ready)
         self._turns.leave(self)
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if not self._disk_is_busy:
             self._close_files()
 
@@ -387,9 +455,9 @@ class Reads:
             del self._pending[opening.request]
         return waiting
 
-    def _file_opened(self, root: bytes, file: ServedContent) -> None:
+    def _file_opened(self, root: bytes, file: ServedContent, looked: float) -> None:
         waiting = self._take_who_waits_for(root)
-        opened = _Opened(file)
+        opened = _Opened(file, looked)
         if not waiting:
             self._close([opened])
             return
@@ -441,7 +509,7 @@ class Reads:
         opened.readers += 1
         self._pending[request] = reading
         self._waiting.append(reading)
-        self._read_ahead()
+        self._go_on_writing()
 
     def _forget(self, reading: _Reading) -> None:
         reading.opened.readers -= 1
@@ -450,37 +518,69 @@ class Reads:
             self._leave_turn_if_idle()
         self._close_unread()
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, *, by_worker: bool = False) -> bool:
+        """
+        Have what is wanted next read, if it is time for that.
+
+        @param by_worker: whether only a worker may read it now.
+        @return: whether it is ready now: read at once, or by a worker who took no time.
+        """
         self._leave_turn_if_idle()
         if self._disk_is_busy or not self._waiting or self._ready_blocks() >= READ_BLOCKS:
-            return
-        is_crowded = self._turns.is_crowded
-        is_plentiful = self._memory.is_plentiful and not is_crowded
-        is_taken = self._conversation.is_writable and not self._outgoing.size
-        if not is_plentiful and (self._ready or not is_taken):
-            return  # until the transport has taken what there is
-        if not self._turns.ask(self) or not (is_plentiful or self._memory.ask(self)):
-            return  # until its turn has come
-        most = READ_BLOCKS if is_plentiful else 1
+            return False
+        is_writable = self._conversation.is_writable
+        is_plentiful = self._memory.is_plentiful and not self._turns.is_crowded
+        if not is_plentiful and (self._ready or not is_writable or self._outgoing.size):
+            return False  # until the transport has taken what there is
         reading = self._waiting[self._turns.first_of(self.wanted())]
+        opened, now = reading.opened, self._clock.seconds()
+        is_at_once = self._reads_cached and opened.may_be_read_at_once(now)
+        if is_at_once and (by_worker or self._ready or not is_writable):
+            return False
+        if is_at_once and self._is_writing and self._left_at_once <= 0:
+            self._write_later()
+            return False
+        if not self._turns.ask(self) or not (is_plentiful or self._memory.ask(self)):
+            return False  # until its turn has come
+        most = READ_BLOCKS if is_plentiful else 1
         spans = reading.take(most, 1 if self._throttle.is_limited else most)
         if reading.next == reading.end:
             self._waiting.remove(reading)
         for span in spans:
             for block in span.blocks:
-                self._turns.begin((reading.opened.file.root, block))
-        size = reading.opened.file.size
+                self._turns.begin((opened.file.root, block))
+        size = opened.file.size
         rooms = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
-        held = sum(map(len, rooms))
-        self._memory.hold(held)
+        self._memory.hold(sum(map(len, rooms)))
+        if is_at_once:
+            if opened.file.read_cached(spans[0].first * PIECE, rooms):
+                self._ready.extend((reading, *each) for each in zip(spans, rooms, strict=True))
+                self._left_at_once -= sum(len(span.blocks) for span in spans)
+                if not self._is_writing:
+                    self._write_later()
+                return True
+            opened.missed = now
+        self._let_worker_read(reading, spans, rooms, now)
+        return bool(self._ready)
+
+    def _let_worker_read(
+        self, reading: _Reading, spans: list[Span], rooms: list[bytearray], now: float
+    ) -> None:
         self._disk_is_busy = True
-        reading.opened.readers += 1
-        file = reading.opened.file
-        self._conversation.wait_for_worker(
-            self._reading.on(file.disk)(_read, file, spans[0].first, rooms),
-            lambda _: self._disk_read(rooms, reading, spans, held),
-            lambda failure: self._disk_failed(failure, reading, held),
-        )
+        opened, held = reading.opened, sum(map(len, rooms))
+        opened.readers += 1
+
+        def succeeded(_: None) -> None:
+            opened.looked = now
+            self._disk_read(rooms, reading, spans, held)
+
+        def failed(failure: Failure) -> None:
+            opened.looked = -inf
+            self._disk_failed(failure, reading, held)
+
+        read = self._reading.on(opened.file.disk)
+        done = read(_read, opened.file, spans[0].first, rooms)
+        self._conversation.wait_for_worker(done, succeeded, failed)
 
     def _ready_blocks(self) -> int:
         return sum(len(span.blocks) for _, span, _ in self._ready)

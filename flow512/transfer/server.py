@@ -152,6 +152,8 @@ class TransferProtocol(Answerer):
             factory.allowance.memory,
             factory.up,
             factory.allowance.turns,
+            factory.clock,
+            factory.reads_cached,
         )
         self._watches = Watches(self, factory.contents, factory.run_blocking, self._recount)
         self._bundles = Bundles(
@@ -597,6 +599,7 @@ class TransferFactory(Factory[TransferProtocol]):
         offers: Offers | None = None,
         holders: KnownHolders | None = None,
         met: Callable[[bytes, Peer | None], Met] = lambda visitor, at: Met(),
+        reads_cached: bool = True,
     ) -> None:
         """
         @param library: what is served.
@@ -613,11 +616,13 @@ class TransferFactory(Factory[TransferProtocol]):
             ask for it, and say that they pass it on, are noted there.
         @param met: tells by node id, and by where he says that he serves, whom a visitor is told
             of; nobody unless given.
+        @param reads_cached: whether what the system has in memory is read without a worker.
         """
         self.library = library
         self.contents = Contents(library, offers)
         self.holders = holders or KnownHolders()
         self.met = met
+        self.reads_cached = reads_cached
         self.introduction = introduction
         self.clock = clock
         self.run_blocking = run_blocking

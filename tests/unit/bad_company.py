@@ -96,6 +96,7 @@ class Stranger:
             host.reactor,
             self.workers(),
             offers=self.make_offers(),
+            reads_cached=False,
         )
         self._presence.shared.conversations["transfer"] = self._factory
         self._presence.listen("tcp:5000")

@@ -92,6 +92,7 @@ class OfferTestCase(SynchronousTestCase):
             self.workers.run_blocking,
             offers=self.offers,
             holders=self.holders,
+            reads_cached=False,
         )
         self.served: list[Served] = []
         self.descriptors = len(os.listdir("/dev/fd"))

@@ -619,7 +619,12 @@ class NetworkTests(SynchronousTestCase):
         self.addCleanup(shelf.shut)
         offers = Offers(there.reactor)
         factory = TransferFactory(
-            shelf, Introduction(THEIRS, "there"), there.reactor, there.run_blocking, offers=offers
+            shelf,
+            Introduction(THEIRS, "there"),
+            there.reactor,
+            there.run_blocking,
+            offers=offers,
+            reads_cached=False,
         )
         port = network.result(serverFromString(there.reactor, "tcp:5000").listen(factory))
         folder = a_folder(self)

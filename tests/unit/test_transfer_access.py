@@ -60,6 +60,7 @@ class AccessTests(SynchronousTestCase):
             self.clock,
             self.workers.run_blocking,
             self.long.run_blocking,
+            reads_cached=False,
         )
         self.served: list[Served] = []
         self.addCleanup(catalog.close)

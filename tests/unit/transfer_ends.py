@@ -300,7 +300,9 @@ def serve(
     library: Library, workers: HandFired, clock: Clock, room: int = 1 << 40, hello: bool = True
 ) -> Served:
     """Connect to a server of a library."""
-    factory = TransferFactory(library, Introduction(OURS, "server"), clock, workers.run_blocking)
+    factory = TransferFactory(
+        library, Introduction(OURS, "server"), clock, workers.run_blocking, reads_cached=False
+    )
     return join(factory, room, hello)
 
 
@@ -362,7 +364,11 @@ class TransferTestCase(SynchronousTestCase):
         self.shelf = Shelf(base / "shelf")
         self.addCleanup(self.shelf.shut)
         self.factory = TransferFactory(
-            self.shelf, Introduction(THEIRS, "there"), self.there.reactor, self.there.run_blocking
+            self.shelf,
+            Introduction(THEIRS, "there"),
+            self.there.reactor,
+            self.there.run_blocking,
+            reads_cached=False,
         )
         endpoint = serverFromString(self.there.reactor, "tcp:5000")
         self.port = self.network.result(endpoint.listen(self.factory))
@@ -397,7 +403,11 @@ class TransferTestCase(SynchronousTestCase):
         self.addCleanup(shelf.shut)
         shelf.put(name, content)
         factory = TransferFactory(
-            shelf, Introduction(THEIRS, host.name), host.reactor, host.run_blocking
+            shelf,
+            Introduction(THEIRS, host.name),
+            host.reactor,
+            host.run_blocking,
+            reads_cached=False,
         )
         endpoint = serverFromString(host.reactor, "tcp:5000")
         port = self.network.result(endpoint.listen(factory))
