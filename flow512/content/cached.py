@@ -1,9 +1,9 @@
 """
-Reading what the system has in memory: that waits for no disk, so the reactor's own thread may do it.
+Reading what the system has in memory: since that waits for no disk, on the reactor's own thread.
 
 To hand a read to a worker, and its result back, costs more than to copy a megabyte. Linux can be
-asked to read only what needs no waiting (C{RWF_NOWAIT}, preadv2(2)). What is not known of a file
-system that keeps files in memory and nowhere else is that flag; every read of it needs no waiting.
+asked to read only what needs no waiting (C{RWF_NOWAIT}, preadv2(2)). Not every file system knows
+that flag; but one that keeps files in memory, and nowhere else, has no need of it.
 """
 
 from __future__ import annotations

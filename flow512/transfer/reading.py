@@ -87,7 +87,7 @@ LOOK_HOLDS: Final = 0.5
 """Seconds for which a worker's look at who may see a file holds, where it is read at once."""
 
 MISS_HOLDS: Final = 0.1
-"""Seconds for which a file is read by workers, once the system was found not to have it in memory."""
+"""Seconds for which workers read a file that the system was found not to have in memory."""
 
 READS_TO_CHOOSE: Final = 16
 """Reads from which the next block is chosen, where many conversations wait."""

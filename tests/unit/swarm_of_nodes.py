@@ -150,6 +150,7 @@ class Member:
                 self.room.run, function, *args, **kwargs
             ),
             local_addresses=list,
+            reads_cached=simulation.reads_cached,
         )
 
     async def live(self, begin: float) -> None:
@@ -257,6 +258,8 @@ class Nodes:
         count: int,
         have_all: int,
         encryption: Encryption = Encryption.NONE,
+        *,
+        reads_cached: bool = False,
     ) -> None:
         """
         @param random: decides everything.
@@ -264,7 +267,9 @@ class Nodes:
         @param content: the file.
         @param count: how many nodes there are.
         @param have_all: how many of them have it from the beginning.
+        @param reads_cached: whether they read without workers what is in memory.
         """
+        self.reads_cached = reads_cached
         self.random = random
         self.network = Network(random.randrange(1 << 32))
         self.folder = folder
@@ -324,6 +329,7 @@ class Simulation(Nodes):
             1 + random.randrange(max(1, count // 4)),
             # OpenSSL has randomness of its own, so what is encrypted does not repeat to the byte.
             Encryption.TLS if seed % 5 == 4 else Encryption.NONE,
+            reads_cached=seed % 2 == 1,
         )
         self.network.latency = random.choice(LATENCIES)
         self._partitions: list[tuple[Sequence[Host], Sequence[Host]]] = []

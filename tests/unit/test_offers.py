@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.content.access import ALLOW_FILE
+from flow512.content.access import ALLOW_FILE, NOBODY
+from flow512.content.cached import Cached
 from flow512.content.partial import Partial
 from flow512.content.tree import TreeVerifier, format_content_id
 from flow512.discovery.election import Mode
@@ -129,6 +131,31 @@ class ReadTests(OfferTestCase):
         for served in (early, late):
             for block in (0, 1):
                 self.assertEqual(self.read(served, root, block, 1), download.block(block))
+
+    def test_what_is_in_memory(self) -> None:
+        """Without a worker just what is there is read, and nothing that was changed."""
+        download = self.download(6)
+        download.store(*range(4), 5)
+        content = download.offer.open(NOBODY)
+        self.addCleanup(content.close)
+        filled: list[int] = []
+
+        def fill(cached: Cached, offset: int, rooms: Sequence[bytearray]) -> bool:
+            filled.append(offset)
+            return os.preadv(cached._fd, rooms, offset) == sum(map(len, rooms))
+
+        self.patch(Cached, "fill", fill)
+        rooms = [bytearray(2 * BLOCK), bytearray(BLOCK)]
+        self.assertTrue(content.read_cached(BLOCK, rooms))
+        self.assertEqual(b"".join(rooms), download.content[BLOCK : 4 * BLOCK])
+        self.assertFalse(content.read_cached(2 * BLOCK, rooms))
+        self.assertEqual(filled, [BLOCK])
+        download.store(4)
+        self.assertTrue(content.read_cached(2 * BLOCK, rooms))
+        download.publish()
+        self.assertTrue(content.read_cached(2 * BLOCK, rooms))
+        (self.folder / "here.mkv").write_bytes(bytes(len(download.content)))
+        self.assertFalse(content.read_cached(2 * BLOCK, rooms))
 
     def test_changed_after_publication(self) -> None:
         """A published file that its owner changes is not passed off as what it was."""

@@ -60,7 +60,6 @@ class LimitedTestCase(ServerTestCase):
             self.workers.run_blocking,
             patience=Patience(silence=1e6, stall=1e6),
             limits=self.limits,
-            reads_cached=False,
         )
 
     def end_all(self) -> None:
@@ -559,7 +558,6 @@ class HandshakeTests(LimitedTestCase):
             self.clock,
             self.workers.run_blocking,
             limits=self.limits,
-            reads_cached=False,
         )
         transport = StringTransport()
         factory.buildProtocol(None).makeConnection(transport)

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from flow512.content.cached import Cached
 from flow512.content.catalog import IN_MEMORY, Catalog
 from flow512.content.library import Library, OpenContent, View
 from flow512.content.shares import Share
@@ -93,7 +94,11 @@ class HandFired:
 
 
 class Shelf(Library):
-    """A library of some files in one folder that knows what it has opened."""
+    """
+    A library of some files in one folder that knows what it has opened.
+
+    @ivar is_cached: tells from which offsets on its files can be read without waiting.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.catalog = Catalog(IN_MEMORY)
@@ -103,6 +108,7 @@ class Shelf(Library):
         self.bytes_read = 0
         self.read_error: Exception | None = None
         self.read_hook: Callable[[int, bytes], bytes] = lambda offset, data: data
+        self.is_cached: Callable[[int], bool] = lambda offset: False
 
     def put(self, path: str, content: bytes) -> bytes:
         """Write a file, and tell its root."""
@@ -118,6 +124,7 @@ class Shelf(Library):
         content = super().open(root, view)
         opened = _Watched(content.fd, root, content._stamp, content._what, content._check_access)
         opened.shelf = self
+        opened._cached = _ShelfCache(opened)
         self.opened.append(opened)
         return opened
 
@@ -139,6 +146,22 @@ class Shelf(Library):
         self.catalog.close()
 
 
+class _ShelfCache(Cached):
+    def __init__(self, opened: _Watched) -> None:
+        super().__init__(opened.fd)
+        self._opened = opened
+
+    def look(self) -> None:
+        """What the system has in memory is no matter of a test's."""
+
+    def fill(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> bool:
+        if not self._opened.shelf.is_cached(offset):
+            return False
+        os.preadv(self._opened.fd, rooms, offset)
+        self._opened.was_read(offset, rooms)
+        return True
+
+
 class _Watched(OpenContent):
     shelf: Shelf
 
@@ -146,6 +169,10 @@ class _Watched(OpenContent):
         if self.shelf.read_error is not None:
             raise self.shelf.read_error
         super().read_into(offset, rooms)
+        self.was_read(offset, rooms)
+
+    def was_read(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> None:
+        """Count it, and let the test change it."""
         for room in rooms:
             self.shelf.bytes_read += len(room)
             for at in range(0, len(room), BLOCK):
@@ -300,9 +327,7 @@ def serve(
     library: Library, workers: HandFired, clock: Clock, room: int = 1 << 40, hello: bool = True
 ) -> Served:
     """Connect to a server of a library."""
-    factory = TransferFactory(
-        library, Introduction(OURS, "server"), clock, workers.run_blocking, reads_cached=False
-    )
+    factory = TransferFactory(library, Introduction(OURS, "server"), clock, workers.run_blocking)
     return join(factory, room, hello)
 
 
@@ -364,11 +389,7 @@ class TransferTestCase(SynchronousTestCase):
         self.shelf = Shelf(base / "shelf")
         self.addCleanup(self.shelf.shut)
         self.factory = TransferFactory(
-            self.shelf,
-            Introduction(THEIRS, "there"),
-            self.there.reactor,
-            self.there.run_blocking,
-            reads_cached=False,
+            self.shelf, Introduction(THEIRS, "there"), self.there.reactor, self.there.run_blocking
         )
         endpoint = serverFromString(self.there.reactor, "tcp:5000")
         self.port = self.network.result(endpoint.listen(self.factory))
@@ -403,11 +424,7 @@ class TransferTestCase(SynchronousTestCase):
         self.addCleanup(shelf.shut)
         shelf.put(name, content)
         factory = TransferFactory(
-            shelf,
-            Introduction(THEIRS, host.name),
-            host.reactor,
-            host.run_blocking,
-            reads_cached=False,
+            shelf, Introduction(THEIRS, host.name), host.reactor, host.run_blocking
         )
         endpoint = serverFromString(host.reactor, "tcp:5000")
         port = self.network.result(endpoint.listen(factory))
