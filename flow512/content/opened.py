@@ -77,6 +77,11 @@ class OpenContent:
         # Once the bytes are here: what was written before has left its mark on the stamp.
         check_unchanged(self.fd, self._stamp, self._what)
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether, at the last L{read_cached}, a disk had to work, or would have had to."""
+        return self._cached.is_missed
+
     def look_at_cache(self) -> None:
         """
         Prepare for L{read_cached}, which reads nothing before. This may wait.

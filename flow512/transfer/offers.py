@@ -130,6 +130,11 @@ class OfferedContent:
         fill(self._fd, offset, rooms, self._offer.what)
         self._offer.check_unchanged(self._fd)
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether, at the last L{read_cached}, a disk had to work, or would have had to."""
+        return self._cached.is_missed
+
     def look_at_cache(self) -> None:
         """
         Prepare for L{read_cached}, which reads nothing before. This may wait.

@@ -13,7 +13,8 @@ Two ways lead from waiting to ready::
 
     a worker      looks at who may see the file, and reads, however long the disk takes
     at once       reads what the system has in memory, on the reactor's thread, for L{LOOK_HOLDS}
-                  seconds after a worker has looked; what it has not, the next worker reads
+                  seconds after a worker has looked. What it has not workers read, and all that
+                  is wanted of the file in the L{MISS_HOLDS} seconds after that
 
 Flow control. At most one worker is reading, at most L{READ_BLOCKS} blocks; it begins only while
 fewer than that are ready. At once is read only what is written next. Rooms that are ready are
@@ -86,7 +87,7 @@ MAX_OPEN: Final = 8
 LOOK_HOLDS: Final = 0.5
 """Seconds for which a worker's look at who may see a file holds, where it is read at once."""
 
-MISS_HOLDS: Final = 0.1
+MISS_HOLDS: Final = 1.0
 """Seconds for which workers read a file that the system was found not to have in memory."""
 
 READS_TO_CHOOSE: Final = 16
@@ -260,7 +261,7 @@ class Reads:
         self._turns = turns
         self._clock = clock
         self._reads_cached = reads_cached
-        self._left_at_once = 0  # blocks, until the reactor looks at other connections
+        self._left_at_once = READ_BLOCKS  # blocks, until the reactor looks at other connections
         self._later: IDelayedCall | None = None
         self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
@@ -553,13 +554,15 @@ class Reads:
         rooms = [self._memory.buffers.take(byte_range(*span, size)[1]) for span in spans]
         self._memory.hold(sum(map(len, rooms)))
         if is_at_once:
-            if opened.file.read_cached(spans[0].first * PIECE, rooms):
+            is_read = opened.file.read_cached(spans[0].first * PIECE, rooms)
+            if opened.file.is_missed:
+                opened.missed = now
+            if is_read:
                 self._ready.extend((reading, *each) for each in zip(spans, rooms, strict=True))
                 self._left_at_once -= sum(len(span.blocks) for span in spans)
                 if not self._is_writing:
                     self._write_later()
                 return True
-            opened.missed = now
         self._let_worker_read(reading, spans, rooms, now)
         return bool(self._ready)
 

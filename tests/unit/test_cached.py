@@ -21,7 +21,9 @@ class CachedTestCase(SynchronousTestCase):
     One open file, and a system that answers as the test wants.
 
     @ivar asked: the flags of each read that the system was asked for.
-    @ivar answer: what it says to one with C{NO_WAIT}: an error's number, or how much it reads.
+    @ivar answer: the error's number that it says to one with C{NO_WAIT}, if it does.
+    @ivar most: how many bytes of a read it has in memory.
+    @ivar disk_works: how much it asks of a disk at each read.
     """
 
     def setUp(self) -> None:
@@ -35,6 +37,8 @@ class CachedTestCase(SynchronousTestCase):
         self._preadv = os.preadv
         self.patch(cached, "_NO_WAIT", NO_WAIT)
         self.patch(cached.os, "preadv", self.preadv)
+        self.disk_works = 0
+        self.patch(cached, "_asked_of_disks", lambda: self.disk_works * len(self.asked))
         self.mounts("ext4")
 
     def preadv(self, fd: int, rooms: Sequence[bytearray], offset: int, flags: int = 0) -> int:
@@ -100,6 +104,21 @@ class CachedTests(CachedTestCase):
         self.assertEqual(self.read(file), CONTENT[100:220])
         self.assertIsNone(self.read(file, len(CONTENT) - 119))
 
+    def test_missed(self) -> None:
+        """Whatever makes a disk work has not all been in memory, though it may have been read."""
+        file = Cached(self.fd)
+        file.look()
+        for disk_works, most, is_missed in ((0, 4096, False), (8, 4096, True), (0, 119, True)):
+            self.disk_works, self.most = disk_works, most
+            self.assertEqual(self.read(file) is None, most < 120)
+            self.assertEqual(file.is_missed, is_missed)
+        self.most = 4096
+        self.read(file)
+        self.assertFalse(file.is_missed)
+        self.answer = errno.EAGAIN
+        self.read(file)
+        self.assertTrue(file.is_missed)
+
     def test_damaged(self) -> None:
         """A read that fails is left to one that may wait."""
         file = Cached(self.fd)
@@ -149,3 +168,13 @@ class InMemoryTests(CachedTestCase):
         """A system that does not tell is taken for one that has to wait."""
         self.patch(cached, "_MOUNTS", str(self.path.with_name("none")))
         self.assertFalse(is_in_memory(self.fd))
+
+
+class DiskTests(SynchronousTestCase):
+    """What the system itself says."""
+
+    def test_asked_of_disks(self) -> None:
+        """It counts, and what was counted stays."""
+        before = cached._asked_of_disks()
+        self.assertGreaterEqual(before, 0)
+        self.assertGreaterEqual(cached._asked_of_disks(), before)

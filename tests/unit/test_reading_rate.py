@@ -83,6 +83,7 @@ class SendingTests(ServerTestCase):
             self.workers.run_blocking,
             patience=Patience(silence=1e6, stall=1e6),
             up=self.up,
+            reads_cached=False,
         )
 
     def end_all(self) -> None:

@@ -119,7 +119,7 @@ class Simulation:
         if kind == "silent":
             return SilentFound(candidate, entry)
         factory = TransferFactory(
-            shelf, Introduction(THEIRS, kind), host.reactor, host.run_blocking
+            shelf, Introduction(THEIRS, kind), host.reactor, host.run_blocking, reads_cached=False
         )
         self.factories.append(factory)
         listening = serverFromString(host.reactor, "tcp:5000").listen(factory)

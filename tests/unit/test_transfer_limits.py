@@ -47,9 +47,11 @@ class LimitedTestCase(ServerTestCase):
     One server, and any number of clients.
 
     @cvar limits: which the server keeps.
+    @cvar reads_cached: whether it reads what is in memory without workers.
     """
 
     limits = Limits()
+    reads_cached = False
 
     def setUp(self) -> None:
         super().setUp()
@@ -60,6 +62,7 @@ class LimitedTestCase(ServerTestCase):
             self.workers.run_blocking,
             patience=Patience(silence=1e6, stall=1e6),
             limits=self.limits,
+            reads_cached=self.reads_cached,
         )
 
     def end_all(self) -> None:
@@ -558,6 +561,7 @@ class HandshakeTests(LimitedTestCase):
             self.clock,
             self.workers.run_blocking,
             limits=self.limits,
+            reads_cached=False,
         )
         transport = StringTransport()
         factory.buildProtocol(None).makeConnection(transport)

@@ -317,7 +317,7 @@ class ReadTests(ServerTestCase):
         """Workers may answer before they are waited for: the bytes come all the same, in order."""
         root, content = self.put("one", 20 * BLOCK)
         factory = TransferFactory(
-            self.shelf, Introduction(b"s" * 32, "server"), self.clock, execute
+            self.shelf, Introduction(b"s" * 32, "server"), self.clock, execute, reads_cached=False
         )
         served = join(factory, room=BLOCK)
         self.served.append(served)
@@ -739,6 +739,7 @@ class EndTests(ServerTestCase):
             self.clock,
             self.workers.run_blocking,
             long.run_blocking,
+            reads_cached=False,
         )
         served = join(factory)
         self.served.append(served)

@@ -385,6 +385,7 @@ class FlowTests(StreamTestCase):
             self.clock,
             self.workers.run_blocking,
             limits=limits,
+            reads_cached=False,
         )
         all_served = [join(factory, 1000) for _ in range(24)]
         self.served += all_served
@@ -408,6 +409,7 @@ class FlowTests(StreamTestCase):
             self.clock,
             self.workers.run_blocking,
             limits=limits,
+            reads_cached=False,
         )
         stuck = [join(factory, 1000) for _ in range(17)]
         for served in stuck:
@@ -426,6 +428,7 @@ class FlowTests(StreamTestCase):
             self.clock,
             self.workers.run_blocking,
             up=Throttle(self.clock, rate),
+            reads_cached=False,
         )
         served = join(factory)
         self.served.append(served)

@@ -155,7 +155,8 @@ class _ShelfCache(Cached):
         """What the system has in memory is no matter of a test's."""
 
     def fill(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> bool:
-        if not self._opened.shelf.is_cached(offset):
+        self.is_missed = not self._opened.shelf.is_cached(offset)
+        if self.is_missed:
             return False
         os.preadv(self._opened.fd, rooms, offset)
         self._opened.was_read(offset, rooms)
@@ -327,7 +328,9 @@ def serve(
     library: Library, workers: HandFired, clock: Clock, room: int = 1 << 40, hello: bool = True
 ) -> Served:
     """Connect to a server of a library."""
-    factory = TransferFactory(library, Introduction(OURS, "server"), clock, workers.run_blocking)
+    factory = TransferFactory(
+        library, Introduction(OURS, "server"), clock, workers.run_blocking, reads_cached=False
+    )
     return join(factory, room, hello)
 
 
@@ -389,7 +392,11 @@ class TransferTestCase(SynchronousTestCase):
         self.shelf = Shelf(base / "shelf")
         self.addCleanup(self.shelf.shut)
         self.factory = TransferFactory(
-            self.shelf, Introduction(THEIRS, "there"), self.there.reactor, self.there.run_blocking
+            self.shelf,
+            Introduction(THEIRS, "there"),
+            self.there.reactor,
+            self.there.run_blocking,
+            reads_cached=False,
         )
         endpoint = serverFromString(self.there.reactor, "tcp:5000")
         self.port = self.network.result(endpoint.listen(self.factory))
@@ -424,7 +431,11 @@ class TransferTestCase(SynchronousTestCase):
         self.addCleanup(shelf.shut)
         shelf.put(name, content)
         factory = TransferFactory(
-            shelf, Introduction(THEIRS, host.name), host.reactor, host.run_blocking
+            shelf,
+            Introduction(THEIRS, host.name),
+            host.reactor,
+            host.run_blocking,
+            reads_cached=False,
         )
         endpoint = serverFromString(host.reactor, "tcp:5000")
         port = self.network.result(endpoint.listen(factory))
