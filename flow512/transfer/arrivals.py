@@ -1,13 +1,17 @@
 """
 Blocks that have arrived, on their way to the disk: gathered for a moment, verified and written by a
-worker, one batch at a time.
+worker, one at a time.
 
-What arrives while a batch is written makes the next one; so the slower the disk, the larger the
-batches.
+What arrives while it writes the same worker takes too, if it is enough: it need not wait for the
+reactor then, which is busy with what arrives. After L{AT_A_VISIT} blocks it tells what it has done.
+
+Both threads use one queue, by operations of which Python does one at a time: the reactor's appends,
+the worker takes from the front.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
@@ -23,8 +27,8 @@ from flow512.interfaces import RunBlocking
 from flow512.transfer.senders import Sender
 from flow512.units import BLOCK
 
-RECORD_EVERY: Final = 16
-"""Blocks that may be stored and not yet in the journal (4 MiB)."""
+AT_A_VISIT: Final = 16
+"""Blocks that may be stored and not yet in the journal (4 MiB), and one batch more."""
 
 GATHER: Final = 4
 """
@@ -78,7 +82,7 @@ class Arrivals:
         self._run_blocking = run_blocking
         self._work = work
         self._stored = stored
-        self._arrived: list[Arrived] = []
+        self._arrived: deque[Arrived] = deque()
         self._is_storing = False
         self._is_hurried = False
         self._timer: IDelayedCall | None = None
@@ -123,35 +127,55 @@ class Arrivals:
         if self._is_storing or not self._arrived:
             return
         self._stop_waiting()
-        batch, self._arrived = sorted(self._arrived, key=lambda each: each.blocks.start), []
         self._is_storing = True
 
-        def ended(wrong: list[int]) -> None:
+        def ended(done: tuple[list[Arrived], list[int]]) -> None:
             self._is_storing = False
-            for each in batch:
+            for each in done[0]:
                 each.sender.source.buffers.give_back(each.data)
-            self._stored(batch, wrong)
+            self._stored(*done)
             if self._is_hurried or self._are_enough() or self._timer is None:
                 self._store()
 
-        self._work(self._run_blocking(self._write, batch), ended)
+        self._work(self._run_blocking(self._write), ended)
 
-    def _write(self, batch: list[Arrived]) -> list[int]:
-        # In a worker. Each call of the system lets the reactor's thread run, and then has to wait
-        # for it; so few are made. What was written before something went wrong is kept.
-        right: list[tuple[int, memoryview]] = []
+    # In a worker. Each call of the system lets the reactor's thread run, and then has to wait for
+    # it; so few are made. What was written before something went wrong is kept.
+
+    def _write(self) -> tuple[list[Arrived], list[int]]:
+        done: list[Arrived] = []
         wrong: list[int] = []
+        count = 0
+        while not done or (count < AT_A_VISIT and self._has_batch()):
+            batch = self._take_batch()
+            self._write_batch(batch, wrong)
+            done += batch
+            count += sum(len(each.blocks) for each in batch)
+        self._partial.flush()
+        return done, wrong
+
+    def _has_batch(self) -> bool:
+        queue = self._arrived
+        return len(queue) >= GATHER or (len(queue) > 0 and len(queue[0].blocks) >= GATHER)
+
+    def _take_batch(self) -> list[Arrived]:
+        batch = []
+        count = 0
+        while self._arrived and count < GATHER:
+            batch.append(self._arrived.popleft())
+            count += len(batch[-1].blocks)
+        return sorted(batch, key=lambda each: each.blocks.start)
+
+    def _write_batch(self, batch: list[Arrived], wrong: list[int]) -> None:
+        right: list[tuple[int, memoryview]] = []
         for arrived in batch:
             for block, data, expected in arrived.each():
                 if block_digest(data) == expected:
                     right.append((block, data))
                 else:
                     wrong.append(block)
-        for at in range(0, len(right), RECORD_EVERY):
-            for run in _in_a_row(right[at : at + RECORD_EVERY]):
-                self._partial.write(run[0][0], *(data for _, data in run))
-            self._partial.flush()
-        return wrong
+        for run in _in_a_row(right):
+            self._partial.write(run[0][0], *(data for _, data in run))
 
 
 def _in_a_row(
