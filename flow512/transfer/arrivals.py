@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -56,6 +56,10 @@ class Arrived(msgspec.Struct, eq=False):
             yield block, memoryview(self.data)[at * BLOCK : (at + 1) * BLOCK], digest
 
 
+_Done: TypeAlias = tuple[list[Arrived], list[int]]
+"""What was looked at, in this order, and which blocks of it are wrong."""
+
+
 class Arrivals:
     """
     The blocks of one download that have arrived.
@@ -66,7 +70,7 @@ class Arrivals:
         partial: Partial | Outlet,
         clock: IReactorTime,
         run_blocking: RunBlocking,
-        work: Callable[[Deferred[list[int]], Callable[[list[int]], None]], None],
+        work: Callable[[Deferred[_Done], Callable[[_Done], None]], None],
         stored: Callable[[Sequence[Arrived], Sequence[int]], None],
     ) -> None:
         """
@@ -129,7 +133,7 @@ class Arrivals:
         self._stop_waiting()
         self._is_storing = True
 
-        def ended(done: tuple[list[Arrived], list[int]]) -> None:
+        def ended(done: _Done) -> None:
             self._is_storing = False
             for each in done[0]:
                 each.sender.source.buffers.give_back(each.data)
@@ -142,7 +146,7 @@ class Arrivals:
     # In a worker. Each call of the system lets the reactor's thread run, and then has to wait for
     # it; so few are made. What was written before something went wrong is kept.
 
-    def _write(self) -> tuple[list[Arrived], list[int]]:
+    def _write(self) -> _Done:
         done: list[Arrived] = []
         wrong: list[int] = []
         count = 0
