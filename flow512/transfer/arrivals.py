@@ -96,7 +96,7 @@ class Arrivals:
         More has arrived.
         """
         self._arrived.append(arrived)
-        if self._are_enough():
+        if not self._is_storing and self._are_enough():
             self._store()
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_FOR, self._gathered)
@@ -116,6 +116,7 @@ class Arrivals:
         self.no_more_come()
 
     def _are_enough(self) -> bool:
+        # Not while a worker takes some: Python lets nobody go through a queue that changes.
         return sum(len(each.blocks) for each in self._arrived) >= GATHER
 
     def _gathered(self) -> None:
@@ -138,7 +139,9 @@ class Arrivals:
             for each in done[0]:
                 each.sender.source.buffers.give_back(each.data)
             self._stored(*done)
-            if self._is_hurried or self._are_enough() or self._timer is None:
+            if not self._arrived:
+                self._stop_waiting()
+            elif self._is_hurried or self._are_enough() or self._timer is None:
                 self._store()
 
         self._work(self._run_blocking(self._write), ended)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,20 @@ class Place:
         self.flushed.append(len(self.blocks))
 
 
+class Queue(deque[Arrived]):
+    """
+    A queue that is changed by another thread: nobody may go through it meanwhile.
+
+    @ivar is_changing: whether it is.
+    """
+
+    is_changing = False
+
+    def __iter__(self) -> Iterator[Arrived]:
+        assert not self.is_changing
+        return super().__iter__()
+
+
 class ArrivalsTests(SynchronousTestCase):
     """Blocks arrive, and a worker that the test moves stores them."""
 
@@ -61,10 +76,17 @@ class ArrivalsTests(SynchronousTestCase):
             self.work,
             self.stored,
         )
+        self.queue = self.arrivals._arrived = Queue()
 
     def work(self, result: Deferred[Any], ended: Callable[[Any], None]) -> None:
         """Wait for a worker."""
-        result.addCallback(ended)
+        self.queue.is_changing = True
+
+        def worked(done: object) -> None:
+            self.queue.is_changing = False
+            ended(done)
+
+        result.addCallback(worked)
 
     def stored(self, batch: Sequence[Arrived], wrong: Sequence[int]) -> None:
         """Be told what has become of blocks."""
