@@ -32,6 +32,9 @@ is not wanted any more, since another has brought it, can be taken back in time.
 FRAME_TAKES: Final = 0.1
 """Seconds that a frame of several blocks may take, since none of them is of use before the last."""
 
+SHORTEST: Final = 0.001
+"""Seconds from a request to its first block that count for something, at least."""
+
 MEASURE: Final = 0.1
 """Seconds that a rate is measured over, at least."""
 
@@ -178,20 +181,24 @@ class Source(msgspec.Struct, eq=False):
             enough = ceil(self._rate * max(AHEAD, 2 * self._delay))
             self.window = max(1, min(self.window, enough))
 
-    def together(self, now: float) -> int:
+    @property
+    def together(self) -> int:
         """
-        Say how many blocks may come in one frame: so many as come soon enough for each to be of
-        use in time.
+        How many blocks may come in one frame: so many as come soon enough for each to be of use in
+        time.
         """
-        rate = self._rate
-        if not rate and self._came >= FIRST_WINDOW and now > self._since:
-            rate = self._came / (now - self._since)
-        return max(1, min(int(rate * FRAME_TAKES), LONGEST_RUN // PIECES_PER_BLOCK))
+        return max(1, min(int(self._hoped_rate * FRAME_TAKES), LONGEST_RUN // PIECES_PER_BLOCK))
 
     @property
     def at_once(self) -> int:
         """How many blocks to ask it for by one request, if others may come to have them."""
-        return max(1, int(self._rate * REQUEST_TAKES))
+        return max(1, int(self._hoped_rate * REQUEST_TAKES))
+
+    @property
+    def _hoped_rate(self) -> float:
+        # One that has seldom several blocks to deliver is not measured for long; but more than one
+        # block comes in the time from a request to the first of them.
+        return self._rate or 1 / max(self._delay, SHORTEST)
 
     def let_rest(self, now: float, wait: float = 0.0) -> None:
         """

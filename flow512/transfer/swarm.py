@@ -38,7 +38,9 @@ With partial sources (then others are downloading, too) the one that the fewest 
 chance among equals, so that not everyone fetches the same; it stays within a few open pages,
 which are chosen by chance as well. Requests are small then, since the same blocks soon come from
 elsewhere: one block, until more are known to come within C{REQUEST_TAKES} seconds. When the first
-partial source joins, what others were asked for is asked for anew by these rules.
+partial source joins, what others were asked for is asked for anew by these rules. While blocks are
+being stored, nothing is asked for before there is room for several. Several come in one frame from
+who is fast; but one by one when nobody is left to be asked for more than the window.
 
 What is taken back. A source that has not delivered a block for C{LATE} seconds, while another
 would have brought all of it C{SLOWER} times faster, is left with nothing to do for a while; then
@@ -80,6 +82,12 @@ LATE: Final = 2.0
 
 SLOWER: Final = 4.0
 """How much faster others have to be for work to be taken back."""
+
+ENOUGH_ROOM: Final = 4
+"""
+The part of the window that has to be free, a fourth, for something to be asked for while blocks are
+being stored: so there are fewer requests, for more blocks each.
+"""
 
 CHOICE: Final = 8
 """
@@ -522,8 +530,9 @@ class Swarm:
 
     def _ask_blocks(self) -> AskBlocks | None:
         room = self._window - self._held
-        if room < 1:
-            return None
+        is_storing = self._held > len(self._requests)
+        if room < max(1, self._window // ENOUGH_ROOM if is_storing else 1):
+            return None  # or there will be more in a moment
         now = self._clock()
         able = [
             (source.through_in(now), source, count)
@@ -579,7 +588,9 @@ class Swarm:
         page.to_do &= ~mask
         page.asked_twice |= page.asked & mask
         page.asked |= mask
-        return AskBlocks(source.number, number, first, count, source.together(now))
+        # At the end, what others bring sooner is taken back block by block.
+        together = source.together if self._wanted.is_more_than(self._window) else 1
+        return AskBlocks(source.number, number, first, count, together)
 
 
 def damaged(block: int) -> BadDigest:

@@ -113,6 +113,14 @@ class Wanted:
             page.to_do or page.to_check or page.asked for page in self.pages.values()
         )
 
+    def is_more_than(self, blocks: int) -> bool:
+        """
+        Say whether nobody was asked yet for more than so many blocks, of those that are wanted.
+        """
+        return bool(self._closed) or blocks < sum(
+            page.to_do.bit_count() for page in self.pages.values()
+        )
+
     def place(self, block: int) -> tuple[Page, int]:
         """
         Find a block of an open page.

@@ -250,7 +250,7 @@ class LiarTests(DownloadTestCase):
 
     def test_damaged_block_among_others(self) -> None:
         """Of blocks that come in one frame a damaged one is not kept, and all others are."""
-        entry, content = self.put("one", 80 * BLOCK)
+        entry, content = self.put("one", 130 * BLOCK)
         partial = self.partial(entry)
         asked: list[Read] = []
         source = self.source()

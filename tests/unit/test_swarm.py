@@ -295,6 +295,37 @@ class OneSourceTests(SynchronousTestCase):
         self.assertEqual(asks(model.log), list(range(1300)))
         self.assertIsNone(model.swarm.next_action())
 
+    def test_enough_room(self) -> None:
+        """While blocks are being stored nothing is asked for before there is room for eight."""
+        model = self.model(1300)
+        model.ready()
+        for blocks in (4, 3):
+            for _ in range(blocks):
+                model.deliver(1)
+                self.assertEqual(model.act(), [])
+            model.store()
+            model.deliver(1)
+            asked = [len(asks([each])) for each in model.act()]
+            self.assertEqual(asked, [] if blocks == 4 else [8])
+        # Nothing is being stored here, so nothing is waited for.
+        model.store()
+        self.assertEqual([len(asks([each])) for each in model.act()], [1])
+
+    def test_small_window(self) -> None:
+        """It comes to its end with any window, however many are stored at once."""
+        for window in (1, 2, 3, 4, 7, 32, 512):
+            for at_once in (1, 2, 5):
+                model = self.model(60, window=window)
+                model.ready()
+                for _ in range(200):
+                    for _ in range(at_once):
+                        model.deliver(1)
+                        model.ready()
+                    model.store()
+                    model.ready()
+                self.assertTrue(model.swarm.is_done)
+                self.assertEqual(sorted(asks(model.log)), list(range(60)))
+
     def test_nothing_to_do(self) -> None:
         """Where nothing is missing, nothing is asked for."""
         model = Model(self, 10, set())
@@ -358,9 +389,9 @@ class OneSourceTests(SynchronousTestCase):
         actions = model.ready()
         checked = [each for each in actions if isinstance(each, CheckBlocks)]
         self.assertEqual(checked, [CheckBlocks(4, 8), CheckBlocks(12, 8)])
-        self.assertEqual(asks(actions), [*range(4), *range(20, 30)])
+        self.assertEqual(asks(actions), [*range(4), *range(20, 28)])
         model.check(lambda block: block == 7)
-        self.assertEqual(asks(model.act()), [7])
+        self.assertEqual(asks(model.act()), [7, 28, 29])
         model.work(source, turns=30)
         self.assertTrue(model.swarm.is_done)
 
@@ -622,6 +653,38 @@ class PaceTests(SynchronousTestCase):
                 model.work(source, seconds=seconds)
             last = [each.together for each in model.log if isinstance(each, AskBlocks)][-1]
             self.assertEqual(last, together)
+
+    def test_one_block_in_a_frame_at_the_end(self) -> None:
+        """When little is left to ask for, a frame has one block: more could not be taken back."""
+        model = Model(self, 300, set(range(300)))
+        source = model.join()
+        model.ready()
+        while not model.swarm.is_done:
+            left = 300 - len(model.stored) - model.held()
+            for each in model.work(source, seconds=0.001):
+                if isinstance(each, AskBlocks) and left > WINDOW + 8:
+                    self.assertEqual(each.together, 4)
+                elif isinstance(each, AskBlocks) and left <= WINDOW:
+                    self.assertEqual(each.together, 1)
+
+    def test_seldom_many_at_once(self) -> None:
+        """
+        One that has never much to deliver is not measured; but how soon a block comes tells how
+        many may be asked for at once, where others download it, too.
+        """
+        for seconds, most in ((0.01, 8), (0.1, 2), (0.5, 1)):
+            model = Model(self, 2000, set(range(2000)))
+            source, partial = model.join(), model.join(range(0))
+            model.ready()
+            for _ in range(60):
+                while model.asked_of(source):
+                    model.now += seconds
+                    model.deliver(source)
+                model.store()
+                model.ready()
+            sizes = [len(asks([each], source)) for each in model.log[-10:]]
+            self.assertEqual(max(sizes), most)
+            self.assertEqual(model.asked_of(partial), [])
 
     def test_far_away(self) -> None:
         """A source whose answers take long, but come fast then, gets a large window, too."""

@@ -74,7 +74,7 @@ class SwarmOfNodesTests(NodesTestCase):
             simulation = Simulation(seed, Path(folder))
             # Lines here are slow, so by itself nobody would ask for several blocks in a frame.
             together = (1, 2, 4)[seed % 3]
-            self.patch(Source, "together", lambda source, now: together)
+            self.patch(Source, "together", together)
             self.patch(Cached, "look", lambda file: None)
             self.patch(Cached, "fill", fill_mostly(Random(seed)))
             simulation.run()
