@@ -99,6 +99,12 @@ class BlockSet:
                 self._bounds[low:low] = first, end
                 self._count += count
             return
+        if high == low + 1:
+            # It only moves one bound of one run.
+            old_bound = self._bounds[low]
+            self._bounds[low] = end if low % 2 else first
+            self._count += end - old_bound if low % 2 else old_bound - first
+            return
         # An odd place is inside of a run or touches it: that run's own bound is the new one.
         begins = [] if low % 2 else [first]
         ends = [] if high % 2 else [end]
