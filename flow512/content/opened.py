@@ -24,6 +24,7 @@ class OpenContent:
     @ivar size: its bytes.
     @ivar root: its content id.
     @ivar disk: the number of the disk that it is on.
+    @ivar cached: what can be read of it without waiting, for L{read_cached}.
     """
 
     is_over: ClassVar[bool] = False
@@ -49,7 +50,7 @@ class OpenContent:
         self._stamp = stamp
         self._what = what
         self._check_access = check_access
-        self._cached = Cached(fd)
+        self.cached = Cached(fd)
 
     def check_access(self) -> None:
         """
@@ -77,17 +78,6 @@ class OpenContent:
         # Once the bytes are here: what was written before has left its mark on the stamp.
         check_unchanged(self.fd, self._stamp, self._what)
 
-    @property
-    def is_missed(self) -> bool:
-        """Whether, at the last L{read_cached}, a disk had to work, or would have had to."""
-        return self._cached.is_missed
-
-    def look_at_cache(self) -> None:
-        """
-        Prepare for L{read_cached}, which reads nothing before. This may wait.
-        """
-        self._cached.look()
-
     def read_cached(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> bool:
         """
         Read as L{read_into}, if that need not wait for anything; also on the reactor's thread.
@@ -95,7 +85,7 @@ class OpenContent:
         @return: whether it could be read. If not, nothing in C{rooms} counts, and L{read_into}
             tells why.
         """
-        return self._cached.fill(offset, rooms) and is_unchanged(self.fd, self._stamp)
+        return self.cached.fill(offset, rooms) and is_unchanged(self.fd, self._stamp)
 
     def close(self) -> None:
         """

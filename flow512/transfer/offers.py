@@ -80,6 +80,7 @@ class OfferedContent:
     @ivar root: its content id.
     @ivar size: its bytes.
     @ivar disk: the number of the disk that it is on.
+    @ivar cached: what can be read of it without waiting, for L{read_cached}.
     """
 
     def __init__(self, offer: Offer, fd: int, asker: bytes, admits: Admits) -> None:
@@ -96,7 +97,7 @@ class OfferedContent:
         self.disk = disk_of(fd)
         self._asker = asker
         self._admits = admits
-        self._cached = Cached(fd)
+        self.cached = Cached(fd)
 
     @property
     def is_over(self) -> bool:
@@ -130,17 +131,6 @@ class OfferedContent:
         fill(self._fd, offset, rooms, self._offer.what)
         self._offer.check_unchanged(self._fd)
 
-    @property
-    def is_missed(self) -> bool:
-        """Whether, at the last L{read_cached}, a disk had to work, or would have had to."""
-        return self._cached.is_missed
-
-    def look_at_cache(self) -> None:
-        """
-        Prepare for L{read_cached}, which reads nothing before. This may wait.
-        """
-        self._cached.look()
-
     def read_cached(self, offset: int, rooms: Sequence[bytearray]) -> bool:
         """
         Read as L{read_into}, if that need not wait for anything; also on the reactor's thread.
@@ -151,7 +141,7 @@ class OfferedContent:
         end = offset + sum(map(len, rooms))
         return (
             self._offer.has_blocks(range(offset // BLOCK, -(-end // BLOCK)))
-            and self._cached.fill(offset, rooms)
+            and self.cached.fill(offset, rooms)
             and self._offer.is_unchanged(self._fd)
         )
 

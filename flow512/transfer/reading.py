@@ -202,7 +202,7 @@ class _Reading(msgspec.Struct, eq=False):
 def _open(contents: Contents, root: bytes, asker: bytes, *, reads_cached: bool) -> ServedContent:
     file = contents.open(root, asker)
     if reads_cached:
-        file.look_at_cache()
+        file.cached.look()
     return file
 
 
@@ -555,7 +555,7 @@ class Reads:
         self._memory.hold(sum(map(len, rooms)))
         if is_at_once:
             is_read = opened.file.read_cached(spans[0].first * PIECE, rooms)
-            if opened.file.is_missed:
+            if opened.file.cached.is_missed:
                 opened.missed = now
             if is_read:
                 self._ready.extend((reading, *each) for each in zip(spans, rooms, strict=True))

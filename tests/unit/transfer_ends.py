@@ -124,7 +124,7 @@ class Shelf(Library):
         content = super().open(root, view)
         opened = _Watched(content.fd, root, content._stamp, content._what, content._check_access)
         opened.shelf = self
-        opened._cached = _ShelfCache(opened)
+        opened.cached = _ShelfCache(opened)
         self.opened.append(opened)
         return opened
 
