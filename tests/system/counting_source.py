@@ -27,10 +27,20 @@ class Counting(OpenContent):
 
     log: str
 
-    def read_into(self, offset: int, rooms: Sequence[bytearray]) -> None:
+    def read_into(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> None:
+        self.note(offset, rooms)
+        super().read_into(offset, rooms)
+
+    def read_cached(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> bool:
+        is_read = super().read_cached(offset, rooms)
+        if is_read:
+            self.note(offset, rooms)
+        return is_read
+
+    def note(self, offset: int, rooms: Sequence[bytearray | memoryview]) -> None:
+        """Write down one range."""
         with open(self.log, "a") as log:
             log.write(f"{offset} {sum(map(len, rooms))}\n")
-        super().read_into(offset, rooms)
 
 
 class CountingLibrary(Library):

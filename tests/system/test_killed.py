@@ -123,6 +123,7 @@ def test_killed_at_any_instant(folder: Path) -> None:
     most, in_the_middle = 0, 0
     with source(folder) as port:
         whole = finish(get(folder, port))
+        assert set(reads(folder)) == set(range(-(-SIZE // BLOCK)))
         # Some are killed before anything is there, or when all is: they count for nothing.
         for number in range(20 * (KILLS or 3)):
             if in_the_middle == (KILLS or 3):
