@@ -34,10 +34,7 @@ turn has come, and of its reads the one goes first whose next block was sent lon
 If sending is limited (L{flow512.link.throttle}), rooms have one block, and one that is ready waits
 for its turn as well; its frames are counted with their headers.
 
-A file is open once, however many reads want it, and at most L{MAX_OPEN} are. It is closed when
-the room is needed and nobody reads it, or when the conversation ends, but never while a worker
-is at it; and by a worker, since the last who closes a file that was removed waits until the disk
-has freed its space.
+At most L{MAX_OPEN} files are open (L{flow512.transfer.open_files}).
 """
 
 from __future__ import annotations
@@ -71,6 +68,7 @@ from flow512.link.conversation import Transport
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
+from flow512.transfer.open_files import Opened, OpenFiles
 from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
 from flow512.transfer.turns import Turns, Wanted
@@ -139,26 +137,6 @@ class ServingConversation(Protocol):
         """Close the conversation because of an error."""
 
 
-class _Opened(msgspec.Struct, eq=False):
-    """
-    A file that is being read.
-
-    @ivar file: it.
-    @ivar looked: when a worker last began to look at who may see it.
-    @ivar readers: how many need it: reads of this conversation, and the worker that is at it.
-    @ivar missed: when the system was last found not to have it in memory.
-    """
-
-    file: ServedContent
-    looked: float
-    readers: int = 0
-    missed: float = -inf
-
-    def may_be_read_at_once(self, now: float) -> bool:
-        """Whether it may be tried to read it without a worker."""
-        return self.missed + MISS_HOLDS <= now < self.looked + LOOK_HOLDS
-
-
 class _Opening(msgspec.Struct, eq=False):
     """A READ whose file is not open yet."""
 
@@ -177,7 +155,7 @@ class _Reading(msgspec.Struct, eq=False):
     """
 
     request: int
-    opened: _Opened
+    opened: Opened
     run: int
     next: int
     end: int
@@ -197,6 +175,10 @@ class _Reading(msgspec.Struct, eq=False):
             blocks -= len(span.blocks)
             spans.append(span)
         return spans
+
+
+def _may_be_read_at_once(opened: Opened, now: float) -> bool:
+    return opened.missed + MISS_HOLDS <= now < opened.looked + LOOK_HOLDS
 
 
 def _open(contents: Contents, root: bytes, asker: bytes, *, reads_cached: bool) -> ServedContent:
@@ -265,8 +247,7 @@ class Reads:
         self._later: IDelayedCall | None = None
         self._bulk: IBulkTransport | None = None
         self._pending: dict[int, _Opening | _Reading] = {}
-        self._files: dict[bytes, _Opened] = {}
-        self._aside: list[_Opened] = []  # read to the end, and opened anew for whoever asks now
+        self._files = OpenFiles(self._close)
         self._opening: dict[bytes, list[_Opening]] = {}
         self._waiting: deque[_Reading] = deque()
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
@@ -295,10 +276,8 @@ class Reads:
         @param request: its number, which is not in use.
         """
         root = wanted.root
-        opened = self._files.get(root)
-        if opened is not None and opened.file.is_over:
-            self._put_aside(self._files.pop(root))
-        elif opened is not None:
+        opened = self._files.find(root)
+        if opened is not None:
             self._begin_reading(request, wanted, opened)
             return
         is_first = root not in self._opening
@@ -410,7 +389,7 @@ class Reads:
             self._later.cancel()
             self._later = None
         if not self._disk_is_busy:
-            self._close_files()
+            self._files.close_all()
 
     # From the memory and the turns
 
@@ -438,13 +417,9 @@ class Reads:
     # Files
 
     def _make_room(self) -> bool:
-        if self._open_now() >= MAX_OPEN:
-            unread = [root for root, opened in self._files.items() if not opened.readers]
-            self._close([self._files.pop(root) for root in unread])
-        return self._open_now() < MAX_OPEN
-
-    def _open_now(self) -> int:
-        return len(self._files) + len(self._opening) + len(self._aside)
+        if len(self._files) + len(self._opening) >= MAX_OPEN:
+            self._files.close_unread(all_of_them=True)
+        return len(self._files) + len(self._opening) < MAX_OPEN
 
     def _take_who_waits_for(self, root: bytes) -> list[_Opening]:
         waiting = [
@@ -458,11 +433,11 @@ class Reads:
 
     def _file_opened(self, root: bytes, file: ServedContent, looked: float) -> None:
         waiting = self._take_who_waits_for(root)
-        opened = _Opened(file, looked)
+        opened = Opened(file, looked)
         if not waiting:
-            self._close([opened])
+            self._files.close([opened])
             return
-        self._files[root] = opened
+        self._files.add(opened)
         for opening in waiting:
             self._begin_reading(opening.request, opening.wanted, opened)
 
@@ -471,30 +446,13 @@ class Reads:
         for opening in self._take_who_waits_for(root):
             self._conversation.fail(opening.request, failure.value)
 
-    def _put_aside(self, opened: _Opened) -> None:
-        self._aside.append(opened)
-        self._close_unread()
-
-    def _close_unread(self) -> None:
-        unread = [opened for opened in self._aside if not opened.readers]
-        for opened in unread:
-            self._aside.remove(opened)
-        self._close(unread)
-
-    def _close_files(self) -> None:
-        files = [*self._files.values(), *self._aside]
-        self._files.clear()
-        self._aside.clear()
-        self._close(files)
-
-    def _close(self, files: Sequence[_Opened]) -> None:
-        if files:
-            closed = self._run_blocking(close_all, [opened.file for opened in files])
-            self._conversation.wait_for_worker(closed, lambda _: None, Failure.raiseException)
+    def _close(self, files: list[ServedContent]) -> None:
+        closed = self._run_blocking(close_all, files)
+        self._conversation.wait_for_worker(closed, lambda _: None, Failure.raiseException)
 
     # The disk
 
-    def _begin_reading(self, request: int, wanted: Read, opened: _Opened) -> None:
+    def _begin_reading(self, request: int, wanted: Read, opened: Opened) -> None:
         try:
             check_pieces(wanted.first, wanted.count, opened.file.size)
         except Flow512Error as error:
@@ -517,7 +475,7 @@ class Reads:
         if reading in self._waiting:
             self._waiting.remove(reading)
             self._leave_turn_if_idle()
-        self._close_unread()
+        self._files.close_unread()
 
     def _read_ahead(self, *, by_worker: bool = False) -> bool:
         """
@@ -535,7 +493,7 @@ class Reads:
             return False  # until the transport has taken what there is
         reading = self._waiting[self._turns.first_of(self.wanted())]
         opened, now = reading.opened, self._clock.seconds()
-        is_at_once = self._reads_cached and opened.may_be_read_at_once(now)
+        is_at_once = self._reads_cached and _may_be_read_at_once(opened, now)
         if is_at_once and (by_worker or self._ready or not is_writable):
             return False
         if is_at_once and self._is_writing and self._left_at_once <= 0:
@@ -595,9 +553,9 @@ class Reads:
     def _disk_is_free(self, reading: _Reading) -> bool:
         self._disk_is_busy = False
         reading.opened.readers -= 1
-        self._close_unread()
+        self._files.close_unread()
         if not self._conversation.is_open:
-            self._close_files()
+            self._files.close_all()
         return self._conversation.is_open
 
     def _disk_read(

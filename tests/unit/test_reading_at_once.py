@@ -46,6 +46,15 @@ class AtOnceTestCase(LimitedTestCase):
         self.ask(served, request)
         self.workers.do()
 
+    def forbidden(self) -> Served:
+        """Somebody who reads what he may not see any more."""
+        served = self.join(room=1000)
+        self.begin(served)
+        self.clock.advance(0)
+        self.take(served)
+        (self.shelf.folder / ALLOW_FILE).write_text("")
+        return served
+
     def turn(self) -> None:
         """Let the reactor do what is due, and nothing of what comes of that."""
         for call in self.clock.getDelayedCalls():
@@ -151,11 +160,7 @@ class AtOnceTests(AtOnceTestCase):
 
     def test_taken_away(self) -> None:
         """Whoever may not see a file any more is sent none of it after the next look."""
-        served = self.join(room=1000)
-        self.begin(served)
-        self.clock.advance(0)
-        self.take(served)
-        (self.shelf.folder / ALLOW_FILE).write_text("")
+        served = self.forbidden()
         self.ask(served, 2)
         self.clock.advance(LOOK_HOLDS)
         told: list[Message] = []
@@ -175,11 +180,7 @@ class AtOnceTests(AtOnceTestCase):
 
     def test_found_out_early(self) -> None:
         """A worker that may not read any more ends what is read at once, too."""
-        served = self.join(room=1000)
-        self.begin(served)
-        self.clock.advance(0)
-        self.take(served)
-        (self.shelf.folder / ALLOW_FILE).write_text("")
+        served = self.forbidden()
         self.shelf.is_cached = lambda offset: False
         self.ask(served, 2)
         for _ in range(4):
