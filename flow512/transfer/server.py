@@ -15,13 +15,9 @@ busy with it any more: so whoever cancels, or hangs up, has not made room by tha
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
-from threading import Event
-from typing import ClassVar, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
@@ -29,11 +25,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.content.access import NOBODY
-from flow512.content.library import MD5_AT_ONCE, Library, View
-from flow512.content.mending import piece_md5s
-from flow512.content.paths import SHOWN, escape
-from flow512.content.shares import LARGEST
-from flow512.content.tree import Shape
+from flow512.content.library import Library
+from flow512.content.paths import escape
 from flow512.errors import (
     BadMessage,
     Busy,
@@ -48,11 +41,10 @@ from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
 from flow512.link.introduction import Introduction
-from flow512.link.origin import plain_address
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
-from flow512.registry.peer_list import as_reached
 from flow512.transfer.allowance import Allowance
+from flow512.transfer.answers import ANSWERED, SMALL, Answers, is_listing
 from flow512.transfer.bundles import Bundles
 from flow512.transfer.contents import Contents
 from flow512.transfer.holders import KnownHolders
@@ -61,70 +53,21 @@ from flow512.transfer.reading import Reads
 from flow512.transfer.shared_work import SharedWork
 from flow512.transfer.unhashed import Streams
 from flow512.transfer.watching import Watches
-from flow512.units import BLOCK
 from flow512.wire.bundle import Bundle
 from flow512.wire.fields import Peer
-from flow512.wire.frame import Frame, encode_header
+from flow512.wire.frame import Frame
 from flow512.wire.handshake import Agreement
-from flow512.wire.holding import Holders, PiecesRequest, Watch, Who
-from flow512.wire.meeting import Meet, Met
-from flow512.wire.messages import (
-    TRANSFER,
-    TRANSFER_SERVER,
-    Cancel,
-    Checksum,
-    Entry,
-    Kind,
-    List,
-    Listing,
-    Md5,
-    PageRequest,
-    Read,
-    Stat,
-    Stated,
-    decode,
-)
+from flow512.wire.holding import Watch
+from flow512.wire.meeting import Met
+from flow512.wire.messages import TRANSFER, TRANSFER_SERVER, Cancel, Kind, Read, decode
 from flow512.wire.streaming import Stream
 
 _LINES: Final = (5.0, 100.0)
 """Lines a second, and at once, that connections may log by coming and going."""
 
-_SMALL: Final = "small"
-"""What is read by opening a file, and closing it at once: it may be on any disk."""
+_REQUESTS: Final = ANSWERED | {Kind.READ, Kind.WATCH, Kind.BUNDLE, Kind.STREAM}
 
 _T = TypeVar("_T")
-
-
-class _Working(msgspec.Struct, eq=False, kw_only=True):
-    """
-    A request that a worker is busy with.
-
-    @ivar stop: set when nobody wants the answer any more.
-    """
-
-    stop: Event = msgspec.field(default_factory=Event)
-
-
-class _Listing(_Working, eq=False):
-    """One LIST; it may have to wait for its turn."""
-
-    request: int
-    wanted: List
-
-
-def _is_of_folder(frame: Frame) -> bool:
-    """Whether a manifest is asked for, which is a listing of a whole folder."""
-    return frame.kind == Kind.STAT and decode(frame, Stat).path.endswith("/")
-
-
-def _md5s_of_pieces(contents: Contents, asker: bytes, wanted: PiecesRequest) -> bytes:
-    file = contents.open(wanted.root, asker)
-    try:
-        block = bytearray(Shape(file.size).block_length(wanted.block))
-        file.read_into(wanted.block * BLOCK, [block])
-    finally:
-        file.close()
-    return piece_md5s(block)
 
 
 class TransferProtocol(Answerer):
@@ -142,8 +85,7 @@ class TransferProtocol(Answerer):
         """
         super().__init__(factory.introduction, factory.clock, factory.patience)
         self._service = factory
-        # All that have not ended, but for those that have a place of their own.
-        self._requests: dict[int, _Working] = {}
+        self._answers = Answers(self, factory)
         self._reads = Reads(
             self,
             factory.contents,
@@ -159,7 +101,7 @@ class TransferProtocol(Answerer):
         self._bundles = Bundles(
             self,
             factory.contents,
-            factory.reading.on(_SMALL),
+            factory.reading.on(SMALL),
             factory.allowance.memory,
             factory.up,
             self._recount,
@@ -179,8 +121,6 @@ class TransferProtocol(Answerer):
         self._idle_since = 0.0
         self._idle_timer: IDelayedCall | None = None
         self._is_gone = False
-        self._listings: deque[_Listing] = deque()
-        self._is_listing = False
 
     # The conversation
 
@@ -218,14 +158,8 @@ class TransferProtocol(Answerer):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        for working in self._requests.values():
-            working.stop.set()
-        self._requests.clear()
-        self._listings.clear()
-        self._reads.end()
-        self._watches.end()
-        self._bundles.end()
-        self._streams.end()
+        for each in self._under_way:
+            each.end()
         self._recount()
 
     def frame_received(self, frame: Frame) -> None:
@@ -238,36 +172,40 @@ class TransferProtocol(Answerer):
             decode(frame, Cancel)
             self._cancel(request)
             return
-        answer = self._ANSWERS.get(frame.kind)
-        if answer is None:
+        if frame.kind not in _REQUESTS:
             raise BadMessage(
                 f"A source makes no requests, so kind {frame.kind:#04x} means nothing."
             )
-        if request == 0 or self._is_under_way(request):
+        if request == 0 or any(request in each for each in self._under_way):
             raise BadMessage(f"Request number {request} is in use.")
         try:
             self._service.allowance.check_request(self._counted, len(self._service.connections))
-            if frame.kind == Kind.LIST or _is_of_folder(frame):
+            if is_listing(frame):
                 self._service.allowance.take_listing(self._who)
         except Busy as busy:
             self.fail_request(request, busy)
         else:
-            answer(self, frame)
+            self._begin(frame)
+
+    def _begin(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.READ:
+                self._reads.begin(frame.request, decode(frame, Read))
+            case Kind.WATCH:
+                self._watches.begin(frame.request, decode(frame, Watch))
+            case Kind.BUNDLE:
+                self._bundles.begin(frame.request, decode(frame, Bundle))
+            case Kind.STREAM:
+                self._streams.begin(frame.request, decode(frame, Stream))
+            case _:
+                self._answers.begin(frame)
 
     def _cancel(self, request: int) -> None:
-        if request in self._requests:
-            self._requests.pop(request).stop.set()
-        elif request in self._reads:
-            self._reads.cancel(request)
-        elif request in self._watches:
-            self._watches.cancel(request)
-        elif request in self._bundles:
-            self._bundles.cancel(request)
-        elif request in self._streams:
-            self._streams.cancel(request)
-        else:
-            return
-        self.fail_request(request, Cancelled("The request was cancelled."))
+        for each in self._under_way:
+            if request in each:
+                each.cancel(request)
+                self.fail_request(request, Cancelled("The request was cancelled."))
+                return
 
     @property
     def asker(self) -> bytes:
@@ -284,18 +222,13 @@ class TransferProtocol(Answerer):
 
     # How much is under way
 
-    def _is_under_way(self, request: int) -> bool:
-        return (
-            request in self._requests
-            or request in self._reads
-            or request in self._watches
-            or request in self._bundles
-            or request in self._streams
-        )
+    @property
+    def _under_way(self) -> tuple[Answers | Reads | Watches | Bundles | Streams, ...]:
+        return self._answers, self._reads, self._watches, self._bundles, self._streams
 
     def _recount(self) -> None:
         # Spelt out, since it is done for every block that is sent.
-        now = len(self._requests) + len(self._reads) + len(self._watches)
+        now = len(self._answers) + len(self._reads) + len(self._watches)
         now = max(now + len(self._bundles) + len(self._streams), self._workers)
         self._service.allowance.requests += now - self._counted
         if self._counted and not now:
@@ -320,7 +253,7 @@ class TransferProtocol(Answerer):
         )
         self.leave()
 
-    # Requests that a worker answers
+    # What requests need
 
     def wait_for_worker(
         self,
@@ -340,34 +273,6 @@ class TransferProtocol(Answerer):
 
         result.addCallbacks(succeeded, failed).addErrback(self._unexpected).addBoth(ended)
 
-    def _work(
-        self,
-        request: int,
-        working: _Working,
-        result: Deferred[_T],
-        answer: Callable[[_T], None],
-    ) -> None:
-        """
-        Wait for a worker, then write the request's end, unless it has had that already.
-        """
-        self._requests[request] = working
-
-        def is_wanted() -> bool:
-            return self._requests.get(request) is working
-
-        def succeeded(value: _T) -> None:
-            if is_wanted():
-                del self._requests[request]
-                answer(value)
-
-        def failed(failure: Failure) -> None:
-            if is_wanted():
-                del self._requests[request]
-                assert failure.value is not None
-                self.fail(request, failure.value)
-
-        self.wait_for_worker(result, succeeded, failed)
-
     def fail(self, request: int, error: BaseException) -> None:
         """
         Write the end of a request that cannot be answered.
@@ -376,177 +281,12 @@ class TransferProtocol(Answerer):
             self.log.failure("A request could not be answered.", failure=Failure(error))  # type: ignore[no-untyped-call]  # Twisted has no types there
         self.fail_request(request, error)
 
-    def _list(self, frame: Frame) -> None:
-        waiting = _Listing(frame.request, decode(frame, List))
-        self._requests[frame.request] = waiting
-        self._listings.append(waiting)
-        self._next_listing()
-
-    def _next_listing(self) -> None:
-        while self._listings and self.is_writable and not self._is_listing:
-            waiting = self._listings.popleft()
-            if self._requests.get(waiting.request) is waiting:
-                self._begin_listing(waiting)
-
-    def _begin_listing(self, listing: _Listing) -> None:
-        self._is_listing = True
-        wanted = listing.wanted
-
-        def answer(found: tuple[Sequence[Entry], bool]) -> None:
-            entries, more = found
-            self.send(Listing(tuple(entries), more), listing.request)
-
-        def ended(_: object) -> None:
-            self._is_listing = False
-            self._next_listing()
-
-        library, asker = self._service.library, self.asker
-        made = self._service.run_blocking(
-            lambda: library.list(
-                wanted.prefix, wanted.after, wanted.limit, view=library.seen_by(asker)
-            )
-        )
-        self._work(listing.request, listing, made, answer)
-        made.addCallback(ended)
-
-    def _stat(self, frame: Frame) -> None:
-        wanted = decode(frame, Stat)
-        if bool(wanted.path) == (wanted.root is not None):
-            raise BadMessage("STAT names a path or a root, and not both.")
-        if wanted.path:
-            self.lines.info("Request for file: '{path}'", path=escape(wanted.path, SHOWN))
-
-        def answer(entry: Entry) -> None:
-            self.send(Stated(entry), frame.request)
-
-        working = _Working()
-        self._work(frame.request, working, self._find(wanted, working.stop), answer)
-
-    def _find(self, wanted: Stat, stop: Event) -> Deferred[Entry]:
-        library, service, asker = self._service.library, self._service, self.asker
-        if wanted.root is not None:
-            return service.run_blocking(service.contents.stat, wanted.root, asker, stop.is_set)
-
-        def look() -> tuple[View, Entry | None]:
-            view = library.seen_by(asker)
-            # A small file is hashed before anything else could be done with it.
-            above = MD5_AT_ONCE if wanted.at_once else LARGEST
-            return view, library.known(wanted.path, view, unhashed_above=above)
-
-        def hash_unless_known(looked: tuple[View, Entry | None]) -> Entry | Deferred[Entry]:
-            view, known = looked
-            if known is not None:
-                return known
-            # Only those wait together for one file who may see the same.
-            return service.long_work.join(
-                (view, wanted.path),
-                stop,
-                lambda may_stop: library.stat(wanted.path, None, may_stop, view),
-            )
-
-        return service.run_blocking(look).addCallback(hash_unless_known)
-
-    def _page(self, frame: Frame) -> None:
-        wanted = decode(frame, PageRequest)
-        contents = self._service.contents
-
-        def answer(page: bytes) -> None:
-            header = encode_header(Kind.DIGESTS, frame.request, len(page), wanted.index)
-            self.write_small(header + page)
-
-        self._work(
-            frame.request,
-            _Working(),
-            self._service.run_blocking(
-                contents.page, wanted.root, wanted.level, wanted.index, self.asker
-            ),
-            answer,
-        )
-
-    def _checksum(self, frame: Frame) -> None:
-        wanted = decode(frame, Checksum)
-        library, service, asker = self._service.library, self._service, self.asker
-
-        def answer(md5: bytes) -> None:
-            self.send(Md5(md5), frame.request)
-
-        working = _Working()
-
-        def look() -> tuple[View, bytes | None]:
-            return library.seen_by(asker), service.contents.md5(wanted.root, asker)
-
-        def compute_unless_known(looked: tuple[View, bytes | None]) -> bytes | Deferred[bytes]:
-            view, known = looked
-            if known is not None:
-                return known
-            return service.long_work.join(
-                (view, wanted.root),
-                working.stop,
-                lambda may_stop: library.checksum(wanted.root, may_stop, view),
-            )
-
-        found: Deferred[bytes] = service.run_blocking(look).addCallback(compute_unless_known)
-        self._work(frame.request, working, found, answer)
-
-    def _pieces(self, frame: Frame) -> None:
-        wanted = decode(frame, PiecesRequest)
-
-        def answer(md5s: bytes) -> None:
-            header = encode_header(Kind.PIECE_DIGESTS, frame.request, len(md5s), wanted.block)
-            self.write_small(header + md5s)
-
-        service, asker = self._service, self.asker
-        read = service.reading.on(_SMALL)
-        made = read(_md5s_of_pieces, service.contents, asker, wanted)
-        self._work(frame.request, _Working(), made, answer)
-
-    def _holders(self, frame: Frame) -> None:
-        wanted = decode(frame, Who)
-        service = self._service
-
-        def answer(_: Entry) -> None:
-            self.send(Holders(service.holders.known(wanted.root, but=self)), frame.request)
-            place = plain_address(self.peer_host)
-            if wanted.port and place is not None:
-                service.holders.note(self, wanted.root, self._serving_at(place, wanted.port))
-            else:
-                service.holders.drop(self, wanted.root)
-
-        # Who may not see a content is not told who else has it.
-        found = service.run_blocking(service.contents.stat, wanted.root, self.asker)
-        self._work(frame.request, _Working(), found, answer)
-
-    def _meet(self, frame: Frame) -> None:
-        wanted = decode(frame, Meet)
-        place = plain_address(self.peer_host)
-        peer = None
-        if wanted.port and place is not None:
-            peer = as_reached(self._serving_at(place, wanted.port), self.peer_host)
-        self.send(self._service.met(self.asker, peer), frame.request)
-
-    def _serving_at(self, place: IPv4Address | IPv6Address, port: int) -> Peer:
-        assert self.agreement is not None
-        node = self.agreement.peer.node if self.channel is None else self.channel.peer
-        return Peer(node, "", str(place), port)
-
-    def _watch(self, frame: Frame) -> None:
-        self._watches.begin(frame.request, decode(frame, Watch))
-
-    def _read(self, frame: Frame) -> None:
-        self._reads.begin(frame.request, decode(frame, Read))
-
-    def _bundle(self, frame: Frame) -> None:
-        self._bundles.begin(frame.request, decode(frame, Bundle))
-
-    def _stream(self, frame: Frame) -> None:
-        self._streams.begin(frame.request, decode(frame, Stream))
-
     def _unexpected(self, failure: Failure) -> None:
         self.log.failure("Serving failed.", failure=failure)
         self.end(SourceFailure("Something went wrong inside the node; its log tells more."))
 
     def writable_again(self) -> None:
-        self._next_listing()
+        self._answers.transport_drained()
         self._watches.transport_drained()
         self._reads.transport_drained()
         self._bundles.transport_drained()
@@ -556,20 +296,6 @@ class TransferProtocol(Answerer):
     def turn_came(self) -> None:
         self._reads.write_ready()
         self._recount()
-
-    _ANSWERS: ClassVar[dict[int, Callable[[TransferProtocol, Frame], None]]] = {
-        Kind.LIST: _list,
-        Kind.STAT: _stat,
-        Kind.PAGE: _page,
-        Kind.READ: _read,
-        Kind.CHECKSUM: _checksum,
-        Kind.WHO: _holders,
-        Kind.WATCH: _watch,
-        Kind.PIECES: _pieces,
-        Kind.BUNDLE: _bundle,
-        Kind.STREAM: _stream,
-        Kind.MEET: _meet,
-    }
 
 
 class TransferFactory(Factory[TransferProtocol]):
