@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from heapq import merge, nsmallest
 from itertools import groupby
@@ -24,7 +24,6 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from flow512.content.access import NOBODY
 from flow512.content.backlog import MD5_AT_ONCE, Backlog
 from flow512.content.catalog import Catalog, Known, Stamp
 from flow512.content.following import EVERYTHING, WALK, Look
@@ -40,6 +39,7 @@ from flow512.content.tree import TreeVerifier, format_content_id
 from flow512.content.turns import Turns
 from flow512.content.unhashed import UnhashedContent
 from flow512.content.view import AccessNotes, NoNotes, View
+from flow512.content.visibility import Visibility
 from flow512.errors import (
     BadDigest,
     BadMessage,
@@ -103,13 +103,10 @@ class Library:
         """
         self._catalog = catalog
         self._shares = tuple(shares)
-        self._notes = notes or NoNotes()
         self._tell_of_roots = roots_changed
         self._manifests = Manifests()
         self._public: frozenset[bytes] = frozenset()  # keys of the shares whose roots were given
-        # Their rules are known from the beginning: what is gone later was there.
-        for share in self._shares:
-            self._judge(share, None)
+        self._visible = Visibility(self._shares, notes or NoNotes(), self._roots_changed)
         self._scanning = threading.Lock()
         self._turns = Turns()
         self._backlog = Backlog(catalog, self._shares, self._roots_changed)
@@ -148,31 +145,31 @@ class Library:
         if look.is_everything:
             with self._scanning:
                 for share in self._shares:
-                    self._judge(share, None)
+                    self._visible.judge(share, None)
                     scan.look_through(share)
                 self._catalog.prune()
             self._backlog.try_all_again()
             return self._reported(scan.report())
         try:
             with self._scanning:
-                for share in self._present():
+                for share in self._visible.present():
                     scan.look_at(
                         share, [place.path for place in look.places if place.share == share.key]
                     )
         finally:
             self._backlog.prefer(scan)
-        found = sum(self._catalog.count(share.key) for share in self._present())
+        found = sum(self._catalog.count(share.key) for share in self._visible.present())
         return self._reported(replace(scan.report(), found=found))
 
     def _note_walk(self) -> None:
         for share in self._shares:
-            self._judge(share, None)
+            self._visible.judge(share, None)
             with suppress(ShareMissing, ResourceFailure):
                 share.look_again()
                 share.walked()
 
     def _reported(self, report: ScanReport) -> ScanReport:
-        if report.changed or report.gone or self._public != self._keys_seen_by_all():
+        if report.changed or report.gone or self._public != self._visible.keys_seen_by_all():
             self._roots_changed()
         return report
 
@@ -199,7 +196,7 @@ class Library:
         """
         Say how many files have no root yet, those that could not be hashed among them.
         """
-        return sum(self._catalog.unhashed_count(share.key) for share in self._present())
+        return sum(self._catalog.unhashed_count(share.key) for share in self._visible.present())
 
     def roots(self, most: int) -> frozenset[bytes]:
         """
@@ -209,7 +206,7 @@ class Library:
         @param most: at most so many. They are the least ones, so that the choice is a steady one.
         @raise ResourceFailure: the catalog cannot be read.
         """
-        keys = self._public = self._keys_seen_by_all()
+        keys = self._public = self._visible.keys_seen_by_all()
         found: set[bytes] = set()
         for key in keys:
             after, left = b"", most
@@ -222,10 +219,6 @@ class Library:
     def _roots_changed(self) -> None:
         self._manifests.happened()
         self._tell_of_roots()
-
-    def _keys_seen_by_all(self) -> frozenset[bytes]:
-        # Whoever has proven nothing sees what is shown to everybody, and no more.
-        return frozenset(share.key for share in self.seen_by(NOBODY).shares)
 
     def hash_next(self, stop: Stop = never) -> Entry | None:
         """
@@ -264,14 +257,7 @@ class Library:
 
         @param asker: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}.
         """
-        seen, withheld = [], []
-        for share in self._shares:
-            rule = self._judge(share, asker)
-            if rule is None:
-                seen.append(share)
-            else:
-                withheld.append((share.name, rule))
-        return View(tuple(seen), asker, tuple(withheld))
+        return self._visible.seen_by(asker)
 
     def list(
         self,
@@ -296,13 +282,13 @@ class Library:
             (prefix + after).encode()
         except UnicodeEncodeError:
             raise Misuse("A path is text; half a character cannot be looked for.") from None
-        self._note(view)
+        self._visible.note(view)
         entries: list[Entry] = []
         room = max_bytes - _LISTING_FRAME
         files = merge(
             *(
                 self._catalog.listing(share.key, prefix, after, limit + 1)
-                for share in self._present(view)
+                for share in self._visible.present(view)
             ),
             key=attrgetter("path"),
         )
@@ -340,7 +326,7 @@ class Library:
         if path.endswith("/"):
             return self._manifest(path, stop, view)
         if root is not None and not path:
-            shares = list(self._present(view))
+            shares = list(self._visible.present(view))
             if (size := self._manifests.size(root, shares)) is not None:
                 return Entry("/", size, 0, root)
             share, known, fd = self._open_holder(root, view)
@@ -412,7 +398,7 @@ class Library:
                 stamp,
                 name_of(path),
                 first,
-                self._guard((share,), view, lambda: _no_file(path)),
+                self._visible.guard((share,), view, lambda: _no_file(path)),
                 lambda tree: self._entry(share, self._backlog.keep(share, path, stamp, tree)),
             )
         except BaseException:
@@ -422,23 +408,23 @@ class Library:
     def _open_path(self, path: str, view: View | None) -> tuple[Share, int, Stamp] | None:
         parts = check_path(path)
         if not any(map(is_own_name, parts)):
-            for share in self._seen(view):
+            for share in self._visible.of(view):
                 with suppress(NotFound, UnsafeName):
                     return share, *share.open(parts)
         return None
 
     def _no_file(self, path: str, view: View | None) -> NotFound:
-        self._note(view)
+        self._visible.note(view)
         return _no_file(path)
 
     def _entry(self, share: Share, known: Known) -> Entry:
-        is_restricted = self._judge(share, NOBODY) is not None
-        return msgspec.structs.replace(known.entry(), is_restricted=is_restricted)
+        is_restricted = not self._visible.is_for_all(share)
+        return replace(known.entry(), is_restricted=is_restricted)
 
     def _manifest(self, path: str, stop: Stop, view: View | None) -> Entry:
         prefix = "" if path == "/" else path
         shares = []
-        for share in self._seen(view):
+        for share in self._visible.of(view):
             try:
                 with share.folder() as folder:
                     os.close(open_folder_beneath(folder, check_path(path[:-1]) if prefix else ()))
@@ -446,7 +432,7 @@ class Library:
                 continue
             shares.append(share)
         if not shares:
-            self._note(view)
+            self._visible.note(view)
             raise NotFound(
                 f"No folder '{escape(path)}' is shared here; `flow512 ls` shows what is."
             )
@@ -481,7 +467,7 @@ class Library:
         @raise Misuse: its tree has no such page.
         @raise DiskFailure: the catalog's copy was damaged; the file is hashed again.
         """
-        page = self._manifests.page(root, level, index, self._present(view))
+        page = self._manifests.page(root, level, index, self._visible.present(view))
         if page is not None:
             return page
         self._check_shared(root, view)
@@ -517,13 +503,13 @@ class Library:
         @raise ResourceFailure: it cannot be opened.
         """
 
-        shares = tuple(self._present(view))
-        guard = self._guard(shares, view, lambda: _unknown(root))
+        shares = tuple(self._visible.present(view))
+        guard = self._visible.guard(shares, view, lambda: _unknown(root))
         manifest = self._manifests.open(root, shares, guard)
         if manifest is not None:
             return manifest
         share, known, fd = self._open_holder(root, view)
-        guard = self._guard((share,), view, lambda: _unknown(root))
+        guard = self._visible.guard((share,), view, lambda: _unknown(root))
         return OpenContent(fd, root, known.stamp, name_of(known.path), guard)
 
     def read_small(self, roots: Sequence[bytes], parcel: Parcel, view: View | None = None) -> None:
@@ -539,22 +525,9 @@ class Library:
             roots,
             parcel,
             self._catalog,
-            tuple(self._present(view)),
+            tuple(self._visible.present(view)),
             lambda root: self.open(root, view),
         )
-
-    def _guard(
-        self, shares: Sequence[Share], view: View | None, missing: Callable[[], NotFound]
-    ) -> Callable[[], None]:
-        def check_access() -> None:
-            if view is None:
-                return
-            for share in shares:
-                if (rule := self._judge(share, view.asker)) is not None:
-                    self._notes.withheld(view.asker, share.name, rule)
-                    raise missing()
-
-        return check_access
 
     def checksum(self, root: bytes, stop: Stop = never, view: View | None = None) -> bytes:
         """
@@ -581,35 +554,17 @@ class Library:
             self._catalog.set_md5(root, md5)
             return md5
 
-    # Who may see what
-
-    def _judge(self, share: Share, asker: bytes | None) -> str | None:
-        rule, change = share.judge(asker)
-        if change is not None:
-            self._notes.rules_changed(share.name, change)
-            self._roots_changed()
-        return rule
-
-    def _note(self, view: View | None) -> None:
-        if view is not None:
-            for share, rule in view.withheld:
-                self._notes.withheld(view.asker, share, rule)
-
-    def _seen(self, view: View | None) -> tuple[Share, ...]:
-        return self._shares if view is None else view.shares
-
-    def _present(self, view: View | None = None) -> Iterator[Share]:
-        return (share for share in self._seen(view) if share.is_there)
-
     def _check_shared(self, root: bytes, view: View | None) -> None:
         # Contents are of all that was ever shared, and their digests tell who has them.
-        if not any(self._catalog.holders(share.key, root, 1) for share in self._present(view)):
-            self._note(view)
+        if not any(
+            self._catalog.holders(share.key, root, 1) for share in self._visible.present(view)
+        ):
+            self._visible.note(view)
             raise _unknown(root)
 
     def _open_holder(self, root: bytes, view: View | None) -> tuple[Share, Known, int]:
         failure: Flow512Error | None = None
-        for share in self._present(view):
+        for share in self._visible.present(view):
             for known in self._catalog.holders(share.key, root, _MAX_HOLDERS):
                 try:
                     fd, stamp = share.open(known.path.split("/"))
@@ -624,7 +579,7 @@ class Library:
                 failure = changed(name_of(known.path))
                 self._backlog.note_change(share, known.path, stamp)
         if failure is None:
-            self._note(view)
+            self._visible.note(view)
             failure = _unknown(root)
         raise failure
 
