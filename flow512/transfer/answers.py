@@ -26,12 +26,11 @@ from flow512.content.tree import Shape
 from flow512.errors import BadMessage
 from flow512.interfaces import AtMost, RunBlocking
 from flow512.link.origin import plain_address
-from flow512.link.sparing_log import SparingLog
 from flow512.registry.peer_list import as_reached
 from flow512.transfer.contents import Contents
 from flow512.transfer.holders import KnownHolders
+from flow512.transfer.serving import ServingConversation
 from flow512.transfer.shared_work import SharedWork
-from flow512.transfer.watching import WatchedConversation
 from flow512.units import BLOCK
 from flow512.wire.fields import Peer
 from flow512.wire.frame import Frame, encode_header
@@ -57,18 +56,16 @@ SMALL: Final = "small"
 _T = TypeVar("_T")
 
 
-class AnsweringConversation(WatchedConversation, Hashable, Protocol):
+class AnsweringConversation(ServingConversation, Hashable, Protocol):
     """
     What answers need of the conversation that they belong to.
 
     @ivar agreement: with whom it is.
     @ivar channel: what TLS has proven of him.
-    @ivar lines: for what its requests make the node log.
     """
 
     agreement: Agreement | None
     channel: Channel | None
-    lines: SparingLog
 
     @property
     def peer_host(self) -> str:

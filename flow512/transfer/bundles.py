@@ -30,7 +30,7 @@ from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents
 from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
-from flow512.transfer.reading import ServingConversation
+from flow512.transfer.serving import BulkConversation
 from flow512.units import BLOCK
 from flow512.wire.bundle import Bundle, Parcel
 from flow512.wire.frame import HEADER_SIZE, encode_header
@@ -70,7 +70,7 @@ class Bundles:
 
     def __init__(
         self,
-        conversation: ServingConversation,
+        conversation: BulkConversation,
         contents: Contents,
         run_blocking: RunBlocking,
         memory: ReadMemory,

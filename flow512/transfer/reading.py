@@ -40,14 +40,13 @@ At most L{MAX_OPEN} files are open (L{flow512.transfer.open_files}).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -64,13 +63,12 @@ from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
 from flow512.interfaces import AtMost, RunBlocking
 from flow512.link.bulk import IBulkTransport
-from flow512.link.conversation import Transport
-from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
 from flow512.transfer.open_files import Opened, OpenFiles
 from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
+from flow512.transfer.serving import BulkConversation
 from flow512.transfer.turns import Turns, Wanted
 from flow512.units import PIECE, PIECES_PER_BLOCK
 from flow512.wire.frame import HEADER_SIZE, encode_header
@@ -90,51 +88,6 @@ MISS_HOLDS: Final = 1.0
 
 READS_TO_CHOOSE: Final = 16
 """Reads from which the next block is chosen, where many conversations wait."""
-
-_T = TypeVar("_T")
-
-
-class ServingConversation(Protocol):
-    """
-    What reads need of the conversation that they belong to.
-
-    @ivar connection: where data frames are written.
-    @ivar is_writable: whether that takes any now.
-    @ivar lines: for what its requests make the node log.
-    """
-
-    connection: Transport
-    is_writable: bool
-    lines: SparingLog
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may be written at all."""
-
-    @property
-    def peer(self) -> tuple[str, int]:
-        """Who reads, for logs."""
-
-    def wait_for_worker(
-        self,
-        result: Deferred[_T],
-        succeeded: Callable[[_T], None],
-        failed: Callable[[Failure], None],
-    ) -> None:
-        """Go on when a worker is done."""
-
-    @property
-    def asker(self) -> bytes:
-        """Who reads: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}."""
-
-    def fail(self, request: int, error: BaseException) -> None:
-        """Write the end of a request that cannot be answered."""
-
-    def turn_came(self) -> None:
-        """Let L{Reads.write_ready} write: see L{flow512.link.throttle.Taker}."""
-
-    def end(self, error: Flow512Error) -> None:
-        """Close the conversation because of an error."""
 
 
 class _Opening(msgspec.Struct, eq=False):
@@ -213,7 +166,7 @@ class Reads:
 
     def __init__(
         self,
-        conversation: ServingConversation,
+        conversation: BulkConversation,
         contents: Contents,
         run_blocking: RunBlocking,
         reading: AtMost,

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -39,20 +39,13 @@ from flow512.link.throttle import Throttle
 from flow512.transfer.course import Course
 from flow512.transfer.outgoing import Outgoing
 from flow512.transfer.read_memory import ReadMemory
-from flow512.transfer.reading import READ_BLOCKS, ServingConversation
+from flow512.transfer.reading import READ_BLOCKS
+from flow512.transfer.serving import BulkConversation
 from flow512.transfer.shared_work import SharedWork
-from flow512.wire.fields import Message
 from flow512.wire.messages import Entry, Stated
 from flow512.wire.streaming import Stream
 
 _T = TypeVar("_T")
-
-
-class StreamingConversation(ServingConversation, Protocol):
-    """What streams need of the conversation that they belong to."""
-
-    def send(self, message: Message, request: int = 0) -> None:
-        """Send a message."""
 
 
 class _Asked(msgspec.Struct, eq=False):
@@ -78,7 +71,7 @@ class Streams:
 
     def __init__(
         self,
-        conversation: StreamingConversation,
+        conversation: BulkConversation,
         library: Library,
         run_blocking: RunBlocking,
         reading: AtMost,

@@ -16,9 +16,8 @@ side reads, however long the file is, and however far apart its blocks come.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from flow512.content.journal import BlockSet
@@ -27,7 +26,7 @@ from flow512.errors import Busy, NotFound
 from flow512.interfaces import RunBlocking
 from flow512.transfer.contents import Contents
 from flow512.transfer.offers import Offer
-from flow512.wire.fields import Message
+from flow512.transfer.serving import ServingConversation
 from flow512.wire.holding import Blocks, Watch
 
 MAX_WATCHES: Final = 16
@@ -37,8 +36,6 @@ RUNS_AT_ONCE: Final = 800
 """
 Runs of blocks in one frame: as many as fit into it whatever their numbers are, at 19 bytes each.
 """
-
-_T = TypeVar("_T")
 
 
 class Telling:
@@ -86,38 +83,6 @@ class Telling:
             self._behind = BlockSet()
         has_begun, self._has_begun = self._has_begun, True
         return runs if runs or not has_begun else None
-
-
-class WatchedConversation(Protocol):
-    """
-    What watches need of the conversation that they belong to.
-
-    @ivar is_writable: whether the transport takes anything now.
-    """
-
-    is_writable: bool
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may be written at all."""
-
-    @property
-    def asker(self) -> bytes:
-        """Who watches: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}."""
-
-    def wait_for_worker(
-        self,
-        result: Deferred[_T],
-        succeeded: Callable[[_T], None],
-        failed: Callable[[Failure], None],
-    ) -> None:
-        """Go on when a worker is done."""
-
-    def send(self, message: Message, request: int = 0) -> None:
-        """Send a message."""
-
-    def fail(self, request: int, error: BaseException) -> None:
-        """Write the end of a request that cannot be answered."""
 
 
 class _Watch:
@@ -176,7 +141,7 @@ class Watches:
 
     def __init__(
         self,
-        conversation: WatchedConversation,
+        conversation: ServingConversation,
         contents: Contents,
         run_blocking: RunBlocking,
         ended: Callable[[], None],
