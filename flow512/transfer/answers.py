@@ -163,7 +163,10 @@ class Answers:
         """
         Nobody wants the answer any more.
         """
-        self._pending.pop(request).stop.set()
+        cancelled = self._pending.pop(request)
+        cancelled.stop.set()
+        if isinstance(cancelled, _Listing) and cancelled in self._listings:
+            self._listings.remove(cancelled)
 
     def transport_drained(self) -> None:
         """

@@ -264,6 +264,8 @@ class Reads:
         cancelled = self._pending.pop(request)
         if isinstance(cancelled, _Reading):
             self._forget(cancelled)
+        else:
+            self._opening[cancelled.wanted.root].remove(cancelled)
 
     def write_ready(self) -> None:
         """
@@ -305,7 +307,7 @@ class Reads:
 
     def _write_now(self) -> None:
         self._later = None
-        self.write_ready()
+        self._conversation.turn_came()  # and what has ended is counted
 
     def _has_turn(self) -> bool:
         reading, _, room = self._ready[0]

@@ -70,6 +70,7 @@ class AtOnceTestCase(LimitedTestCase):
             self.assertEqual(self.workers.jobs, [])
             self.assertEqual(self.take(served), [])
         self.assertEqual(self.got[request], self.content)
+        self.assertEqual(self.factory.allowance.requests, 0)
 
 
 class AtOnceTests(AtOnceTestCase):
@@ -94,6 +95,17 @@ class AtOnceTests(AtOnceTestCase):
             self.take(served)
             self.turn()
         self.go_on(served)
+
+    def test_many_that_end_in_later_turns(self) -> None:
+        """Each request has ended for all others, too, once its last data was written."""
+        served = self.join()
+        for request in range(1, 33):
+            served.end.say(Read(self.root, 0, PIECES_PER_BLOCK, 512), request=request)
+        self.workers.do()
+        for _ in range(32):
+            self.clock.advance(0)
+        self.assertEqual(self.take(served), [])
+        self.assertEqual((len(self.got), self.factory.allowance.requests), (32, 0))
 
     def test_no_more_than_is_taken(self) -> None:
         """A transport that is full stops it; no block is read ahead."""

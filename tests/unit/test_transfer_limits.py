@@ -420,6 +420,14 @@ class ListingTests(LimitedTestCase):
             counts.append(self.ask(served, 40))
         self.assertEqual(counts, [(40, 0), (20, 20), (40, 0)])
 
+    def test_cancelled_are_forgotten(self) -> None:
+        """What was cancelled while it waited for its turn is kept no longer."""
+        served = self.join()
+        for _ in range(50):
+            served.end.say(List("p" * 4096, "q" * 4096), Cancel(), request=1)
+        self.assertEqual(len(served.end.heard()), 50)
+        self.assertEqual(len(served.protocol._answers._listings), 0)
+
     def test_other_requests_go_on(self) -> None:
         """Who has used up its lists may still ask for files."""
         self.put("one", 1)
@@ -428,6 +436,22 @@ class ListingTests(LimitedTestCase):
         served.end.say(Stat("one"), request=1)
         self.workers.do_all()
         self.assertIsInstance(served.end.heard()[0][1], Stated)
+
+
+class OpeningTests(LimitedTestCase):
+    """Reads whose file is not open yet."""
+
+    def test_cancelled_are_forgotten(self) -> None:
+        """What was cancelled meanwhile is kept no longer; who asks again is answered."""
+        root, content = self.put("one", 10)
+        served = self.join()
+        for _ in range(50):
+            served.end.say(Read(root, 0, 1), Cancel(), request=1)
+        self.assertEqual(len(served.end.heard()), 50)
+        self.assertEqual(served.protocol._reads._opening, {root: []})
+        served.end.say(Read(root, 0, 1), request=1)
+        self.workers.do_all()
+        self.assertEqual([bytes(frame.body) for frame in served.end.take()], [content])
 
 
 class IdleTests(LimitedTestCase):
