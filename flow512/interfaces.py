@@ -23,6 +23,9 @@ READING: Final = 6
 OF_ONE_DISK: Final = 3
 """And how many of them may read from one disk."""
 
+SMALL: Final = "small"
+"""What those do who open a file first: until it is open, it may be on any disk."""
+
 WRITING: Final = 4
 """Workers that may be busy with what it fetches itself."""
 

@@ -24,7 +24,7 @@ from flow512.content.paths import SHOWN, escape
 from flow512.content.shares import LARGEST
 from flow512.content.tree import Shape
 from flow512.errors import BadMessage
-from flow512.interfaces import AtMost, RunBlocking
+from flow512.interfaces import SMALL, AtMost, RunBlocking
 from flow512.link.origin import plain_address
 from flow512.registry.peer_list import as_reached
 from flow512.transfer.contents import Contents
@@ -49,9 +49,6 @@ from flow512.wire.messages import (
     Stated,
     decode,
 )
-
-SMALL: Final = "small"
-"""What is read by opening a file, and closing it at once: it may be on any disk."""
 
 _T = TypeVar("_T")
 

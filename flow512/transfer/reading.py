@@ -61,7 +61,7 @@ from flow512.content.pieces import (
 )
 from flow512.content.tree import format_content_id
 from flow512.errors import Busy, Flow512Error, TimedOut
-from flow512.interfaces import AtMost, RunBlocking
+from flow512.interfaces import SMALL, AtMost, RunBlocking
 from flow512.link.bulk import IBulkTransport
 from flow512.link.throttle import Throttle
 from flow512.transfer.contents import Contents, ServedContent
@@ -179,8 +179,8 @@ class Reads:
         """
         @param conversation: whose they are.
         @param contents: what may be read.
-        @param run_blocking: runs what opens and closes files.
-        @param reading: runs what reads them, by the disk that they are on.
+        @param run_blocking: runs what closes files.
+        @param reading: runs what opens and reads them, by the disk that they are on.
         @param memory: what is held of it meanwhile.
         @param throttle: says how fast it may be sent.
         @param turns: says whom it is sent to, where many want some.
@@ -244,7 +244,7 @@ class Reads:
         self._opening.setdefault(root, []).append(opening)
         if is_first:
             now = self._clock.seconds()
-            file = self._run_blocking(
+            file = self._reading.on(SMALL)(
                 _open,
                 self._contents,
                 root,

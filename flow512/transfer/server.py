@@ -36,7 +36,7 @@ from flow512.errors import (
     SourceFailure,
     for_log,
 )
-from flow512.interfaces import OF_ONE_DISK, READING, AtMost, RunBlocking
+from flow512.interfaces import OF_ONE_DISK, READING, SMALL, AtMost, RunBlocking
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.greeting import Answerer
@@ -44,7 +44,7 @@ from flow512.link.introduction import Introduction
 from flow512.link.sparing_log import SparingLog
 from flow512.link.throttle import Throttle
 from flow512.transfer.allowance import Allowance
-from flow512.transfer.answers import ANSWERED, SMALL, Answers, is_listing
+from flow512.transfer.answers import ANSWERED, Answers, is_listing
 from flow512.transfer.bundles import Bundles
 from flow512.transfer.contents import Contents
 from flow512.transfer.holders import KnownHolders

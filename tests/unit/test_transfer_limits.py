@@ -441,6 +441,18 @@ class ListingTests(LimitedTestCase):
 class OpeningTests(LimitedTestCase):
     """Reads whose file is not open yet."""
 
+    def test_workers_are_left(self) -> None:
+        """However many files are opened on a slow disk, there are workers for all else."""
+        roots = [self.put(str(number), 10)[0] for number in range(8)]
+        for _ in range(3):
+            served = self.join()
+            for request, root in enumerate(roots, 1):
+                served.end.say(Read(root, 0, 1), request=request)
+        self.assertEqual(len(self.workers.jobs), OF_ONE_DISK)
+        self.workers.do_all()
+        for served in self.served:
+            self.assertEqual(len(served.end.take()), len(roots))
+
     def test_cancelled_are_forgotten(self) -> None:
         """What was cancelled meanwhile is kept no longer; who asks again is answered."""
         root, content = self.put("one", 10)

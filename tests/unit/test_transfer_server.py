@@ -604,7 +604,6 @@ class HostileTests(ServerTestCase):
         for request, root in enumerate(roots, 1):
             served.end.say(Read(root, 0, 1), request=request)
         busy = WIRE_CODES[Busy]
-        self.assertEqual(len(self.workers.jobs), MAX_OPEN)
         self.workers.do_all()
         self.assertEqual(self.shelf.open_now, MAX_OPEN)
         served.end.say(Read(roots[-1], 0, 1), request=50)
