@@ -28,11 +28,13 @@ from flow512.transfer.blocks import BlockSource, buffers_for
 from flow512.transfer.download import Checksum, Download
 from flow512.transfer.exchange import Exchange
 from flow512.transfer.fetch import Fetched, Fetcher, Growing, Target
-from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder, Found
+from flow512.transfer.finding import ANSWERS_WITHIN, Candidate, Finder
+from flow512.transfer.folder_sources import FolderSources
 from flow512.transfer.folders import FolderFetch
 from flow512.transfer.folders import Progress as FolderProgress
 from flow512.transfer.gathering import Gathering
 from flow512.transfer.pace import WINDOW
+from flow512.transfer.proof import Proof
 from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source, fell_silent
 from flow512.units import LONGEST_RUN
 from flow512.wire.fields import MAX_LIST
@@ -322,7 +324,7 @@ class TransferClient:
         @raise Flow512Error: as L{Finder.find_all} and L{FolderFetch.fetch}.
         """
         finder = Finder(self.connect, self._clock)
-        sources = await finder.find_all(candidates, path=path, root=root)
+        found_at = await finder.find_all(candidates, path=path, root=root)
         replace = existing is Existing.REPLACE
         fetcher = Fetcher(
             self._clock,
@@ -336,28 +338,32 @@ class TransferClient:
             entry = Entry(item.path, item.size, item.mtime, item.root)
             *folders, name = item.path.split("/")
             fetched = await fetcher.fetch(
-                [Found(each.candidate, each.source, entry) for each in sources],
+                sources.lend(entry),
                 Target(top, name, replace, tuple(folders)),
                 growing,
-                blame,
+                sources.blame,
             )
             return fetched.fetched
 
         try:
-            found(sources[0].candidate, sources[0].entry)
-            who = {each.source: each.candidate for each in sources}
+            proof = Proof(found_at, self._clock, blame, lambda who, reason: None)
+            proven = await proof.settle()
+            left = sorted((each for each in found_at if each in proven), key=proven.index)
+            entry = proven[0].entry
+            found(proven[0].candidate, entry)
+            sources = FolderSources(
+                {each.source: each.candidate for each in left}, self._clock, blame
+            )
             fetch = FolderFetch(
-                list(who),
-                self._clock,
+                sources,
                 self._run_blocking,
                 fetch_large,
-                blame=lambda source, reason: blame(who[source], reason),
                 is_wanted=is_wanted,
                 told=told,
                 left_out=left_out,
                 origin=path.removeprefix("/") if path else None,
             )
-            return await fetch.fetch(sources[0].entry, top, existing, beyond)
+            return await fetch.fetch(entry, top, existing, beyond, proof.verifier)
         finally:
-            for each in sources:
+            for each in found_at:
                 each.source.leave()

@@ -15,7 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -25,25 +25,18 @@ from flow512.content.partial import Partial
 from flow512.content.paths import check_path, open_folder, open_folder_beneath
 from flow512.content.provisional import take_over
 from flow512.content.publish import check_target
-from flow512.content.tree import TreeVerifier
 from flow512.errors import (
-    BadDigest,
-    Busy,
     Cancelled,
     Flow512Error,
-    NotFound,
     ResourceFailure,
     UnsafeName,
-    Unsupported,
-    Violation,
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download, Order
 from flow512.transfer.finding import Candidate
 from flow512.transfer.md5_check import DamagedPartial
-from flow512.transfer.senders import telling_most
-from flow512.transfer.source import fell_silent
+from flow512.transfer.proof import Claim, Proof
 from flow512.units import BLOCK, LONGEST_RUN
 from flow512.wire.messages import Entry
 
@@ -78,24 +71,6 @@ class Target(msgspec.Struct, frozen=True):
         @raise UnsafeName: its own name must not touch this machine's disk.
         """
         return self.name or check_path(entry.path)[-1]
-
-
-class Claim(Protocol):
-    """
-    A source, and what it says of a file; L{Found<flow512.transfer.finding.Found>} is one.
-    """
-
-    @property
-    def candidate(self) -> Candidate:
-        """Whose source it is."""
-
-    @property
-    def source(self) -> BlockSource:
-        """It, open."""
-
-    @property
-    def entry(self) -> Entry:
-        """What it says; it has a root."""
 
 
 class Growing(Protocol):
@@ -176,9 +151,8 @@ class Fetcher(msgspec.Struct, frozen=True):
             L{flow512.errors.UnsafeName}, L{flow512.errors.StateInUse}. What was verified until
             then stays in the partial file, and the next fetch goes on from there.
         """
-        for each in sources:
-            target.name_for(each.entry)
-        proof = _Proof(sources, self.clock, blame, passed_over)
+        sources = _nameable(sources, target, blame)
+        proof = Proof(sources, self.clock, blame, passed_over)
         proven = await proof.settle()
         entry = proven[0].entry
         name = target.name_for(entry)
@@ -209,7 +183,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         @return: where it went, to its end.
         @raise Flow512Error: as L{Download.start}, C{open_outlet} and L{Outlet.write}.
         """
-        proof = _Proof(sources, self.clock, blame, passed_over)
+        proof = Proof(sources, self.clock, blame, passed_over)
         proven = await proof.settle()
         outlet = open_outlet(proven[0].entry)
         download = Download(
@@ -236,103 +210,6 @@ class Fetcher(msgspec.Struct, frozen=True):
         return outlet
 
 
-class _Proof:
-    """
-    Who of several sources tells the truth of a file's size: the first page of digests, which
-    proves it, is asked of all of them, and the first that is right settles it.
-
-    A lie about the size must not cost what an earlier download has left.
-
-    @ivar verifier: once it is settled, knows that page.
-    @ivar page: it; empty if the content is.
-    """
-
-    verifier: TreeVerifier
-    page: bytes
-
-    def __init__(
-        self,
-        sources: Sequence[Claim],
-        clock: IReactorTime,
-        blame: Callable[[Candidate, Flow512Error], None],
-        passed_over: Callable[[Candidate, Flow512Error], None],
-    ) -> None:
-        self._sources = sources
-        self._clock = clock
-        self._blame = blame
-        self._passed_over = passed_over
-        self._left: list[Claim] = list(sources)
-        self._blamed: list[Claim] = []
-        self._reasons: list[Flow512Error] = []
-
-    async def settle(self) -> list[Claim]:
-        """
-        @return: the sources that are left, one that has proven its word first.
-        @raise Flow512Error: no source has.
-        """
-        settled: Deferred[tuple[Claim, TreeVerifier, bytes]] = Deferred()
-        asked = [self._ask(each, settled) for each in self._sources]
-        left = len(asked)
-
-        def answered(_: None) -> None:
-            nonlocal left
-            left -= 1
-            if not left and not settled.called:
-                settled.errback(telling_most(self._reasons))
-
-        for deferred in asked:
-            deferred.addCallback(answered).addErrback(
-                lambda failure: None if settled.called else settled.errback(failure)
-            )
-        try:
-            first, self.verifier, self.page = await settled
-        finally:
-            for deferred in asked:
-                deferred.cancel()
-        for each in self._sources:
-            if each.entry.size != first.entry.size:
-                self._leave_out(each, BadDigest("The source told a wrong size of the content."))
-        rest = [each for each in self._left if each is not first]
-        return [first, *rest]
-
-    def _ask(
-        self, found: Claim, settled: Deferred[tuple[Claim, TreeVerifier, bytes]]
-    ) -> Deferred[None]:
-        root, size = found.entry.root, found.entry.size
-        assert root is not None
-        verifier = TreeVerifier(root, size)
-        top = verifier.shape.levels - 1
-        asked: Deferred[bytes] = (
-            maybeDeferred(found.source.page, root, top, 0) if size else succeed(b"")
-        )
-        asked.addTimeout(found.source.patience.silence * 2, self._clock, fell_silent)
-
-        def came(page: bytes) -> None:
-            verifier.add_page(top, 0, page)
-            if not settled.called:
-                settled.callback((found, verifier, page))
-
-        def failed(failure: Failure) -> None:
-            failure.trap(Flow512Error, CancelledError)  # type: ignore[no-untyped-call]  # Twisted has no types there
-            error = failure.value
-            if isinstance(error, Flow512Error):
-                self._reasons.append(error)
-                # Who cannot give pages may have the blocks.
-                if not isinstance(error, NotFound | Unsupported | Busy):
-                    self._leave_out(found, error)
-
-        return asked.addCallback(came).addErrback(failed)
-
-    def _leave_out(self, found: Claim, error: Flow512Error) -> None:
-        self._left = [each for each in self._left if each is not found]
-        if not isinstance(error, Violation):
-            self._passed_over(found.candidate, error)
-        elif all(each is not found for each in self._blamed):
-            self._blamed.append(found)
-            self._blame(found.candidate, error)
-        found.source.leave()
-
-
 class _Work:
     """
     What is done once it is proven what the file is.
@@ -344,7 +221,7 @@ class _Work:
         entry: Entry,
         target: Target,
         name: str,
-        proof: _Proof,
+        proof: Proof,
         progress: Callable[[Download], None],
         blame: Callable[[Candidate, Flow512Error], None],
         passed_over: Callable[[Candidate, Flow512Error], None],
@@ -460,6 +337,27 @@ async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
     if isinstance(result, Failure):
         result.raiseException()
     return result, is_unwanted
+
+
+def _nameable(
+    claims: Sequence[Claim], target: Target, blame: Callable[[Candidate, Flow512Error], None]
+) -> list[Claim]:
+    """Leave out those who say that it has a name which must not touch the disk."""
+    left: list[Claim] = []
+    refused: list[tuple[Claim, UnsafeName]] = []
+    for each in claims:
+        try:
+            target.name_for(each.entry)
+        except UnsafeName as error:
+            refused.append((each, error))
+        else:
+            left.append(each)
+    if not left:
+        raise refused[0][1]
+    for each, reason in refused:
+        blame(each.candidate, reason)
+        each.source.leave()
+    return left
 
 
 def _whole(claims: Sequence[Claim]) -> list[Claim]:

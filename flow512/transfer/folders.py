@@ -32,12 +32,11 @@ if everything that is wanted has come.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredQueue, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, DeferredLock, DeferredQueue, succeed
 from twisted.python.failure import Failure
 
 from flow512.content.choosing import Choosing
@@ -48,6 +47,7 @@ from flow512.content.tree import TreeVerifier, block_digest, root_digest
 from flow512.content.unfolding import Existing, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
+    Cancelled,
     Flow512Error,
     Misuse,
     NotFound,
@@ -60,8 +60,8 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.fetch import at_its_end
+from flow512.transfer.folder_sources import FolderSources
 from flow512.transfer.source import SourceProtocol
-from flow512.transfer.swarm import silent
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLE, MAX_BUNDLED
 from flow512.wire.messages import Entry
@@ -133,34 +133,27 @@ class FolderFetch:
 
     def __init__(
         self,
-        sources: Sequence[SourceProtocol],
-        clock: IReactorTime,
+        sources: FolderSources,
         run_blocking: RunBlocking,
         fetch_large: FetchLarge,
         *,
-        blame: Callable[[SourceProtocol, Flow512Error], None] = lambda source, reason: None,
         is_wanted: Callable[[Item], bool] = lambda item: True,
         told: Callable[[Progress], None] = lambda progress: None,
         left_out: Callable[[str, str], None] = lambda path, reason: None,
         origin: str | None = None,
     ) -> None:
         """
-        @param sources: open ones, who have the manifest.
-        @param clock: for the silence of sources.
+        @param sources: those who have the manifest.
         @param run_blocking: runs what waits for the disk.
         @param fetch_large: fetches what no bundle brings.
-        @param blame: told who sent something wrong, and what.
         @param is_wanted: whether something of the manifest is to be taken at all; asked in workers.
             Of a folder, it says nothing about what is in it: that is asked about, too.
         @param told: called as it goes on.
         @param left_out: called with each path that is left out, escaped, and why, as it goes on.
         @param origin: as for L{Unfolding}.
         """
-        self._sources = list(sources)
-        self._clock = clock
+        self._sources = sources
         self._run_blocking = run_blocking
-        self._blame = blame
-        self._heard: dict[SourceProtocol, int] = {}  # answers, or parts of them
         self._fetch_large = fetch_large
         self._is_wanted = is_wanted
         self._told = told
@@ -175,10 +168,14 @@ class FolderFetch:
         self._reading: Deferred[None] = succeed(None)  # of the manifest
         self._under_way: set[Deferred[None]] = set()
         self._failure: Failure | None = None
-        self._next_source = 0
 
     async def fetch(
-        self, entry: Entry, top: str, existing: Existing, beyond: Beyond = Beyond.IGNORE
+        self,
+        entry: Entry,
+        top: str,
+        existing: Existing,
+        beyond: Beyond = Beyond.IGNORE,
+        verifier: TreeVerifier | None = None,
     ) -> Progress:
         """
         Fetch it.
@@ -188,18 +185,22 @@ class FolderFetch:
         @param existing: what becomes of files that are there and are others.
         @param beyond: what becomes of what is wanted, and is there and not in the manifest. If
             anything was left out, it is counted and not deleted.
+        @param verifier: of the manifest, with what is proven of it; a new one unless given.
         @return: how it went.
         @raise NotFound: nothing in it is wanted.
         @raise Flow512Error: it could not be fetched to the end; nothing was deleted, unless
             C{surplus} says so.
         """
-        folder = await self._run_blocking(_made, top)
+        folder, is_unwanted = await at_its_end(self._run_blocking(_made, top))
+        if is_unwanted:
+            await at_its_end(self._run_blocking(os.close, folder))
+            raise Cancelled("The download was stopped.")
         unfolding = self._unfolding = Unfolding(folder, existing, origin=self._origin)
         progress = self._progress = Progress(unfolding.outcome)
         looks = beyond is not Beyond.IGNORE
         mirror = self._mirror = Mirror(folder, self._is_wanted) if looks else None
         try:
-            async for wanted in self._wanted(entry):
+            async for wanted in self._wanted(entry, verifier):
                 for first in range(0, len(wanted), TAKEN):
                     await self._take(wanted[first : first + TAKEN])
             self._ask_bundle()
@@ -241,12 +242,15 @@ class FolderFetch:
 
     # The manifest
 
-    async def _wanted(self, entry: Entry) -> AsyncIterator[list[Item]]:
+    async def _wanted(
+        self, entry: Entry, verifier: TreeVerifier | None
+    ) -> AsyncIterator[list[Item]]:
         if entry.size > MAX_MANIFEST:
             raise Misuse("The list of that folder is too long; ask for the folders in it.")
         reader = ManifestReader()
         choosing = Choosing(self._is_wanted)
-        async for block in self._blocks(entry):
+        verifier = verifier or TreeVerifier(entry.root or b"", entry.size)
+        async for block in self._blocks(entry, verifier):
             yield await self._do(self._choose, reader, choosing, block)
         reader.finish()
         if choosing.seen and not choosing.chosen:
@@ -258,14 +262,13 @@ class FolderFetch:
             self._mirror.keep(block)
         return choosing.choose(reader.feed(block))
 
-    async def _blocks(self, entry: Entry) -> AsyncIterator[bytes]:
+    async def _blocks(self, entry: Entry, verifier: TreeVerifier) -> AsyncIterator[bytes]:
         """Read the manifest, proven, each part from the first source that gives it."""
-        verifier = TreeVerifier(entry.root or b"", entry.size)
         if not entry.size:
             verifier.add_page(0, 0, b"")
         block = 0
         while block < verifier.shape.blocks:
-            source = self._sources[0]
+            source = self._sources.first
             # What comes is worked on while the rest is on its way.
             came: DeferredQueue[bytes | Failure | None] = DeferredQueue()
             self._reading = Deferred.fromCoroutine(
@@ -280,10 +283,10 @@ class FolderFetch:
                 if part is not None:
                     part.raiseException()
             except BadDigest as error:
-                self._blame(source, error)
-                self._give_up(source, error)
+                self._sources.lied(source, error)
+                await self._sources.failed(source, error)
             except (Unreachable, Refusal, Violation) as error:
-                self._give_up(source, error)
+                await self._sources.failed(source, error)
 
     async def _read(
         self,
@@ -298,17 +301,17 @@ class FolderFetch:
         last = min(first + READ_AHEAD, verifier.shape.blocks)
         for block in range(first, last):
             while (wanted := verifier.wanted(block)) is not None:
-                page = await self._unless_silent(source, source.page(entry.root, *wanted))
+                page = await self._sources.unless_silent(source, source.page(entry.root, *wanted))
                 verifier.add_page(*wanted, page)
 
         def sink(piece: int, data: bytes | bytearray) -> None:
-            self._hear(source)
+            self._sources.heard(source)
             came(bytes(data))
             source.buffers.give_back(data)
 
         begin = first * PIECES_PER_BLOCK
         end = -(-min(last * BLOCK, entry.size) // PIECE)
-        await self._unless_silent(
+        await self._sources.unless_silent(
             source,
             source.read(entry.root, entry.size, begin, end - begin, PIECES_PER_BLOCK, sink),
         )
@@ -364,7 +367,7 @@ class FolderFetch:
 
     async def _fetch_bundle(self, items: list[Item]) -> None:
         while items:
-            source = self._choose_source()
+            source = self._sources.choose()
             putting: list[Deferred[None]] = []
             wrong: list[Item] = []
             came = 0
@@ -380,7 +383,7 @@ class FolderFetch:
                 nonlocal came
                 came = first + len(contents)
                 batch = list(zip(items[first:], contents, strict=False))
-                self._hear(source)
+                self._sources.heard(source)
                 put = self._do(self._put, batch, wrong)
                 putting.append(put.addCallback(self._put_ended).addErrback(self._failed))
 
@@ -388,7 +391,7 @@ class FolderFetch:
             sizes = [item.size for item in items]
             lost: Flow512Error | None = None
             try:
-                await self._unless_silent(source, source.bundle(roots, sizes, sink))
+                await self._sources.unless_silent(source, source.bundle(roots, sizes, sink))
             except (Unreachable, Refusal, Violation) as error:
                 lost = error
             for each in putting:
@@ -396,50 +399,10 @@ class FolderFetch:
             self._check()
             if wrong:
                 lost = BadDigest("The source sent another file than the one asked for.")
-                self._blame(source, lost)
+                self._sources.lied(source, lost)
             if lost is not None:
-                self._give_up(source, lost)
+                await self._sources.failed(source, lost)
             items = wrong + items[came:]
-
-    def _hear(self, source: SourceProtocol) -> None:
-        self._heard[source] = self._heard.get(source, 0) + 1
-
-    async def _unless_silent(self, source: SourceProtocol, asked: Deferred[_T]) -> _T:
-        """Wait for an answer, as long as anything comes from the source."""
-        seconds = source.patience.silence * 2
-        is_silent = False
-        watch: IDelayedCall
-
-        def look(heard: int) -> None:
-            nonlocal watch, is_silent
-            now = self._heard.get(source, 0)
-            if now == heard:
-                is_silent = True
-                asked.cancel()
-            else:
-                watch = self._clock.callLater(seconds, look, now)
-
-        watch = self._clock.callLater(seconds, look, self._heard.get(source, 0))
-        try:
-            return await asked
-        except CancelledError:
-            if is_silent:
-                raise silent() from None
-            raise
-        finally:
-            if watch.active():
-                watch.cancel()
-
-    def _choose_source(self) -> SourceProtocol:
-        self._next_source += 1
-        return self._sources[self._next_source % len(self._sources)]
-
-    def _give_up(self, source: SourceProtocol, error: Flow512Error) -> None:
-        if source in self._sources:
-            self._sources.remove(source)
-            source.leave()
-        if not self._sources:
-            raise error
 
     def _put(self, batch: list[tuple[Item, memoryview | None]], wrong: list[Item]) -> _Put:
         # In a worker.

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -301,6 +302,14 @@ class SeveralTests(TransferTestCase):
             self.assertEqual([who for who, _ in fetched.sent], [self.other.candidate])
             self.assertEqual(fetched.entry, self.entry)
             (self.folder / "one").unlink()
+
+    def test_lie_about_the_name(self) -> None:
+        """Who gives a name that must not touch the disk is to blame, and nobody else fails."""
+        fetched = self.fetch(replace(self.entry, path="../../one"))
+        ((who, why),) = self.blamed
+        self.assertEqual(who, THERE)
+        self.assertIsInstance(why, UnsafeName)
+        self.assertEqual(fetched.entry, self.entry)
 
     def test_first_page_of_another(self) -> None:
         """Who sends a wrong first page is to blame; who has none, or is gone, is not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -13,15 +14,31 @@ from flow512.content.disk import Disk
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Mirror
 from flow512.content.unfolding import Existing, Unfolding
-from flow512.errors import BadDigest, DiskFull, Flow512Error, NotFound, PeerLost, TimedOut
+from flow512.errors import (
+    BadDigest,
+    Busy,
+    Cancelled,
+    DiskFull,
+    Flow512Error,
+    NotFound,
+    PeerLost,
+    TimedOut,
+)
 from flow512.transfer import folders
 from flow512.transfer.asked import ParcelSink
+from flow512.transfer.finding import Candidate
+from flow512.transfer.folder_sources import BUSY_FOR, FolderSources
 from flow512.transfer.folders import FolderFetch, Progress
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK, PIECES_PER_BLOCK
 from flow512.wire.bundle import MAX_BUNDLED
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import TransferTestCase, a_folder
+from tests.unit.transfer_ends import HandFired, TransferTestCase, a_folder
+
+
+async def never_large(item: Item) -> int:
+    """No file is fetched alone."""
+    raise AssertionError(item)
 
 
 class FolderTests(TransferTestCase):
@@ -31,6 +48,7 @@ class FolderTests(TransferTestCase):
         super().setUp()
         self.target = a_folder(self)
         self.alone: list[str] = []
+        self.blamed: list[tuple[SourceProtocol, str]] = []
 
     def asked(self, path: str = "/") -> tuple[SourceProtocol, Entry]:
         """Ask for a folder's manifest."""
@@ -71,7 +89,13 @@ class FolderTests(TransferTestCase):
                 file.write(data)
             return len(data)
 
-        return FolderFetch(sources, self.here.reactor, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
+        whose = {Candidate(str(number)): source for number, source in enumerate(sources)}
+        them = FolderSources(
+            {source: who for who, source in whose.items()},
+            self.here.reactor,
+            lambda who, reason: self.blamed.append((whose[who], str(reason))),
+        )
+        return FolderFetch(them, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
 
     def content(self) -> dict[str, bytes]:
         """The files that have come."""
@@ -174,13 +198,10 @@ class FolderTests(TransferTestCase):
                 return read(*what, pass_on)
 
             one.read = fail_then  # type: ignore[assignment]  # it breaks, or lies
-            blamed: list[SourceProtocol] = []
-            fetch = self.fetching(
-                [one, other], blame=lambda source, reason, blamed=blamed: blamed.append(source)
-            )
-            progress = self.fetch([one, other], entry, fetch=fetch)
+            self.blamed.clear()
+            progress = self.fetch([one, other], entry)
             self.assertEqual((progress.outcome.files, progress.done), (1000, 1000))
-            self.assertEqual(blamed, [one] if does_lie else [])
+            self.assertEqual([source for source, _ in self.blamed], [one] if does_lie else [])
             other.leave()
 
     def test_ahead(self) -> None:
@@ -375,12 +396,12 @@ class FolderTests(TransferTestCase):
             self.put(f"{number}", 50)
         source, entry = self.asked()
         self.shelf.read_hook = lambda at, data: b"x" * 50 if len(data) == 50 else data
-        blamed: list[str] = []
-        fetch = self.fetching([source], blame=lambda source, reason: blamed.append(str(reason)))
         with self.assertRaises(BadDigest):
-            self.fetch([source], entry, fetch=fetch)
+            self.fetch([source], entry)
         self.assertEqual(self.content(), {})
-        self.assertEqual(blamed, ["The source sent another file than the one asked for."])
+        why = "The source sent another file than the one asked for."
+        self.assertEqual(self.blamed, [(source, why)])
+        source.leave()
 
     def test_one_of_two_lies(self) -> None:
         """What one source sends wrong comes from the other."""
@@ -388,7 +409,6 @@ class FolderTests(TransferTestCase):
             self.put(f"{number}", 50)
         one, entry = self.asked()
         other, _ = self.asked()
-        blamed: list[SourceProtocol] = []
         honest = one.bundle
 
         def lie(roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink) -> Deferred[None]:
@@ -396,10 +416,9 @@ class FolderTests(TransferTestCase):
             return honest(roots, sizes, lambda first, got: sink(first, lies[: len(got)]))
 
         one.bundle = lie  # type: ignore[method-assign]  # a liar
-        fetch = self.fetching([one, other], blame=lambda source, reason: blamed.append(source))
-        progress = self.fetch([one, other], entry, fetch=fetch)
+        progress = self.fetch([one, other], entry)
         self.assertEqual((progress.done, len(self.content())), (900, 900))
-        self.assertEqual(set(blamed), {one})
+        self.assertEqual([source for source, _ in self.blamed], [one])
         other.leave()
 
     def test_silent(self) -> None:
@@ -421,6 +440,68 @@ class FolderTests(TransferTestCase):
         self.network.run(2)
         self.failureResultOf(fetching, TimedOut)
         self.assertEqual(len(asked), 1)
+        source.leave()
+
+    def test_silent_to_several(self) -> None:
+        """Why a source was given up is told, though other files were asked of it, too."""
+        for number in range(900):
+            self.put(f"{number}", 50)
+        source, entry = self.asked()
+        source.bundle = lambda roots, sizes, sink: Deferred()  # type: ignore[method-assign]  # it is silent
+        fetching = Deferred.fromCoroutine(
+            self.fetching([source]).fetch(entry, str(self.target), Existing.KEEP)
+        )
+        self.network.run(2 * source.patience.silence + 1)
+        self.failureResultOf(fetching, TimedOut)
+        source.leave()
+
+    def busy(self, times: float) -> tuple[SourceProtocol, Entry]:
+        """A source that has no time for so many of the questions that come after the first."""
+        for number in range(900):
+            self.put(f"{number}", 50)
+        source, entry = self.asked()
+        bundle = source.bundle
+        asked: list[Sequence[bytes]] = []
+
+        def seldom(
+            roots: Sequence[bytes], sizes: Sequence[int], sink: ParcelSink
+        ) -> Deferred[None]:
+            asked.append(roots)
+            if 1 < len(asked) <= 1 + times:
+                return fail(Busy("Over a limit.", 1.0))
+            return bundle(roots, sizes, sink)
+
+        source.bundle = seldom  # type: ignore[method-assign]  # it is busy
+        return source, entry
+
+    def test_busy(self) -> None:
+        """A source that is busy for a while is waited for."""
+        source, entry = self.busy(times=20)
+        self.assertEqual(self.fetch([source], entry).done, 900)
+        source.leave()
+
+    def test_busy_for_good(self) -> None:
+        """One that has no time for minutes is given up, and it is said why."""
+        source, entry = self.busy(times=inf)
+        fetching = Deferred.fromCoroutine(
+            self.fetching([source]).fetch(entry, str(self.target), Existing.KEEP)
+        )
+        self.network.run(BUSY_FOR + 2)
+        self.failureResultOf(fetching, Busy)
+        source.leave()
+
+    def test_stopped_while_the_folder_is_made(self) -> None:
+        """The folder is closed again that a worker made meanwhile."""
+        workers = HandFired()
+        before = len(os.listdir("/dev/fd"))
+        fetch = FolderFetch(FolderSources({}, self.here.reactor), workers.run_blocking, never_large)
+        fetching = Deferred.fromCoroutine(
+            fetch.fetch(Entry("/", 10, 0, bytes(32)), str(self.target), Existing.KEEP)
+        )
+        fetching.cancel()
+        workers.do_all()
+        self.failureResultOf(fetching, Cancelled)
+        self.assertEqual(len(os.listdir("/dev/fd")), before)
 
     def test_stopped_while_a_worker_writes(self) -> None:
         """Nothing is closed before the worker is through that may write by it."""

@@ -24,8 +24,9 @@ from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
 from flow512.testing import Network
 from flow512.transfer.blocks import Sink
-from flow512.transfer.fetch import Claim, Fetched, Fetcher, Target
+from flow512.transfer.fetch import Fetched, Fetcher, Target
 from flow512.transfer.finding import Candidate, Found
+from flow512.transfer.proof import Claim
 from flow512.transfer.server import TransferFactory
 from flow512.transfer.source import SourceFactory, connect_source
 from flow512.units import BLOCK, PIECE
