@@ -237,7 +237,7 @@ class _Download(Telling):
         )
         self._voice.say(f"File '{escape(os.path.basename(fetched.path))}' downloaded successfully.")
         self._voice.say(
-            "[+] Every block is verified; the MD5 was left out."
+            "[+] Every block was verified as it came; the MD5 was left out."
             if fetched.md5 is None
             else "[+] Hash verification successful. The file is intact."
         )

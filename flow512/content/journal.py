@@ -233,6 +233,7 @@ class Journal:
         """
         Forget everything, for good: after this, not even a power cut brings it back.
         """
+        self.whole = False
         self.trusted = BlockSet()
         self._here = False
         self._sealed = True

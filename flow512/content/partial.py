@@ -11,7 +11,9 @@ What holds, whenever the process is killed or the power fails:
      journal was emptied for good. So a journal never speaks for a file that came after it.
   4. A block is in L{Partial.have} only if its verified data is in place; the journal tells of no
      other (see L{flow512.content.journal}).
-  5. Once the disk has failed to sync, nothing that was written before counts: the kernel may
+  5. A journal that was not touched for long when something was written to the file vouches for
+     nothing: that was another program. What is still right is found by its digests.
+  6. Once the disk has failed to sync, nothing that was written before counts: the kernel may
      have dropped it, and does not say so twice. The journal is emptied, nothing is published.
 """
 
@@ -40,6 +42,12 @@ WRITE_BEHIND: Final = 2**24
 """
 Bytes that are written before the system is told to put them on the disk. Without that it keeps
 gigabytes back, for all of which the end of the download would have to wait.
+"""
+
+TOUCHED: Final = 10.0
+"""
+Seconds by which the file may have been written to later than its journal: what is written last is
+not recorded yet when a process is killed.
 """
 
 _TRIES: Final = 10
@@ -102,8 +110,11 @@ class Partial:
         self._unrecorded = BlockSet()
         self._doubted = False  # whether a sync has failed
         self._held_back = 0  # bytes written since the system was told to put them on the disk
-        if disk.fstat(fd).st_size == size:
+        part, journal = disk.fstat(fd), disk.fstat(journal_fd)
+        if part.st_size == size:
             self._remove_placeholder()
+            if part.st_mtime > journal.st_mtime + TOUCHED:
+                self._journal.reset()
         else:
             self._journal.reset()
             disk.ftruncate(fd, 0)

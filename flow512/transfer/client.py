@@ -331,7 +331,7 @@ class TransferClient:
             self._run_blocking,
             self._run_long,
             self._random,
-            checksum=Checksum.NONE,
+            checksum=Checksum.RESUMED,
         )
 
         async def fetch_large(item: Item) -> int:

@@ -91,6 +91,8 @@ class Checksum(Enum):
     """What is compared at the end, beyond the tree."""
 
     MD5 = "md5"
+    RESUMED = "resumed"
+    """The MD5, but only of what an earlier download has begun: the disk may have spoilt it."""
     NONE = "none"
 
 
@@ -184,7 +186,7 @@ class Download:
         self._workers = 0
         self._waiting_for_idle: list[Deferred[None]] = []
         self._md5_check = None
-        if checksum is Checksum.MD5:
+        if checksum is Checksum.MD5 or (checksum is Checksum.RESUMED and partial.stored):
             assert isinstance(partial, Partial)  # what is passed on is not kept
             self._md5_check = Md5Check(partial)
         self._stuck_since: float | None = None

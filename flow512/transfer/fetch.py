@@ -9,6 +9,7 @@ nothing is published before everything has been verified.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from random import Random
@@ -235,6 +236,9 @@ class _Work:
         self._blame = blame
         self._passed_over = passed_over
         self._download: Download | None = None
+        self._fetched = 0
+        self._resumed: int | None = None
+        self._sent: Counter[Candidate] = Counter()
 
     def senders_left(self) -> list[tuple[Candidate, BlockSource]]:
         """
@@ -277,7 +281,8 @@ class _Work:
             offer.page_proven(self._proof.verifier.shape.levels - 1, 0, self._proof.page)
         for who, source in senders:
             download.add(who, source)
-        resumed = download.stored
+        if self._resumed is None:
+            self._resumed = download.stored
         is_offered_on = False
         try:
             if is_unwanted:
@@ -301,13 +306,15 @@ class _Work:
                 (offer.linger if is_offered_on else offer.withdraw)()
             await at_its_end(download.idle())
             await at_its_end(run_blocking(opened.close))
+            self._fetched += download.fetched
+            for each in download.senders.values():
+                self._sent[each.who] += each.verified
         path = os.path.join(target.folder, *target.beneath, self._name)
-        sent = sorted(
-            ((each.who, each.verified) for each in download.senders.values() if each.verified),
-            key=lambda each: -each[1],
-        )
+        # Of what was there already, that which was damaged has come once more.
+        resumed = min(self._resumed, max(0, entry.size - self._fetched))
         md5 = download.md5 if download.is_md5_compared else None
-        return Fetched(entry, path, resumed, download.fetched, md5, tuple(sent))
+        sent = tuple(each for each in self._sent.most_common() if each[1])
+        return Fetched(entry, path, resumed, self._fetched, md5, sent)
 
 
 async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:

@@ -440,6 +440,8 @@ class FolderFetch:
         try:
             self._progress.fetched += await self._fetch_large(item)
             await self._do(self._unfolding.finish_file, item)
+        except Cancelled:
+            raise
         except (Refusal, TargetExists, UnsafeName) as error:
             self._progress.outcome.leave_out(item.path, str(error))
         else:

@@ -98,7 +98,7 @@ class AtOnceTests(CommandCase):
         """They are told that it is verified, and that there was no MD5."""
         lines = self.get().out.splitlines()
         self.assertEqual(lines[0], "File 'big.bin' downloaded successfully.")
-        self.assertEqual(lines[1], "[+] Every block is verified; the MD5 was left out.")
+        self.assertEqual(lines[1], "[+] Every block was verified as it came; the MD5 was left out.")
 
     def test_for_programs(self) -> None:
         """They are told at first that there is no root, and at the end what it is."""

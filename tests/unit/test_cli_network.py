@@ -94,7 +94,7 @@ class GetTests(CommandCase):
         """The MD5 can be left out; what was verified then is said."""
         self.start_node(FILES, beacon_port=None)
         said = self.get("test.txt", "--from", "10.0.0.1", "--no-md5")
-        self.assertIn("[+] Every block is verified; the MD5 was left out.", said.out)
+        self.assertIn("[+] Every block was verified as it came; the MD5 was left out.", said.out)
         said = self.get("sub/big.bin", "--from", "10.0.0.1", "--no-md5", "--json", "--run", "1")
         self.assertIsNone(said.event("done")["md5"])
         self.assertEqual((self.here / "big.bin").read_bytes(), BIG)

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from flow512.errors import BadDigest, Flow512Error
+from flow512.errors import BadDigest, Cancelled, Flow512Error
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.transfer.client import TransferClient
@@ -88,6 +88,22 @@ class FolderClientTests(TransferTestCase):
         self.assertEqual(who, other.candidate)
         self.assertIsInstance(why, BadDigest)
         self.assertLessEqual(len(asked), 20)
+
+    def test_damaged_since(self) -> None:
+        """What an earlier fetch has left of a large file is not believed if the disk spoilt it."""
+        _, content = self.put("a", 6 * BLOCK)
+        self.shelf.scan()
+        getting = Deferred.fromCoroutine(self.client.get_folder([THERE], str(self.top), path="/"))
+        self.network.run_until(lambda: self.here.bytes_received > 4 * BLOCK)
+        getting.cancel()
+        with self.assertRaises(Cancelled):
+            self.network.result(getting)
+        (part,) = self.top.glob(".flow512-*.part")
+        with part.open("r+b") as file:
+            file.seek(1000)
+            file.write(bytes([content[1000] ^ 1]))
+        self.assertEqual(self.fetch([THERE]).done, 1)
+        self.assertEqual((self.top / "a").read_bytes(), content)
 
     def test_lie_about_the_size(self) -> None:
         """Who tells a wrong size of the list is to blame, and not those who tell the right one."""

@@ -169,8 +169,9 @@ class FetcherTests(TransferTestCase):
         fetched = self.network.result(self.fetch(entry))
         self.assertEqual((self.folder / "one").read_bytes(), content)
         self.assertEqual(self.names(), ["one"])
-        self.assertGreater(fetched.resumed + fetched.fetched, 0)
         self.assertLess(self.here.bytes_received - before, entry.size)
+        self.assertEqual(fetched.resumed + fetched.fetched, entry.size)
+        self.assertEqual(sum(count for _, count in fetched.sent), fetched.fetched)
 
     def test_part_of_another_user(self) -> None:
         """What another user has put in the place of the partial file is not gone on with."""

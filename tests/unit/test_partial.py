@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import Any
 
+from flow512.content.partial import TOUCHED
 from flow512.content.publish import check_target, current_umask
 from flow512.errors import (
     DiskFailure,
@@ -314,6 +315,21 @@ class Resuming(InFolder):
         partial = self.open()
         self.assertEqual(len(partial.have), 0)
         self.assertEqual(partial.read(0, len(CONTENT)), bytes(len(CONTENT)))
+
+    def test_written_to_by_another(self) -> None:
+        """
+        When something was written to the file long after its journal, nothing is vouched for, and
+        all that is there is looked at.
+        """
+        self.crashed(0, 1, 2, 3)
+        recorded = os.stat(self.path(OWN.journal)).st_mtime
+        os.utime(self.path(OWN.part), (recorded, recorded + TOUCHED - 1))
+        partial = self.open()
+        self.assertEqual(have(partial), {0, 1, 2, 3})
+        partial.close()
+        os.utime(self.path(OWN.part), (recorded, recorded + TOUCHED + 1))
+        partial = self.open()
+        self.assertEqual((have(partial), partial.unproven), (set(), ((0, 4),)))
 
     def test_torn_journal(self) -> None:
         """A journal that ends in the middle of a record is believed up to there."""
