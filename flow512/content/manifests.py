@@ -29,7 +29,7 @@ from flow512.content.hashing import Stop, hash_file
 from flow512.content.manifest import MODES, Item, manifest_of
 from flow512.content.opened import OpenContent
 from flow512.content.paths import check_path, open_folder_beneath
-from flow512.content.shares import Found, FoundFolder, Share, Unread, walk
+from flow512.content.shares import Found, FoundFolder, LeftOut, Share, Unread, walk
 from flow512.content.tree import Tree
 from flow512.errors import Cancelled, DiskFailure, from_os_error
 
@@ -251,7 +251,10 @@ def items_in(share: Share, prefix: str, catalog: Catalog, stop: Stop) -> Iterato
                     if batch and batch[-1].path == unread.path:
                         batch.pop()  # the folder itself could be looked at
                     batch.append(unread)
-                elif isinstance(sight, (Found, FoundFolder)):
+                elif isinstance(sight, LeftOut):
+                    if sight.is_file:
+                        batch.append(Item(sight.path, 0, 0))
+                else:
                     if len(batch) >= _BATCH:
                         yield from _items(share, batch, prefix, catalog)
                         batch = []

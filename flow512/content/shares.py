@@ -285,10 +285,13 @@ class LeftOut(msgspec.Struct, frozen=True):
 
     @ivar path: inside the share, escaped for display.
     @ivar reason: why, in one sentence that is fit for display.
+    @ivar is_file: whether it is a file that could be offered, and only cannot be had: whoever
+        mirrors the folder must not take it for gone. Its path is as it is then.
     """
 
     path: str
     reason: str
+    is_file: bool = False
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -398,7 +401,8 @@ def _look_at(folder: int, name: str, path: str) -> Sight:
     except OSError as error:
         raise from_os_error(error, f"looking at '{path}'") from error
     if not readable:
-        return LeftOut(path, "It may not be read; change its permissions to share it.")
+        reason = "It may not be read; change its permissions to share it."
+        return LeftOut(path, reason, is_file=True)
     if stamp.size > LARGEST:
-        return LeftOut(path, f"It is larger than {LARGEST} bytes.")
+        return LeftOut(path, f"It is larger than {LARGEST} bytes.", is_file=True)
     return Found(path, stamp, S_IMODE(status.st_mode))

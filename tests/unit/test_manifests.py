@@ -117,6 +117,15 @@ class ManifestsTests(LibraryCase):
         )
         self.assertRaises(DiskFailure, self.library.stat, "two/deep/")
 
+    def test_not_allowed(self) -> None:
+        """A file that may not be read is listed as such: whoever mirrors must not delete his."""
+        self.patch(os, "access", lambda name, mode, **how: name != "a")
+        for _ in range(2):
+            items = self.items(self.library.stat("two/"))
+            missing = [item.path for item in items if item.is_missing]
+            self.assertEqual(missing, ["a"])
+            self.library.scan()
+
     def test_refused(self) -> None:
         """What is no folder here is not found; what no folder can be called is said to be so."""
         for path in ("none/", "one/", "two/none/"):
