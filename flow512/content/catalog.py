@@ -300,6 +300,14 @@ class Catalog:
         count: int = row[0]
         return count
 
+    def has_files(self, share: bytes) -> bool:
+        """
+        Say whether a share has any file.
+        """
+        with self._database.reading() as database:
+            row = database.execute("SELECT 1 FROM files WHERE share = ? LIMIT 1", (share,))
+            return row.fetchone() is not None
+
     # What is left to hash
 
     def unhashed(self, share: bytes, after: str, limit: int) -> list[str]:

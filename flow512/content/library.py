@@ -165,7 +165,7 @@ class Library:
         for share in self._shares:
             self._visible.judge(share, None)
             with suppress(ShareMissing, ResourceFailure):
-                share.look_again()
+                share.look_again(self._catalog.has_files(share.key))
                 share.walked()
 
     def _reported(self, report: ScanReport) -> ScanReport:

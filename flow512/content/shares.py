@@ -88,10 +88,13 @@ class Share:
         """
         self._put(None)
 
-    def look_again(self) -> None:
+    def look_again(self, had_files: bool = False) -> None:
         """
         See whether the folder is there. One that has taken its place takes its place here too.
 
+        @param had_files: whether there were files in it, as far as is known. If it is empty now,
+            that is what a disk leaves that is not mounted, and it is not there: so nobody takes
+            its files for deleted, and none is hashed again when it comes back.
         @raise ShareMissing: it is not there; the share has nothing until it is.
         @raise ResourceFailure: it cannot be opened now; the share stays as it was.
         """
@@ -100,6 +103,13 @@ class Share:
         except ShareMissing:
             self._put(None)
             raise
+        if had_files and _is_empty(fresh):
+            os.close(fresh)
+            self._put(None)
+            raise ShareMissing(
+                f"The folder '{self.name}' is empty, and was not; is its disk mounted?"
+                " What was in it is remembered until there is something in it again."
+            )
         self._put(fresh)
 
     def walked(self) -> None:
@@ -213,6 +223,14 @@ class Share:
             if self._folder is not None:
                 os.close(self._folder)
             self._folder = folder
+
+
+def _is_empty(folder: int) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False  # whoever looks through it says why
 
 
 class Visit:

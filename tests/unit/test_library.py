@@ -15,7 +15,9 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.catalog import IN_MEMORY, Catalog
+from flow512.content.following import Look, Place
 from flow512.content.library import MD5_AT_ONCE, Library, OpenContent, Share
+from flow512.content.manifest import NOT_ALL, manifest_of
 from flow512.content.shares import LARGEST
 from flow512.content.tree import TreeBuilder, TreeVerifier, block_digest, page_digest
 from flow512.errors import (
@@ -105,13 +107,14 @@ class ScanTests(LibraryCase):
         self.put("a")
         self.put("b/c")
         self.put("d", folder=self.second)
-        self.assertEqual(self.counts(), (3, 3, 0, 0))
-        self.assertEqual(self.counts(), (3, 0, 0, 0))
+        self.put("f", folder=self.second)
+        self.assertEqual(self.counts(), (4, 4, 0, 0))
+        self.assertEqual(self.counts(), (4, 0, 0, 0))
         self.put("a", b"other")
         os.unlink(os.path.join(self.second, "d"))
         self.put("e")
-        self.assertEqual(self.counts(), (3, 1, 1, 1))
-        self.assertEqual(self.paths(), ["a", "b/c", "e"])
+        self.assertEqual(self.counts(), (4, 1, 1, 1))
+        self.assertEqual(self.paths(), ["a", "b/c", "e", "f"])
 
     def test_same_stamp(self) -> None:
         """A file is hashed once, and again only when size, time or inode are others."""
@@ -209,6 +212,34 @@ class ScanTests(LibraryCase):
         report = self.library.scan()
         self.assertEqual((report.missing, report.found, report.new), ((), 2, 0))
         self.assertEqual(self.library.stat("a", stop=self.must_not_hash).root, root_of(data))
+
+    def test_disk_not_mounted(self) -> None:
+        """
+        A folder that is empty and was not is taken for the place of a disk that is not mounted:
+        nobody takes its files for deleted, and when they are back nothing is hashed again. One that
+        was always empty is just empty, and so is one that was emptied file by file.
+        """
+        data = b"x" * 1000
+        self.put("a", data)
+        self.library.scan()
+        self.hash_all()
+        away = self.folder + ".away"
+        os.rename(self.folder, away)
+        os.mkdir(self.folder)
+        for _ in range(2):
+            report = self.library.scan()
+            self.assertEqual((report.missing, report.found), ((self.folder,), 0))
+            self.assertEqual(self.paths(), [])
+            size = self.library.stat("/").size
+            self.assertEqual(size, len(b"".join(manifest_of([NOT_ALL]))))
+        os.rmdir(self.folder)
+        os.rename(away, self.folder)
+        self.assertEqual(self.library.scan().missing, ())
+        self.assertEqual(self.library.stat("a", stop=self.must_not_hash).root, root_of(data))
+        os.unlink(os.path.join(self.folder, "a"))
+        place = Place(self.library.shares[0].key, "a")
+        self.library.look(Look(places=(place,)))
+        self.assertEqual(self.library.scan().missing, ())
 
     def test_folder_removed_between_scans(self) -> None:
         """Before a scan has noticed that a folder was removed, its files are not found either;

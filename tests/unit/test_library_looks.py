@@ -238,6 +238,7 @@ class LookTests(LibraryCase):
         for name in os.listdir(self.folder):
             whole = os.path.join(self.folder, name)
             shutil.rmtree(whole) if os.path.isdir(whole) else os.unlink(whole)
+        self.put("kept")  # or its disk would be taken for not mounted
         self.library.scan()
         noted: list[str] = []
         for what, first, second in changes:
