@@ -423,7 +423,8 @@ class Conversation(Protocol):
         if self._reading_stopped_by:
             self._pinged = False
             self.send(Ping())
-        elif self._heard:
+        elif self._heard or not self.is_writable:
+            # A ping would wait behind what fills the transport, however fast that is read.
             self._pinged = False
         elif self._pinged:
             self.end(TimedOut("The other side fell silent."))

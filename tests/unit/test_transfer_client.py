@@ -14,6 +14,7 @@ from flow512.errors import BadDigest, Busy, Flow512Error, NotFound, Violation
 from flow512.limits import Limits
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
+from flow512.link.rate import LEAST_RATE
 from flow512.transfer.allowance import Allowance
 from flow512.transfer.client import FIRST_LISTED, LONGEST_WAIT, MOST_WAITS, TransferClient
 from flow512.transfer.download import Checksum
@@ -197,6 +198,17 @@ class ClientTests(TransferTestCase):
         )
         self.network.run(1.0)
         self.assertFalse(any(each.factory.connections for each in more))
+
+    def test_slow_line(self) -> None:
+        """Who reads slowly is not taken for silent, though pings wait behind what he reads."""
+        entry, content = self.put("one", 12 * BLOCK)
+        self.there.bandwidth = self.here.bandwidth = LEAST_RATE
+        fetched = self.network.result(
+            Deferred.fromCoroutine(self.client.get([self.there_is], self.target, root=entry.root)),
+            1000,
+        )
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        self.assertEqual(fetched.fetched, entry.size)
 
     def test_one_that_answers_later(self) -> None:
         """Who says too late that it has the file, is asked for the rest of it."""
