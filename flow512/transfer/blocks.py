@@ -48,6 +48,10 @@ class BlockSource(Protocol):
     buffers: BufferPool
     patience: Patience
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether this side does not read what it sends now; so it may not be silent."""
+
     def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
         """
         Ask for a page of digests; it is yet to be proven.

@@ -561,6 +561,9 @@ class Download:
 
     def _look(self) -> None:
         self._look_again()
+        for sender in self._here():
+            if sender.asked and sender.source.is_held_back:
+                self._swarm.heard(sender.number)
         self._swarm.tick()
         self._advance()
 

@@ -40,6 +40,10 @@ class Lent:
         self.buffers = source.buffers
         self.patience = source.patience
 
+    @property
+    def is_held_back(self) -> bool:
+        return self._source.is_held_back
+
     def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
         return self._source.page(root, level, index)
 
@@ -156,7 +160,7 @@ class FolderSources:
         def look(heard: int) -> None:
             nonlocal watch, is_silent
             now = self._heard[source]
-            if now == heard:
+            if now == heard and not source.is_held_back:
                 is_silent = True
                 asked.cancel()
             else:

@@ -233,6 +233,10 @@ class HttpSource:
             self._intake.took(size)
             self._intake.expect()
 
+    @property
+    def is_held_back(self) -> bool:
+        return self._is_paused
+
     def _pause(self) -> None:
         self._is_paused = True
         for body in self._bodies:

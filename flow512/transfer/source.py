@@ -125,6 +125,11 @@ class SourceProtocol(Caller):
         self._opening: list[Deferred[SourceProtocol]] = []
         self._ended_by: Flow512Error | None = None
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether nothing is read from it now."""
+        return bool(self._reading_stopped_by)
+
     def when_open(self) -> Deferred[SourceProtocol]:
         """
         Wait for the hello.

@@ -8,7 +8,7 @@ from random import Random
 from unittest import mock
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import (
@@ -23,14 +23,17 @@ from flow512.errors import (
     Violation,
 )
 from flow512.interfaces import RunBlocking
-from flow512.link.address import HostPort
+from flow512.link.address import HostPort, client_endpoint
+from flow512.link.introduction import Introduction
+from flow512.link.rate import LEAST_RATE
+from flow512.link.throttle import Throttle
 from flow512.transfer.download import Download
 from flow512.transfer.fetch import Fetched, Fetcher, Target
 from flow512.transfer.finding import Candidate, Found
-from flow512.transfer.source import SourceProtocol
+from flow512.transfer.source import SourceFactory, SourceProtocol, connect_source
 from flow512.units import BLOCK
 from flow512.wire.messages import Entry
-from tests.unit.transfer_ends import THEIRS, HandFired, TransferTestCase
+from tests.unit.transfer_ends import OURS, THEIRS, HandFired, TransferTestCase
 
 THERE = Candidate(HostPort("10.0.0.1", 5000), "there", THEIRS)
 
@@ -354,3 +357,46 @@ class SeveralTests(TransferTestCase):
             file.write(data)
         self.network.result(fetch())
         self.assertEqual((self.folder / "one").read_bytes(), self.content)
+
+
+class HeldBackTests(TransferTestCase):
+    """L{Fetcher}, where this side limits how fast it takes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.down = Throttle(self.here.reactor, LEAST_RATE)
+
+    def claim(self, entry: Entry, number: int) -> Found:
+        """One more who has it, of whom no more is read than the limit allows."""
+        endpoint = client_endpoint(self.here.reactor, THERE.address)
+        factory = SourceFactory(Introduction(OURS, "here"), self.here.reactor, down=self.down)
+        source = self.network.result(Deferred.fromCoroutine(connect_source(endpoint, factory)))
+        self.addCleanup(source.leave)
+        return Found(Candidate(THERE.address, str(number), bytes([number]) * 32), source, entry)
+
+    def fetch(self, claims: list[Found], lost: list[str]) -> Deferred[Fetched]:
+        """Fetch from them."""
+        run = self.here.run_blocking
+        fetching = Fetcher(self.here.reactor, run, run, Random(7)).fetch(
+            claims,
+            Target(str(self.folder)),
+            passed_over=lambda who, why: lost.append(str(why)),
+        )
+        return Deferred.fromCoroutine(fetching)
+
+    def test_many_sources(self) -> None:
+        """None of those who have to wait for each other is taken for silent."""
+        entry, content = self.put("one", 40 * BLOCK)
+        lost: list[str] = []
+        self.network.result(self.fetch([self.claim(entry, n) for n in range(12)], lost), 4000)
+        self.assertEqual(lost, [])
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+
+    def test_many_downloads(self) -> None:
+        """Nor is the only source of one of many files that come at a time."""
+        fetching = []
+        for number in range(8):
+            entry, _ = self.put(str(number), 4 * BLOCK)
+            fetching.append(self.fetch([self.claim(entry, number)], []))
+        for each in self.network.result(gatherResults(fetching), 4000):
+            self.assertEqual(each.fetched, 4 * BLOCK)

@@ -43,6 +43,7 @@ class Node:
     def __init__(self) -> None:
         self.buffers = BufferPool({BLOCK: 4})
         self.patience = Patience()
+        self.is_held_back = False
         self.tree = tree_of(CONTENT)
         self.served = 0
 

@@ -49,6 +49,7 @@ class Odd:
         self.source = source
         self.buffers = source.buffers
         self.patience = source.patience
+        self.is_held_back = False
         self.asked: list[tuple[str, int]] = []
         self.pieces_hook: Callable[[int, Deferred[bytes]], Deferred[bytes]] = lambda _, told: told
         self.read_hook: Callable[[int, bytes], bytes] = lambda _, data: data

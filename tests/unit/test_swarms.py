@@ -45,6 +45,7 @@ class Silent:
     def __init__(self) -> None:
         self.buffers = BufferPool({BLOCK: 4})
         self.patience = Patience()
+        self.is_held_back = False
         self.was_left = False
 
     def page(self, root: bytes, level: int, index: int) -> Deferred[bytes]:
