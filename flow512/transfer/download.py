@@ -243,6 +243,12 @@ class Download:
         self._swarm.leave(sender.number, reason)
         self._advance()
 
+    def is_of_use(self, sender: Sender) -> bool:
+        """
+        Say whether a source is busy for this download, or has something that is missing.
+        """
+        return self._swarm.is_of_use(sender.number)
+
     def wait_for_more(self) -> None:
         """
         Do not fail for lack of sources until L{no_more} is called: more may come.

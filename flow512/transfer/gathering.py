@@ -15,10 +15,13 @@ What holds:
 
   1. At most L{MOST_SOURCES} are sources, or dialled, at once; of many that were told of, some are
      chosen by chance, so that not everybody asks the same.
-  2. The download waits for more (L{Download.wait_for_more}) as long as anybody is being asked or
+  2. If there is no place for others who were told of, a source that has only parts, and nothing of
+     what is missing, is left for them, one every L{MAKE_ROOM} seconds: nobody can keep others away
+     by being there.
+  3. The download waits for more (L{Download.wait_for_more}) as long as anybody is being asked or
      dialled, and something has come in the last L{HOPE_FOR} seconds, be it a source or a block; so
      it neither fails while there is hope nor waits without.
-  3. Everything that was opened here is closed by L{Gathering.end}.
+  4. Everything that was opened here is closed by L{Gathering.end}.
 
 A source that is only downloading the content itself is watched: it says which blocks it has, and
 the download is told. A source that has all of it says so, and is watched no longer.
@@ -70,6 +73,9 @@ as many the next time.
 
 HOPE_FOR: Final = 60.0
 """Seconds for which it is hoped that asking around brings somebody, if nothing comes meanwhile."""
+
+MAKE_ROOM: Final = 5.0
+"""Seconds until one more source that is of no use is left for others, at least."""
 
 MOST_RUNS: Final = 32768
 """
@@ -142,6 +148,7 @@ class Gathering:
         self._rest = FIRST_REST
         self._timer: IDelayedCall | None = None
         self._looked_in_vain = False
+        self._made_room = -inf  # when a source was left for others
         self._stored = -1
         self._hope_until = 0.0
         self._is_over = False
@@ -357,12 +364,30 @@ class Gathering:
         if self._is_over or not self._told_of:
             return
         self._tidy()
-        room = MOST_SOURCES - len(self.sources) - len(self._later) - len(self._dialled)
+        room = self._room()
+        if room <= 0 and self._make_room():
+            self._tidy()
+            room = self._room()
         while self._told_of and room > 0:
             room -= 1
             key = self._random.choice(list(self._told_of))
             self._dialled[key] = None
             self._ask(self._dial(key, self._told_of.pop(key)))
+
+    def _room(self) -> int:
+        return MOST_SOURCES - len(self.sources) - len(self._later) - len(self._dialled)
+
+    def _make_room(self) -> bool:
+        """Leave one who has nothing that is missing."""
+        download, now = self._download, self._clock.seconds()
+        if download is None or now - self._made_room < MAKE_ROOM:
+            return False
+        for part in self._parts:
+            if part.sender is not None and not download.is_of_use(part.sender):
+                self._made_room = now
+                part.found.source.leave()
+                return True
+        return False
 
     async def _dial(self, key: NodeKey, candidate: Candidate) -> None:
         try:

@@ -225,9 +225,8 @@ class Swarm:
         @param blocks: first and count of each run; what lies beyond the content is ignored.
         """
         one = self._sources.get(source)
-        if one is not None and self._wanted.is_partial(source):
+        if one is not None and self._wanted.is_partial(source) and self._wanted.has(source, blocks):
             one.lacks_pages.clear()
-            self._wanted.has(source, blocks)
 
     def has_all(self, source: int) -> None:
         """
@@ -252,6 +251,13 @@ class Swarm:
             self._page_answered(page, source)
         self._wanted.has_all(source)
         self._actions.append(Drop(source, reason))
+
+    def is_of_use(self, source: int) -> bool:
+        """
+        Say whether a source is busy for this download, or has something that is wanted.
+        """
+        one = self._sources.get(source)
+        return one is not None and (one.is_waited_for or self._wanted.is_left_for(source))
 
     # What happens
 

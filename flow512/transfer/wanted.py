@@ -141,22 +141,34 @@ class Wanted:
         """Say whether a source has not all of the content."""
         return source in self._partial
 
-    def has(self, source: int, blocks: Iterable[tuple[int, int]]) -> None:
+    def has(self, source: int, blocks: Iterable[tuple[int, int]]) -> bool:
         """
         A source is partial, and has these, too.
 
         @param blocks: first and count of each run; what lies beyond the content is left out.
+        @return: whether that is news.
         """
+        is_new = source not in self._partial
         have = self._partial.setdefault(source, Runs())
         end = self._verifier.shape.blocks
         runs = [(first, min(count, end - first)) for first, count in blocks if first < end]
+        before = len(have)
         for run in runs:
             have.add(*run)
-        self._dry.discard(source)
+        if len(have) == before and not is_new:
+            return False
+        # Or all that it ever told of would be gone through once more, for nothing.
+        if any(self._is_closed(*run) for run in runs):
+            self._dry.discard(source)
         for page in self.pages.values():
             before = page.have.get(source, 0)
             page.have[source] = before | mask_within(page.index, runs)
             page.rarity.add(page.have[source] & ~before)
+        return True
+
+    def _is_closed(self, first: int, count: int) -> bool:
+        run = self._closed.next_run(first)
+        return run is not None and run[0] < first + count
 
     def has_not(self, source: int, first: int, count: int) -> None:
         """

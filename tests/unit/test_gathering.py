@@ -26,6 +26,7 @@ from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings
 from flow512.testing import Network
+from flow512.transfer import gathering
 from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate, Found
 from flow512.transfer.gathering import MOST_RUNS, Gathering
@@ -261,6 +262,33 @@ class SwarmTests(SynchronousTestCase):
         failed = fetching.addErrback(lambda failure: failure.trap(Flow512Error) and failure.value)
         error = town.network.result(failed, limit=60)
         self.assertIsInstance(error, Flow512Error)
+
+    def test_no_place(self) -> None:
+        """
+        When all places are taken by those who have nothing of what is missing, there is one for the
+        seed that comes back.
+        """
+        self.patch(gathering, "MOST_SOURCES", 2)
+        town = Town(self, 48).with_registry()
+        town.node("seed", has_it=True)
+        stored = dict.fromkeys(("ann", "ben", "cat"), 0)
+        for name in stored:
+            town.node(name)
+        town.settle()
+
+        def note(name: str, bytes_stored: int) -> None:
+            stored[name] = bytes_stored
+
+        fetching = [
+            town.get(name, "seed", progress=lambda each, name=name: note(name, each.stored))
+            for name in stored
+        ]
+        town.network.run_until(lambda: min(stored.values()) > 8 * BLOCK, limit=600)
+        town.leave("seed")
+        town.network.run(5)
+        town.node("again", has_it=True)
+        for each in town.network.result(gatherResults(fetching), limit=900):
+            self.assertEqual(Path(each.path).read_bytes(), town.content)
 
     def test_no_hope(self) -> None:
         """

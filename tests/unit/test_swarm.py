@@ -25,6 +25,7 @@ from flow512.errors import (
     TimedOut,
     Unsupported,
 )
+from flow512.transfer import masks
 from flow512.transfer.actions import Action, AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
 from flow512.transfer.pace import FIRST_WINDOW, MAX_REST, WINDOW
 from flow512.transfer.swarm import BLOCKS_PER_READ, LATE, STRIKES, Swarm
@@ -1025,3 +1026,49 @@ class AnyOrderTests(SynchronousTestCase):
             if have is not None and isinstance(error, NotFound):
                 have -= model.spans[request]
             model.swarm.refused(one, request, error)
+
+
+class IdleTalkTests(SynchronousTestCase):
+    """Sources that tell of what they have, without any news."""
+
+    def test_pages_that_are_lacked(self) -> None:
+        """Who tells again what he has is not asked again for the pages that he has not."""
+        swarm = Swarm(
+            TreeVerifier(tree_of(3).root, 3 * BLOCK - 7),
+            [(0, 3)],
+            clock=lambda: 0.0,
+            random=Random(1),
+        )
+        source = swarm.join([(0, 2)])
+        self.assertEqual(swarm.next_action(), AskPage(source, 0, 0))
+        swarm.page_refused(source, 0, 0, NotFound("It is not here."))
+        for blocks in ([], [(0, 1)], [(0, 2)]):
+            swarm.has(source, blocks)
+            self.assertIsNone(swarm.next_action())
+        self.assertFalse(swarm.is_waiting)
+        swarm.has(source, [(2, 1)])
+        self.assertEqual(swarm.next_action(), AskPage(source, 0, 0))
+
+    def test_many_runs(self) -> None:
+        """However much one has told of, what he tells next is looked at alone."""
+        blocks = 66_000
+        swarm = Swarm(
+            TreeVerifier(bytes(32), blocks * BLOCK),
+            [(block, 1) for block in range(1, blocks, 2)],
+            clock=lambda: 0.0,
+            random=Random(1),
+        )
+        swarm.join(None)
+        source = swarm.join([(block, 1) for block in range(0, 65_534, 2)])
+        while swarm.next_action() is not None:
+            pass
+        looks = []
+        next_run = masks.Runs.next_run
+        self.patch(
+            masks.Runs, "next_run", lambda runs, block: looks.append(block) or next_run(runs, block)
+        )
+        for block in (0, 65_536):
+            swarm.has(source, [(block, 1)])
+            while swarm.next_action() is not None:
+                pass
+        self.assertLess(len(looks), 100)
