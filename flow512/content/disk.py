@@ -16,6 +16,10 @@ from typing import Final
 
 from flow512.errors import from_os_error
 
+NAMELESS: Final = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", 0)
+"""How a folder is opened as a file that has no name in it. Only Linux can; elsewhere, and where the
+file system cannot, that fails."""
+
 _PARTS: Final = 16
 """Parts that one call writes: what POSIX promises (IOV_MAX)."""
 

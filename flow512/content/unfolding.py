@@ -31,7 +31,7 @@ from typing import Final
 
 import msgspec
 
-from flow512.content.disk import DISK, Disk, blaming
+from flow512.content.disk import DISK, NAMELESS, Disk, blaming
 from flow512.content.manifest import MODES, NOT_ALL, Item
 from flow512.content.paths import (
     MAX_DEPTH,
@@ -44,14 +44,13 @@ from flow512.content.paths import (
     twin_key,
 )
 from flow512.content.publish import OwnNames, current_umask, place
+from flow512.content.times import KeptTimes
 from flow512.content.tree import format_content_id
 from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName, from_os_error
 from flow512.wire.fields import MAX_PATH
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONG: Final = MAX_PATH // 4  # fewer characters than this are never too many bytes
-_NAMELESS: Final = getattr(os, "O_TMPFILE", 0)  # only Linux has it
-_NAMELESS_FILE: Final = os.O_WRONLY | os.O_CLOEXEC | _NAMELESS
 
 MAX_REASONS: Final = 1000
 """Reasons that are kept for what is left out; a folder full of bad names must not fill memory."""
@@ -149,7 +148,8 @@ class Unfolding:
         self._within: list[_Folder] = []
         self._finishing: list[Item] = []
         self._last = ("", -1)  # the folder that was put into last
-        self._can_be_nameless = bool(_NAMELESS) and existing is Existing.KEEP
+        self._times = KeptTimes(disk)
+        self._can_be_nameless = existing is Existing.KEEP
         self.outcome = Unfolded()
 
     def close(self) -> None:
@@ -161,6 +161,7 @@ class Unfolding:
                 os.close(folder.fd)
         self._within = []
         self._close_last()
+        self._times.close()
 
     # What the manifest says
 
@@ -204,6 +205,7 @@ class Unfolding:
         except BaseException:
             os.close(fd)
             raise
+        self._times.tidy(fd, names)
         return _Folder(path, fd, {twin_key(name): name for name in names})
 
     def _enter(self, item: Item) -> None:
@@ -285,11 +287,7 @@ class Unfolding:
             here = self._disk.stat_in(parent.fd, name)
         if here is None:
             return True
-        if (
-            stat.S_ISREG(here.st_mode)
-            and here.st_size == item.size
-            and here.st_mtime_ns == item.mtime
-        ):
+        if self._is_same(here, item, parent):
             self.outcome.unchanged += 1
             return False
         if stat.S_ISDIR(here.st_mode):
@@ -301,6 +299,14 @@ class Unfolding:
             )
             return False
         return True
+
+    def _is_same(self, here: os.stat_result, item: Item, parent: _Folder) -> bool:
+        """Say whether a file that is here is the one of the manifest, by size and time."""
+        if not stat.S_ISREG(here.st_mode) or here.st_size != item.size:
+            return False
+        if here.st_mtime_ns == item.mtime:
+            return True
+        return here.st_mtime_ns == self._times.made_of(item.mtime, parent.fd, here.st_dev)
 
     # What has been fetched
 
@@ -336,7 +342,7 @@ class Unfolding:
         disk = self._disk
         try:
             # The system takes from the mode what the user does not want.
-            fd = disk.open(".", _NAMELESS_FILE, item.mode & MODES, dir_fd=folder)
+            fd = disk.open(".", NAMELESS, item.mode & MODES, dir_fd=folder)
         except OSError:
             # The file system cannot do it; or it is something worse, which will be met again.
             self._can_be_nameless = False

@@ -45,6 +45,7 @@ class WatchedDisk(Disk):
     @ivar before: is called with the number, name and arguments of each.
     @ivar calls: the names of all calls so far, but for those that close a file.
     @ivar opened: the descriptors that are open.
+    @ivar lost: those that a L{crash} has closed.
     """
 
     CALLS = frozenset(
@@ -58,6 +59,7 @@ class WatchedDisk(Disk):
     def __init__(self, before: Step | None = None) -> None:
         self.calls: list[str] = []
         self.opened: set[int] = set()
+        self.lost: set[int] = set()
         self.before = before
 
     def __getattribute__(self, name: str) -> Any:
@@ -77,13 +79,18 @@ class WatchedDisk(Disk):
         return call
 
     def close(self, fd: int) -> None:
+        if fd in self.lost:
+            self.lost.discard(fd)
+            return
         os.close(fd)
         self.opened.discard(fd)
 
     def crash(self) -> None:
-        """Close what the kernel closes when a process dies."""
+        """Close what the kernel closes when a process dies. Whoever tidies up may do so again."""
         for fd in tuple(self.opened):
             self.close(fd)
+            self.lost.add(fd)
+        self.before = None
 
 
 class NoLinks(WatchedDisk):

@@ -282,6 +282,7 @@ class UnfoldingTests(SynchronousTestCase):
         unfolding = self.unfolding(existing, disk)
         for item in unfolding.take([Item("a/", 0o700, 1), file("a/one"), file("a/two")]):
             unfolding.put(item, b"data")
+        unfolding.close()
 
     def test_killed_anywhere(self) -> None:
         """
