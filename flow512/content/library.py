@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from heapq import merge, nsmallest
-from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
@@ -30,6 +29,7 @@ from flow512.content.following import EVERYTHING, WALK, Look
 from flow512.content.hashing import Stop, md5_of_file, never
 from flow512.content.manifest import NOT_ALL
 from flow512.content.manifests import Manifests, items_in
+from flow512.content.merging import merged
 from flow512.content.opened import OpenContent, changed, check_unchanged, name_of
 from flow512.content.paths import check_path, escape, is_own_name, open_folder_beneath
 from flow512.content.scan import Scan, ScanReport
@@ -445,14 +445,13 @@ class Library:
         if not lacks and (made := self._manifests.again(path, shares)) is not None:
             return Entry(path, made[1], 0, made[0])
         state = self._manifests.state
-        items = merge(
-            *(items_in(share, prefix, self._catalog, stop) for share in shares),
+        items = merged(
+            shares,
+            prefix,
+            [items_in(share, prefix, self._catalog, stop) for share in shares],
             [NOT_ALL] if lacks else [],
-            key=attrgetter("path"),
         )
-        # The same path comes from the first share that has it first.
-        once = (next(same) for _, same in groupby(items, key=attrgetter("path")))
-        root, size = self._manifests.keep(once, shares, stop)
+        root, size = self._manifests.keep(items, shares, stop)
         if not lacks:
             self._manifests.remember(path, shares, root, state)
         return Entry(path, size, 0, root)

@@ -118,11 +118,13 @@ class _Folder(msgspec.Struct):
     @ivar path: with a slash at its end; empty for the top.
     @ivar fd: its descriptor; -1 if it is left out with all that is in it.
     @ivar names: what is in it, by what other systems cannot tell apart.
+    @ivar files: the names of those that the manifest has in it, but for what is a folder here.
     """
 
     path: str
     fd: int
     names: dict[str, str]
+    files: set[str] = msgspec.field(default_factory=set)
 
 
 class Unfolding:
@@ -230,6 +232,9 @@ class Unfolding:
     def _make(self, parent: _Folder, item: Item) -> tuple[int, bool]:
         """Open a folder, and say whether it is new."""
         name = item.path[len(parent.path) : -1]
+        if name in parent.files:
+            # It came first, since a slash sorts behind, and may have been asked for already.
+            raise TargetExists("The peer has a file of that name, too, and no name can be both.")
         self._claim(parent, item, name)
         is_new = True
         with blaming(f"making the folder '{escape(item.path, SHOWN)}'"):
@@ -277,21 +282,22 @@ class Unfolding:
             self.outcome.leave_out_within(item.path)
             return False
         name = item.path[len(parent.path) :]
+        here = None
         try:
-            if not self._claim(parent, item, name):
-                return True
+            if self._claim(parent, item, name):
+                with blaming(f"looking at '{escape(item.path, SHOWN)}'"):
+                    here = self._disk.stat_in(parent.fd, name)
         except Misuse as error:
             self.outcome.leave_out(item.path, str(error))
             return False
-        with blaming(f"looking at '{escape(item.path, SHOWN)}'"):
-            here = self._disk.stat_in(parent.fd, name)
+        if here is not None and stat.S_ISDIR(here.st_mode):
+            self.outcome.leave_out(item.path, "A folder of that name is here.")
+            return False
+        parent.files.add(name)
         if here is None:
             return True
         if self._is_same(here, item, parent):
             self.outcome.unchanged += 1
-            return False
-        if stat.S_ISDIR(here.st_mode):
-            self.outcome.leave_out(item.path, "A folder of that name is here.")
             return False
         if self._existing is Existing.KEEP:
             self.outcome.leave_out(
@@ -380,7 +386,7 @@ class Unfolding:
                 disk.write_all(fd, (data,), 0)
                 disk.utime(fd, ns=(item.mtime, item.mtime))
                 if self._existing is Existing.REPLACE:
-                    disk.rename(own.part, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    self._replace(folder, own, name)
                 else:
                     self._give_name(folder, fd, own, name)
             finally:
@@ -389,6 +395,12 @@ class Unfolding:
             with suppress(OSError):
                 disk.remove(folder, own.part)
             raise
+
+    def _replace(self, folder: int, own: OwnNames, name: str) -> None:
+        try:
+            self._disk.rename(own.part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except IsADirectoryError:
+            raise _came_meanwhile(name) from None
 
     def _give_name(self, folder: int, fd: int, own: OwnNames, name: str) -> None:
         # As flow512.content.publish does it, but without its look at the whole folder, which was

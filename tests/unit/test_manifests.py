@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -147,6 +148,54 @@ class ManifestsTests(LibraryCase):
         self.assertEqual(list(items), ["a", "deep/", "deep/b", "empty/", "z"])
         self.assertEqual(items["a"], root_of(b"two/a"))
         self.assertEqual(items["z"], root_of(b"seen"))
+
+    def paths_in(self, shares: list[dict[str, bytes]], path: str = "/") -> list[str]:
+        """Share folders with these files, or folders, and list what is in one."""
+        made = []
+        for files in shares:
+            folder = self.enterContext(tempfile.TemporaryDirectory())
+            made.append(Share(folder, folder))
+            for name, data in files.items():
+                if name.endswith("/"):
+                    os.makedirs(os.path.join(folder, name))
+                else:
+                    self.put(name, data, folder)
+        library = Library(self.catalog, made)
+        self.addCleanup(library.close)
+        return [item.path for item in self.items(library.stat(path), library)]
+
+    def test_file_and_folder(self) -> None:
+        """
+        No name is a file and a folder: it is what the first share with it has, and all that is
+        beneath a folder goes with it.
+        """
+        file = {"x": b"1", "x.b": b"", "y": b""}
+        folder = {"x!/a": b"", "x.b": b"", "x/a": b"2", "x/b/c": b"", "x0": b"", "y.z": b""}
+        around = ["x!/", "x!/a", "x.b"], ["x0", "y", "y.z"]
+        whole = [*around[0], "x/", "x/a", "x/b/", "x/b/c", *around[1]]
+        self.assertEqual(self.paths_in([file, folder]), ["x", *around[0], *around[1]])
+        self.assertEqual(self.paths_in([folder, file]), whole)
+        self.assertEqual(self.paths_in([folder, file, {"x/d": b""}]), sorted([*whole, "x/d"]))
+        self.assertEqual(self.paths_in([file, folder, folder]), ["x", *around[0], *around[1]])
+        self.assertEqual(self.paths_in([{"x/": b""}, {"x": b"", "z": b""}]), ["x/", "z"])
+
+    def test_file_and_folder_below(self) -> None:
+        """It is so in every folder, also in one that is asked for itself."""
+        file = {"d/a.": b"", "d/x": b"1", "d/e/f/y": b"", "d/e/q": b"", "d/z": b""}
+        folder = {"d/x/a": b"2", "d/e/f/y/a": b"", "d/e/r": b"", "d/z/": b"", "d/zz": b""}
+        e = ["e/", "e/f/", "e/f/y"]
+        self.assertEqual(self.paths_in([file, folder], "d/"), [*e, "e/q", "e/r", "x", "z", "zz"])
+        self.assertEqual(
+            self.paths_in([folder, file], "d/"),
+            [*e[:2], "e/f/y/", "e/f/y/a", "e/q", "e/r", "x/", "x/a", "z/", "zz"],
+        )
+        self.assertEqual(
+            [path for path in self.paths_in([folder, file]) if path.startswith("d/e/f/y")],
+            ["d/e/f/y/", "d/e/f/y/a"],
+        )
+        self.assertEqual(
+            [path for path in self.paths_in([{"d": b""}, file, folder]) if path[0] == "d"], ["d"]
+        )
 
     def test_access(self) -> None:
         """Who may not see a share gets no manifest with it, not even by its root."""

@@ -218,6 +218,57 @@ class UnfoldingTests(SynchronousTestCase):
             (unfolding.outcome.left_out_count, unfolding.outcome.left_out_within), (3, 1)
         )
 
+    def test_file_and_folder_of_one_name(self) -> None:
+        """A name that the peer has as a file and as a folder is the file, and the rest comes."""
+        items = [file("x"), file("x.b"), Item("x/", 0o755, 0), file("x/a"), file("y")]
+        for existing in Existing:
+            # The file may be in its place before the folder is heard of, or not.
+            for count in (0, 1):
+                with tempfile.TemporaryDirectory() as self.folder:
+                    self.top = os.open(self.folder, os.O_RDONLY)
+                    self.addCleanup(os.close, self.top)
+                    unfolding = self.unfolding(existing)
+                    for part in (items[:count], items[count:]):
+                        for item in unfolding.take(part):
+                            unfolding.put(item, b"data")
+                    unfolding.finish()
+                    self.assertEqual(self.content(), dict.fromkeys(("x", "x.b", "y"), b"data"))
+                [(path, reason)] = unfolding.outcome.left_out
+                self.assertEqual(path, "x/")
+                self.assertIn("has a file of that name, too", reason)
+                self.assertEqual(unfolding.outcome.left_out_within, 1)
+
+    def test_file_and_folder_again(self) -> None:
+        """What is here already stays what it is, a file or a folder, and the rest comes."""
+        items = [file("x"), Item("x/", 0o755, 0), file("x/a"), file("y")]
+        for existing in Existing:
+            with tempfile.TemporaryDirectory() as self.folder:
+                self.top = os.open(self.folder, os.O_RDONLY)
+                self.addCleanup(os.close, self.top)
+                os.mkdir(os.path.join(self.folder, "x"))
+                unfolding = self.unfolding(existing)
+                wanted = unfolding.take(items)
+                self.assertEqual([item.path for item in wanted], ["x/a", "y"])
+                self.assertEqual(unfolding.outcome.left_out[0][0], "x")
+                self.assertEqual(unfolding.outcome.left_out_count, 1)
+                os.rmdir(os.path.join(self.folder, "x"))
+                self.write("x")
+                unfolding = self.unfolding(existing)
+                wanted = unfolding.take(items)
+                self.assertEqual([item.path for item in wanted][-1], "y")
+                self.assertEqual(unfolding.outcome.left_out[-1][0], "x/")
+                self.assertEqual(self.content(), {"x": b"mine"})
+
+    def test_folder_came_meanwhile(self) -> None:
+        """A folder that somebody makes where a file is to be stays, and is no error of the disk."""
+        for existing in Existing:
+            unfolding = self.unfolding(existing)
+            [item] = unfolding.take([file(existing.value)])
+            os.mkdir(os.path.join(self.folder, existing.value))
+            error = self.assertRaises(TargetExists, unfolding.put, item, b"data")
+            self.assertIn(f"'{existing.value}' came to be there meanwhile", str(error))
+        self.assertEqual(self.content(), {f"{existing.value}/": None for existing in Existing})
+
     def test_came_meanwhile(self) -> None:
         """A file that somebody makes while one is fetched is not replaced."""
         unfolding = self.unfolding()
