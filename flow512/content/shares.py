@@ -22,6 +22,7 @@ from flow512.content.access import Access, ParseId, Verdict, unreadable_id
 from flow512.content.catalog import Stamp
 from flow512.content.paths import (
     MAX_DEPTH,
+    SHOWN,
     check_name,
     check_path,
     escape,
@@ -387,6 +388,12 @@ def _walk(folder: int, prefix: str, depth: int) -> Iterator[Sight]:
             check_name(name)
             if depth > MAX_DEPTH or 4 * len(path) > MAX_PATH:
                 check_path(path)
+            if len(prefix + key) > MAX_PATH:
+                # It would not fit into a manifest, nor would the path of anything in it.
+                raise UnsafeName(
+                    f"'{escape(path, SHOWN)}' is refused as a path: with a slash at its end, it is"
+                    f" longer than {MAX_PATH} bytes."
+                )
             if key != name:
                 inner = open_folder_beneath(folder, (name,))
                 try:

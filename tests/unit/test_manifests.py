@@ -149,6 +149,22 @@ class ManifestsTests(LibraryCase):
         self.assertEqual(items["a"], root_of(b"two/a"))
         self.assertEqual(items["z"], root_of(b"seen"))
 
+    def test_longest_path(self) -> None:
+        """A folder whose path cannot be said is not in the list, and the rest is."""
+        parts = [letter * 240 for letter in "abcdefghijklmnopq"]
+        fd = os.open(self.folder, os.O_RDONLY)
+        for part in parts:
+            os.mkdir(part, dir_fd=fd)
+            inner = os.open(part, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        os.close(fd)
+        for path, above in (("/", 0), ("a" * 240 + "/", 1)):
+            items = self.items(self.library.stat(path))
+            folders = [item.path for item in items if item.path.startswith(parts[above])]
+            self.assertEqual(folders[-1], "/".join(parts[above : 16 + above]) + "/")
+        self.assertEqual(self.items(self.library.stat("/"))[-1].path, "two/empty/")
+
     def paths_in(self, shares: list[dict[str, bytes]], path: str = "/") -> list[str]:
         """Share folders with these files, or folders, and list what is in one."""
         made = []

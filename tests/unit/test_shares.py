@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from flow512.content.catalog import Stamp
 from flow512.content.shares import LARGEST, Found, FoundFolder, LeftOut, Share, Sight, Unread, walk
 from flow512.errors import NotFound, ShareMissing, TooManyOpenFiles, UnsafeName
+from flow512.wire.fields import MAX_PATH
 
 NOBODY = 65534
 
@@ -210,6 +211,27 @@ class WalkTests(FolderCase):
         self.assertEqual(len(self.found()), 1)
         [reason] = self.left_out().values()
         self.assertIn("4096 bytes", reason)
+
+    def test_longest_path(self) -> None:
+        """A file's path may be as long as a path can be; a folder's with a slash behind it."""
+        parts = [letter * 240 for letter in "abcdefghijklmnopq"]
+        self.assertEqual(len("/".join(parts)), MAX_PATH)
+        fd = os.open(self.folder, os.O_RDONLY)
+        for part in parts[:-1]:
+            os.mkdir(part, dir_fd=fd)
+            inner = os.open(part, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        os.mkdir(parts[-1], dir_fd=fd)
+        os.mkdir(parts[-1][1:], dir_fd=fd)
+        os.close(os.open("f" * 240, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.close(fd)
+        self.put("z")
+        lengths = [len(sight.path) for sight in self.walk_all() if not isinstance(sight, LeftOut)]
+        self.assertEqual(lengths[-3:], [MAX_PATH, MAX_PATH, 1])
+        [(path, reason)] = self.left_out().items()
+        self.assertEqual(path, "/".join(parts))
+        self.assertIn("with a slash at its end, it is longer than 4096 bytes", reason)
 
     def test_unreadable(self) -> None:
         """A file that may not be read is left out; a folder is told as not looked at."""
