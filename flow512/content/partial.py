@@ -132,6 +132,7 @@ class Partial:
         boot_id: str,
         *,
         disk: Disk = DISK,
+        check_name: Callable[[str], None] = check_new_name,
     ) -> Partial:
         """
         Begin a download, or go on with what an earlier process left.
@@ -142,13 +143,14 @@ class Partial:
         @param root: the content id that it is to have.
         @param size: in bytes.
         @param boot_id: as L{flow512.content.journal.read_boot_id} gives it.
+        @param check_name: as for L{flow512.content.publish.check_target}.
         @raise UnsafeName: no file may have that name, or something else than a file of ours has
             the name of a hidden one.
         @raise StateInUse: it is being downloaded already, by this process or another.
         @raise Misuse: no file can have that size.
         @raise flow512.errors.ResourceFailure: the disk does not play along.
         """
-        check_new_name(name)
+        check_name(name)
         if not 0 <= size <= MAX_FILE_SIZE:
             raise Misuse(f"No file can have {size} bytes.")
         own = OwnNames.of(root, name)

@@ -24,6 +24,7 @@ import os
 import stat
 import threading
 from base64 import b32encode
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -62,12 +63,20 @@ class OwnNames(msgspec.Struct, frozen=True):
         """
         Make the names for a content id and the name that its file is to have.
         """
-        key = b32encode(blake3(root + name.encode()).digest(10)).decode().lower()
+        # A file that is repaired may have a name that is not UTF-8.
+        text = name.encode(errors="surrogateescape")
+        key = b32encode(blake3(root + text).digest(10)).decode().lower()
         return cls(*(f"{OWN_PREFIX}{key}.{what}" for what in ("part", "journal", "placing")))
 
 
 def check_target(
-    folder_fd: int, name: str, root: bytes, *, replace: bool, disk: Disk = DISK
+    folder_fd: int,
+    name: str,
+    root: bytes,
+    *,
+    replace: bool,
+    disk: Disk = DISK,
+    check_name: Callable[[str], None] = check_new_name,
 ) -> None:
     """
     Find out before a download whether its file could be published, so that it fails early; and
@@ -75,12 +84,13 @@ def check_target(
 
     @param folder_fd: a descriptor of the folder that the file is to be in.
     @param replace: whether the user lets it take the place of another file.
+    @param check_name: lets the name pass, or raises L{UnsafeName}.
     @raise UnsafeName: no file may have that name.
     @raise TargetExists: the name is taken, or a name that other systems cannot tell from it. The
         sentence says what to do.
     @raise flow512.errors.ResourceFailure: the folder cannot be read.
     """
-    check_new_name(name)
+    check_name(name)
     own = OwnNames.of(root, name)
     with blaming(f"looking for '{escape(name, SHOWN)}'"):
         target = disk.stat_in(folder_fd, name)

@@ -27,10 +27,10 @@ from flow512.content.hashing import hash_file, never
 from flow512.content.journal import BlockSet, read_boot_id
 from flow512.content.mending import piece_md5s
 from flow512.content.partial import Partial
-from flow512.content.paths import SHOWN, escape, open_folder
+from flow512.content.paths import OWN_PREFIX, SHOWN, escape, is_own_name, open_folder
 from flow512.content.publish import OwnNames, check_target, place
 from flow512.content.tree import Shape, block_digest
-from flow512.errors import DiskFailure, Misuse, NotFound, StateInUse, from_os_error
+from flow512.errors import DiskFailure, Misuse, NotFound, StateInUse, UnsafeName, from_os_error
 from flow512.units import BLOCK
 
 RECORD_EVERY: Final = 16
@@ -236,13 +236,21 @@ class SuspectFile:
         @param root: the content id that it ought to have.
         @param size: the bytes that it ought to have.
         @return: the blocks that are in place there.
-        @raise UnsafeName: no replacement can have such a name.
+        @raise UnsafeName: it is one of flow512's own files.
         @raise StateInUse: it is being repaired, or downloaded, already.
         @raise flow512.errors.ResourceFailure: the disk does not play along.
         """
-        check_target(self._folder, self._name, root, replace=True, disk=self._disk)
+        check_target(
+            self._folder, self._name, root, replace=True, disk=self._disk, check_name=_check_name
+        )
         self._partial = Partial.open(
-            self._folder, self._name, root, size, read_boot_id(), disk=self._disk
+            self._folder,
+            self._name,
+            root,
+            size,
+            read_boot_id(),
+            disk=self._disk,
+            check_name=_check_name,
         )
         return self._partial.have
 
@@ -364,4 +372,13 @@ class SuspectFile:
         return StateInUse(
             f"'{self._shown}' was changed while it was being repaired, and is left as it is now;"
             " repair it when nobody writes to it."
+        )
+
+
+def _check_name(name: str) -> None:
+    # What no new file may be called may be here already, and stays as it is called.
+    if is_own_name(name):
+        raise UnsafeName(
+            f"'{escape(name, SHOWN)}' is not repaired: flow512 keeps names that begin with"
+            f" {OWN_PREFIX} for itself."
         )

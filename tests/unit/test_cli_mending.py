@@ -283,6 +283,27 @@ class RepairTests(MendingCase):
             self.assertEqual(mine.read_bytes(), FILES["sub/other.bin"])
         self.assertEqual(self.repair(str(mine), *SOMEBODY).status, 3)
 
+    def test_names_that_no_new_file_has(self) -> None:
+        """A file is mended in its place whatever it is called; but for what is flow512's own."""
+        self.serve()
+        for name in (b"What?.mp3", b"caf\xe9.bin", b"CON", b"~x", b"dot."):
+            path = os.path.join(os.fsencode(self.here), name)
+            with open(path, "wb") as file:
+                file.write(damaged(BIG, 7))
+            said = self.repair(os.fsdecode(path), "--as", "big.bin", *SOMEBODY)
+            self.assertEqual((said.status, said.err), (0, ""))
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), BIG)
+            self.assertEqual(os.listdir(os.fsencode(self.here)), [name])
+            os.unlink(path)
+        own = self.here / ".flow512-x.part"
+        own.write_bytes(damaged(BIG, 7))
+        said = self.repair(str(own), "--as", "big.bin", *SOMEBODY)
+        self.assertEqual(said.status, 2)
+        self.assertIn("begin with .flow512- for itself", said.err)
+        self.assertNotIn("-o", said.err)
+        self.assertEqual(own.read_bytes(), damaged(BIG, 7))
+
     def test_link(self) -> None:
         """A link does for an id, and names whom to ask."""
         self.serve()
