@@ -423,14 +423,13 @@ class Library:
 
     def _manifest(self, path: str, stop: Stop, view: View | None) -> Entry:
         prefix = "" if path == "/" else path
+        parts = check_path(path[:-1]) if prefix else ()
         shares = []
-        for share in self._visible.of(view):
-            try:
-                with share.folder() as folder:
-                    os.close(open_folder_beneath(folder, check_path(path[:-1]) if prefix else ()))
-            except NotFound:
-                continue
-            shares.append(share)
+        for share in () if any(map(is_own_name, parts)) else self._visible.of(view):
+            # A link is no folder, as it is no file, and whoever asks learns no more of it.
+            with suppress(NotFound, UnsafeName), share.folder() as folder:
+                os.close(open_folder_beneath(folder, parts))
+                shares.append(share)
         if not shares:
             self._visible.note(view)
             raise NotFound(

@@ -149,6 +149,26 @@ class ManifestsTests(LibraryCase):
         self.assertEqual(items["a"], root_of(b"two/a"))
         self.assertEqual(items["z"], root_of(b"seen"))
 
+    def test_link(self) -> None:
+        """A folder that is there only by a link is not found, and nobody learns that it is one; one
+        of the same name in another share is."""
+        for target in ("two", "/etc", "nowhere"):
+            link = os.path.join(self.folder, "link")
+            os.symlink(target, link)
+            for path in ("link/", "link/deep/"):
+                error = self.assertRaises(NotFound, self.library.stat, path)
+                self.assertIn(f"No folder '{path}' is shared here", str(error))
+            os.unlink(link)
+        os.symlink("two", os.path.join(self.folder, "link"))
+        os.makedirs(os.path.join(self.second, "link/real"))
+        items = self.items(self.library.stat("link/"))
+        self.assertEqual([item.path for item in items], ["real/"])
+
+    def test_own_folders(self) -> None:
+        """What is never listed is not found as a folder either."""
+        self.put(".flow512-x/a")
+        self.assertRaises(NotFound, self.library.stat, ".flow512-x/")
+
     def test_longest_path(self) -> None:
         """A folder whose path cannot be said is not in the list, and the rest is."""
         parts = [letter * 240 for letter in "abcdefghijklmnopq"]
