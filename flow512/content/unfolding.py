@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
+from functools import cached_property
 from shlex import quote
 from typing import Final
 
@@ -50,6 +51,7 @@ from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName, from_os_e
 from flow512.wire.fields import MAX_PATH
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_HERE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONG: Final = MAX_PATH // 4  # fewer characters than this are never too many bytes
 
 MAX_REASONS: Final = 1000
@@ -66,6 +68,13 @@ class Existing(Enum):
 
     KEEP = "keep"
     REPLACE = "replace"
+
+
+class Permissions(Enum):
+    """Which files get the permissions of the manifest: those that come, or unchanged ones too."""
+
+    NEW = "new"
+    ALL = "all"
 
 
 class Unfolded(msgspec.Struct):
@@ -135,17 +144,24 @@ class Unfolding:
     """
 
     def __init__(
-        self, top: int, existing: Existing, disk: Disk = DISK, origin: str | None = None
+        self,
+        top: int,
+        existing: Existing,
+        disk: Disk = DISK,
+        origin: str | None = None,
+        permissions: Permissions = Permissions.NEW,
     ) -> None:
         """
         @param top: a descriptor of the folder; it stays the caller's.
         @param existing: what becomes of files that are here and are others.
         @param origin: the folder's path at the peer, with a slash at its end, empty for all that it
             offers; L{None} if it is not known. It is for advice.
+        @param permissions: which files get those of the manifest; folders always do.
         """
         self._top = top
         self._origin = origin
         self._existing = existing
+        self._permissions = permissions
         self._disk = disk
         self._within: list[_Folder] = []
         self._finishing: list[Item] = []
@@ -298,6 +314,8 @@ class Unfolding:
             return True
         if self._is_same(here, item, parent):
             self.outcome.unchanged += 1
+            if self._permissions is Permissions.ALL:
+                self._set_mode(here, item, parent, name)
             return False
         if self._existing is Existing.KEEP:
             self.outcome.leave_out(
@@ -313,6 +331,26 @@ class Unfolding:
         if here.st_mtime_ns == item.mtime:
             return True
         return here.st_mtime_ns == self._times.made_of(item.mtime, parent.fd, here.st_dev)
+
+    @cached_property
+    def _umask(self) -> int:
+        return current_umask()
+
+    def _set_mode(self, here: os.stat_result, item: Item, parent: _Folder, name: str) -> None:
+        """Give a file that is here the permissions that it would have if it came now."""
+        mode = item.mode & MODES & ~self._umask
+        if stat.S_IMODE(here.st_mode) == mode:
+            return
+        with (
+            blaming(f"setting the permissions of '{escape(item.path, SHOWN)}'"),
+            # It is another user's, or may not even be read; its content is right all the same.
+            suppress(PermissionError),
+        ):
+            fd = self._disk.open(name, _HERE, dir_fd=parent.fd)
+            try:
+                self._disk.fchmod(fd, mode)
+            finally:
+                self._disk.close(fd)
 
     # What has been fetched
 

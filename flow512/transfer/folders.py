@@ -44,7 +44,7 @@ from flow512.content.manifest import Item, ManifestReader
 from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import SHOWN, escape, open_folder
 from flow512.content.tree import TreeVerifier, block_digest, root_digest
-from flow512.content.unfolding import Existing, Unfolded, Unfolding
+from flow512.content.unfolding import Existing, Permissions, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
     Cancelled,
@@ -184,7 +184,8 @@ class FolderFetch:
         @param top: the folder that it is to become; it is made if it is not there.
         @param existing: what becomes of files that are there and are others.
         @param beyond: what becomes of what is wanted, and is there and not in the manifest. If
-            anything was left out, it is counted and not deleted.
+            anything was left out, it is counted and not deleted. Unless it is ignored, files that
+            are unchanged get the permissions of the manifest, as those do that come.
         @param verifier: of the manifest, with what is proven of it; a new one unless given.
         @return: how it went.
         @raise NotFound: nothing in it is wanted.
@@ -195,9 +196,14 @@ class FolderFetch:
         if is_unwanted:
             await at_its_end(self._run_blocking(os.close, folder))
             raise Cancelled("The download was stopped.")
-        unfolding = self._unfolding = Unfolding(folder, existing, origin=self._origin)
-        progress = self._progress = Progress(unfolding.outcome)
         looks = beyond is not Beyond.IGNORE
+        unfolding = self._unfolding = Unfolding(
+            folder,
+            existing,
+            origin=self._origin,
+            permissions=Permissions.ALL if looks else Permissions.NEW,
+        )
+        progress = self._progress = Progress(unfolding.outcome)
         mirror = self._mirror = Mirror(folder, self._is_wanted) if looks else None
         try:
             async for wanted in self._wanted(entry, verifier):

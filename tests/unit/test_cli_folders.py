@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import stat
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
@@ -234,6 +235,29 @@ class FolderTests(CommandCase):
         self.assertFalse((self.here / "old").exists())
         said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
         self.assertEqual(len(said.out.splitlines()), 1)
+
+    def test_mirror_of_permissions(self) -> None:
+        """Only --mirror brings the permissions of what is unchanged up to date; it stays that."""
+        self.addCleanup(os.umask, os.umask(0o022))
+        files = self.share(TREE, "files")
+        names = {"one.jpg": 0o600, "raw/one.raw": 0o775, "two.png": 0o4711}
+        for name in names:
+            os.chmod(os.path.join(files, "photos", name), 0o755)
+        self.start_node({}, beacon_port=None, shares=(files,))
+        target = ("-o", str(self.here))
+        self.get("photos/", *target)
+        for name, mode in names.items():
+            os.chmod(os.path.join(files, "photos", name), mode)
+        self.network.run(70)
+        for option, modes in (
+            ((), [0o755, 0o755, 0o755]),
+            (("--replace",), [0o755, 0o755, 0o755]),
+            (("--mirror",), [0o600, 0o755, 0o711]),
+        ):
+            said = self.get("photos/", *target, *option)
+            self.assertIn("nothing was fetched; 3 were here already", said.out)
+            found = [stat.S_IMODE((self.here / name).stat().st_mode) for name in names]
+            self.assertEqual(found, modes)
 
     def test_mirror_of_a_part(self) -> None:
         """What patterns leave out is not touched."""

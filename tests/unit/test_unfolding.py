@@ -15,7 +15,7 @@ from flow512.content.disk import DISK, Disk
 from flow512.content.manifest import NOT_ALL, Item
 from flow512.content.paths import MAX_DEPTH
 from flow512.content.tree import format_content_id, root_digest
-from flow512.content.unfolding import MAX_REASONS, Existing, Unfolding
+from flow512.content.unfolding import MAX_REASONS, Existing, Permissions, Unfolding
 from flow512.errors import (
     DiskFailure,
     DiskFull,
@@ -68,9 +68,14 @@ class UnfoldingTests(SynchronousTestCase):
         self.top = os.open(self.folder, os.O_RDONLY)
         self.addCleanup(os.close, self.top)
 
-    def unfolding(self, existing: Existing = Existing.KEEP, disk: Disk = DISK) -> Unfolding:
+    def unfolding(
+        self,
+        existing: Existing = Existing.KEEP,
+        disk: Disk = DISK,
+        permissions: Permissions = Permissions.NEW,
+    ) -> Unfolding:
         """Begin."""
-        made = Unfolding(self.top, existing, disk)
+        made = Unfolding(self.top, existing, disk, permissions=permissions)
         self.addCleanup(made.close)
         return made
 
@@ -139,6 +144,41 @@ class UnfoldingTests(SynchronousTestCase):
         self.assertEqual(path, "a/two")
         self.assertIn("--replace", reason)
         self.assertEqual(self.content()["a/two"], b"mine now")
+
+    def test_permissions(self) -> None:
+        """If they are to follow, those of unchanged files do, within the umask; others' stay."""
+        self.addCleanup(os.umask, os.umask(0o022))
+        items = [file("one", mode=0o666), file("two", mode=0o640), file("x", mode=0o640)]
+        unfolding = self.unfolding()
+        for item in unfolding.take(items):
+            unfolding.put(item, b"data")
+        for name in ("one", "x"):
+            os.chmod(os.path.join(self.folder, name), 0o4711)
+        os.utime(os.path.join(self.folder, "x"), ns=(8, 8))
+        disk = WatchedDisk()
+        unfolding = self.unfolding(disk=disk, permissions=Permissions.ALL)
+        self.assertEqual(unfolding.take(items), [])
+        self.assertEqual((unfolding.outcome.unchanged, unfolding.outcome.left_out_count), (2, 1))
+        unfolding.close()
+        modes = [stat.S_IMODE(os.stat(os.path.join(self.folder, i.path)).st_mode) for i in items]
+        self.assertEqual(modes, [0o644, 0o640, 0o4711])
+        self.assertEqual((disk.calls.count("fchmod"), disk.opened), (1, set()))
+
+    def test_permissions_that_stay(self) -> None:
+        """Those of another user's file stay; what is wrong with the disk is said."""
+        items = [file("one"), file("two")]
+        unfolding = self.unfolding()
+        for item in unfolding.take(items):
+            unfolding.put(item, b"data")
+        os.chmod(os.path.join(self.folder, "one"), 0o600)
+        disk = WatchedDisk(failing("fchmod", errno.EPERM))
+        unfolding = self.unfolding(disk=disk, permissions=Permissions.ALL)
+        self.assertEqual((unfolding.take(items), unfolding.outcome.unchanged), ([], 2))
+        self.assertEqual(disk.opened, set())
+        disk = WatchedDisk(failing("fchmod", errno.EIO))
+        unfolding = self.unfolding(disk=disk, permissions=Permissions.ALL)
+        error = self.assertRaises(DiskFailure, unfolding.take, items)
+        self.assertIn("setting the permissions of 'one'", str(error))
 
     def test_replace(self) -> None:
         """If the user lets it, another file is replaced; a link is, and not what it points to."""
