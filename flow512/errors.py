@@ -128,6 +128,10 @@ class Cancelled(Refusal):
     """The request was cancelled before it was answered."""
 
 
+class ReaderGone(Cancelled):
+    """Nobody reads any more what was to be written."""
+
+
 class Unreachable(Flow512Error):
     """The other side could not be reached, or fell silent."""
 

@@ -12,7 +12,7 @@ from flow512.cli.voice import Voice
 from flow512.content.outlet import Outlet
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, parse_content_id
-from flow512.errors import Cancelled, Flow512Error, Misuse, NotFound
+from flow512.errors import Flow512Error, Misuse, NotFound, ReaderGone
 from flow512.settings import NodeSettings
 from flow512.transfer.finding import Candidate
 from flow512.wire.messages import Entry
@@ -37,6 +37,7 @@ async def cat(
     @param voice: says who was dropped, and why.
     @raise Flow512Error: as L{flow512.node.fetching.Fetching.stream}; L{Interrupted} if it was
         cancelled.
+    @raise BrokenPipeError: nobody reads the output any more.
     """
     if wish.wanted.endswith("/"):
         raise Misuse(
@@ -86,9 +87,8 @@ async def cat(
                     f"'{escape(wish.wanted)}' is a folder, and cat writes one file; `flow512 get"
                     f" {escape(wish.wanted)}/` fetches it."
                 ) from None
+    except ReaderGone:
+        raise BrokenPipeError from None
     except STOPPED:
         written = sum(outlet.written for outlet in outlets)
         raise Interrupted(f"Stopped after {written} bytes.") from None
-    except Cancelled:
-        # As `cat` does when `head` has seen enough.
-        return

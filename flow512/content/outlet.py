@@ -21,7 +21,7 @@ from threading import Event
 from typing import Final
 
 from flow512.content.tree import Shape
-from flow512.errors import Cancelled, Misuse, from_os_error
+from flow512.errors import Cancelled, Misuse, ReaderGone, from_os_error
 from flow512.units import BLOCK
 
 MAX_EARLY: Final = 128
@@ -110,7 +110,8 @@ class Outlet:
         """
         Take verified blocks, and write what is next.
 
-        @raise Cancelled: L{stop} was called, or whoever read has gone.
+        @raise Cancelled: L{stop} was called.
+        @raise ReaderGone: whoever read has gone.
         @raise ResourceFailure: the stream does not take it any more.
         """
         for block, data in enumerate(blocks, first):
@@ -163,7 +164,7 @@ class Outlet:
                 self.written += count
                 rest = rest[count:]
         except BrokenPipeError:
-            raise Cancelled("Nobody reads the rest.") from None
+            raise ReaderGone("Nobody reads the rest.") from None
         except OSError as error:
             raise from_os_error(error, f"writing to {self._name}") from error
 

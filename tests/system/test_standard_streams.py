@@ -20,10 +20,11 @@ LOCAL = ["--no-beacon", "--listen", "tcp:0:interface=127.0.0.1"]
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a node that shares one file."""
+    """The address of a node that shares a file that a pipe holds, and one that none does."""
     folder = tmp_path_factory.mktemp("peer")
     (folder / "share").mkdir()
     (folder / "share" / "test.txt").write_bytes(b"hello\n")
+    (folder / "share" / "long.txt").write_bytes(b"hello\n" * 1_000_000)
     process = subprocess.Popen(
         [*COMMAND, "serve", "share", "--state", "state", "--bootstrap", "never", *LOCAL],
         cwd=folder,
@@ -85,6 +86,29 @@ def test_full(peer: str, tmp_path: Path) -> None:
     assert "File 'it' downloaded successfully." in done.stderr
     assert (tmp_path / "it").read_bytes() == b"hello\n"
     assert shell(f"flow512 ls {peer} > /dev/full 2>&1", tmp_path).returncode == 1
+
+
+def test_nobody_reads(peer: str, tmp_path: Path) -> None:
+    """What C{head} has seen enough of ends without a word; the exit status tells."""
+    line = f"(flow512 cat long.txt --from {peer}; echo $? >&2) | head -c 5"
+    done = shell(line, tmp_path)
+    assert (done.stdout, done.stderr) == ("hello", "1\n")
+
+
+def test_interrupted_while_nobody_reads(peer: str, tmp_path: Path) -> None:
+    """Ctrl-C ends it though its reader takes nothing more, and says how far it was."""
+    process = subprocess.Popen(
+        [*COMMAND, "cat", "long.txt", "--from", peer],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert os.read(process.stdout.fileno(), 5) == b"hello"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (130, f"flow512: Stopped after {5 + len(out)} bytes.\n")
 
 
 def test_serve_on_a_full_disk(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.outlet import MAX_EARLY, Outlet
-from flow512.errors import Cancelled, Misuse, ResourceFailure
+from flow512.errors import Cancelled, Misuse, ReaderGone, ResourceFailure
 from flow512.units import BLOCK
 from tests.unit.cutting import UNHURRIED
 
@@ -116,7 +116,7 @@ class OutletTests(SynchronousTestCase):
         read_end, write_end = os.pipe()
         os.close(read_end)
         outlet = Outlet(write_end, ROOT, len(CONTENT), 0, None)
-        self.assertRaises(Cancelled, outlet.write, 0, *blocks_of(0))
+        self.assertRaises(ReaderGone, outlet.write, 0, *blocks_of(0))
         os.close(write_end)
         os.close(self.write_end)
 
