@@ -51,13 +51,13 @@ from flow512.errors import (
     TimedOut,
     Unreachable,
 )
-from flow512.link.address import CONNECT_TIMEOUT
 from flow512.link.conversation import Patience
 from flow512.link.http_url import HttpUrl
 from flow512.link.throttle import Throttle
 from flow512.transfer.blocks import Sink
 from flow512.transfer.http_body import BlocksBody, PieceCutter, UnwantedBody
 from flow512.transfer.intake import Intake
+from flow512.transfer.web_endpoints import WebEndpoints
 from flow512.units import BLOCK
 from flow512.wire.frame import BufferPool
 
@@ -379,8 +379,8 @@ def http_source(
     """
     pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]  # Twisted's
     pool.maxPersistentPerHost = CONNECTIONS
-    agent = Agent(  # type: ignore[no-untyped-call]  # Twisted has no types there
-        reactor, connectTimeout=CONNECT_TIMEOUT, pool=pool
+    agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]  # Twisted has no types there
+        reactor, WebEndpoints(reactor), pool
     )
     return HttpSource(url, agent, reactor, patience, pool, down)
 
