@@ -77,6 +77,7 @@ _CONTENT_RANGE: Final = re.compile(
     r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE
 )
 _SECONDS: Final = re.compile("[0-9]{1,6}")
+_HEADER: Final = ("utf-8", "surrogateescape")
 
 
 class HttpSource:
@@ -278,7 +279,7 @@ class HttpSource:
         if self._validator is not None and self._validator.startswith('"'):
             # Then a file that has changed comes whole, which tells. Only such an ETag says that
             # not a single byte has changed (RFC 9110, 13.1.5).
-            headers.addRawHeader("If-Range", self._validator)
+            headers.addRawHeader(b"If-Range", self._validator.encode(*_HEADER))
         asked: Deferred[Any] = self._client.get(
             _Uri.from_text(url.plain),
             headers=headers,
@@ -416,13 +417,19 @@ class _AsItIs:
 
 def _undeclared(response: IResponse) -> IResponse:
     response.headers.removeHeader("Content-Encoding")
+    # treq, which keeps cookies, reads ASCII only, and fails over anything else.
+    cookies: list[bytes] = response.headers.getRawHeaders(b"Set-Cookie") or []
+    response.headers.setRawHeaders(b"Set-Cookie", [each for each in cookies if each.isascii()])
     return response
 
 
 def _header(response: IResponse, name: str) -> str:
-    """Give a header's last value, empty if there is none."""
-    values = response.headers.getRawHeaders(name) or [""]
-    return str(values[-1]).strip()
+    """
+    Give a header's last value, empty if there is none. A byte that is not UTF-8 is a surrogate,
+    which nothing takes that reads the value, and which is the same byte again when it is sent back.
+    """
+    values: list[bytes] = response.headers.getRawHeaders(name.encode("ascii")) or [b""]
+    return values[-1].decode(*_HEADER).strip()
 
 
 def _drop(response: IResponse) -> None:

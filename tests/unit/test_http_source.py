@@ -44,6 +44,8 @@ SIZE = len(CONTENT)
 PIECES = -(-SIZE // PIECE)
 ROOT = bytes(32)
 SECRET = "hunter2"
+LATIN = "\udce9"
+"""A byte of a header that is not UTF-8."""
 
 
 class Scripted(Protocol):
@@ -58,7 +60,7 @@ class Scripted(Protocol):
         self.server.most_open = max(self.server.most_open, len(self.server.open))
 
     def dataReceived(self, data: bytes) -> None:
-        self.received += data.decode("ascii")
+        self.received += data.decode("utf-8", "surrogateescape")
         while "\r\n\r\n" in self.received:
             head, _, self.received = self.received.partition("\r\n\r\n")
             self.server.requests.append(head)
@@ -96,7 +98,8 @@ class Server(Factory[Scripted]):
 def head(status: int, length: int | None, *lines: str) -> bytes:
     """The head of an answer."""
     told = [] if length is None else [f"Content-Length: {length}"]
-    return "\r\n".join([f"HTTP/1.1 {status} Status", *told, *lines, "", ""]).encode()
+    text = "\r\n".join([f"HTTP/1.1 {status} Status", *told, *lines, "", ""])
+    return text.encode("utf-8", "surrogateescape")
 
 
 def bounds(request: str) -> tuple[int, int]:
@@ -412,6 +415,8 @@ class RefusalTests(HttpCase):
             (head(416, 0), BadMessage, "has no such part"),
             (head(301, 0), BadMessage, "redirects to nowhere"),
             (head(302, 0, "Location: ftp://web/"), BadMessage, "redirects to nowhere"),
+            (head(302, 0, f"Location: /{LATIN}"), BadMessage, "redirects to nowhere"),
+            (ranged(f"bytes 0-{SIZE - 1}/{LATIN}"), BadMessage, "does not say which"),
             (b"SSH-2.0-OpenSSH_9\r\n\r\n", PeerLost, "before its answer"),
         ]
         for at, (answer, kind, words) in enumerate(rows):
@@ -437,6 +442,7 @@ class RefusalTests(HttpCase):
                 ("X: y", 1.0),
                 ("Retry-After: 999999", 3600.0),
                 ("Retry-After: Fri, 31 Dec", 1.0),
+                (f"Retry-After: {LATIN}", 1.0),
             )
         ):
             self.serve(lambda _, told=told: head(503 - 74 * (told == "X: y"), 0, told), 100 + at)  # type: ignore[misc]  # mypy cannot infer it
@@ -529,6 +535,31 @@ class ChangeTests(HttpCase):
             server.answer = lambda request, told=two: part(request, told)  # type: ignore[misc]  # likewise
             self.fails(ContentChanged, source, 2, 1)
             self.assertEqual(server.asked("if-range"), [None] * 3)
+
+    def test_not_utf8(self) -> None:
+        """What a file's tag or time is made of is the server's affair; it is sent back as it is."""
+        for at, (one, two, asked) in enumerate(
+            (
+                (f'ETag: "{LATIN}"', f'ETag: "{LATIN * 2}"', f'"{LATIN}"'),
+                (f"Last-Modified: {LATIN}", f"Last-Modified: {LATIN * 2}", None),
+            )
+        ):
+            server = self.serve(lambda request, told=one: part(request, told), 100 + at)  # type: ignore[misc]  # mypy cannot infer it
+            source = self.source(f"http://web:{100 + at}/")
+            self.read(source, 0, 1)
+            self.assertEqual(self.read(source, 1, 1), CONTENT[PIECE : 2 * PIECE])
+            self.assertEqual(server.asked("if-range"), [None, asked])
+            server.answer = lambda request, told=two: part(request, told)  # type: ignore[misc]  # likewise
+            self.fails(ContentChanged, source, 2, 1)
+
+    def test_unreadable_cookie(self) -> None:
+        """A cookie that makes no sense is left out, and others are sent back as before."""
+        told = ("Set-Cookie: a=1", f"Set-Cookie: b={LATIN}", "Set-Cookie: c=3")
+        server = self.serve(lambda request: part(request, *told))
+        source = self.source()
+        self.read(source, 0, 1)
+        self.assertEqual(self.read(source, 1, 1), CONTENT[PIECE : 2 * PIECE])
+        self.assertEqual(server.asked("cookie"), [None, "a=1; c=3"])
 
     def test_says_nothing(self) -> None:
         """A server that tells neither is not suspected; its blocks are verified anyway."""
