@@ -20,7 +20,7 @@ from flow512.cli.voice import Voice
 from flow512.content.paths import check_path, escape
 from flow512.content.tree import SCHEME, format_content_id, parse_content_id
 from flow512.discovery.election import Mode
-from flow512.errors import Flow512Error, NotFound, TargetExists, Unreachable
+from flow512.errors import Flow512Error, Misuse, NotFound, TargetExists, Unreachable
 from flow512.link.content_link import LinkedPeer, is_content_link, parse_content_link
 from flow512.link.http_url import HttpUrl, parse_http_url
 from flow512.link.throttle import Throttle
@@ -45,6 +45,8 @@ class Wish(msgspec.Struct, frozen=True):
     @ivar checksum: whether the MD5 is compared at the end.
     @ivar linked: nodes that a link names, to be asked besides those that are known.
     @ivar urls: where web servers have it.
+    @ivar is_placed: whether the user says where it is to go. Otherwise that is the current folder,
+        where a folder has its own name.
     """
 
     wanted: str
@@ -55,6 +57,7 @@ class Wish(msgspec.Struct, frozen=True):
     checksum: Checksum = Checksum.MD5
     linked: tuple[LinkedPeer, ...] = ()
     urls: tuple[HttpUrl, ...] = ()
+    is_placed: bool = False
 
     def with_link(self, urls: Sequence[str]) -> Wish:
         """
@@ -92,23 +95,29 @@ class Wish(msgspec.Struct, frozen=True):
 def target_of(output: str | None, *, may_replace: bool) -> Target:
     """
     Read what C{-o} says: a folder that is there, or a file in one.
+
+    @param output: L{None} if it was not given.
+    @raise Misuse: it says nothing.
     """
     if output is None:
         return Target(".", replace=may_replace)
+    if not output:
+        raise Misuse("-o is empty; say where to, or leave it out.")
     if output.endswith("/") or os.path.isdir(output):
         return Target(output, replace=may_replace)
     folder, name = os.path.split(output)
     return Target(folder or ".", name, replace=may_replace)
 
 
-def check_folder_target(wanted: str, target: Target) -> None:
+def check_folder_target(wish: Wish) -> None:
     """
     Make sure that a folder can go where it is to go.
 
-    @param wanted: the folder, with a slash at its end.
+    @param wish: what is wanted is a folder, with a slash at its end.
     @raise TargetExists: something is there that is no folder.
     """
-    name = target.name or (os.path.basename(wanted[:-1]) if target.folder == "." else "")
+    target = wish.target
+    name = target.name or ("" if wish.is_placed else os.path.basename(wish.wanted[:-1]))
     path = os.path.join(target.folder, name)
     if name and os.path.lexists(path) and not os.path.isdir(path):
         raise TargetExists(

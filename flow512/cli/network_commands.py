@@ -120,11 +120,12 @@ def get(
         peer,
         wait,
         Checksum.NONE if no_md5 else Checksum.MD5,
+        is_placed=output is not None,
     )
     if unfolding.is_folder(target):
         refuse_for("folders", "--http-source", urls)
         refuse_for("folders", "--run", pieces)
-        getting.check_folder_target(target, wish.target)
+        getting.check_folder_target(wish)
     else:
         refuse_for("single files", "--include", include)
         refuse_for("single files", "--exclude", exclude)

@@ -99,7 +99,7 @@ def _top(wish: Wish) -> str:
     target = wish.target
     if target.name:
         return os.path.join(target.folder, target.name)
-    if target.folder != ".":
+    if wish.is_placed:
         return target.folder
     if wish.wanted == "/" or wish.wanted.startswith(SCHEME):
         raise Misuse("Say by -o where the folder is to go; it has no name of its own.")

@@ -75,6 +75,33 @@ class FolderTests(CommandCase):
         self.assertEqual(said.status, 0)
         self.assertEqual(self.content(), TREE)
 
+    def test_current_folder(self) -> None:
+        """The current folder is one like any other, however it is named."""
+        self.start_node({}, beacon_port=None, shares=(os.path.abspath(self.share(TREE)),))
+        self.here = self.here.resolve()
+        self.addCleanup(os.chdir, os.getcwd())
+        for number, here in enumerate((".", "./", "{}")):
+            folder = self.here / str(number)
+            folder.mkdir()
+            os.chdir(folder)
+            # What is in the folder has nothing to do with what the folder is called.
+            (folder / "photos").write_bytes(b"mine")
+            said = self.get("photos/", "-o", here.format(os.getcwd()))
+            self.assertEqual((said.status, said.err), (0, ""))
+            self.assertEqual((folder / "one.jpg").read_bytes(), TREE["photos/one.jpg"])
+            self.assertEqual((folder / "photos").read_bytes(), b"mine")
+            (folder / "photos").unlink()
+            said = self.get("/", "-o", here.format(os.getcwd()))
+            self.assertEqual((said.status, said.err), (0, ""))
+            self.assertEqual((folder / "photos/two.png").read_bytes(), TREE["photos/two.png"])
+
+    def test_empty_output(self) -> None:
+        """A shell variable that is not set names no folder, and least of all this one."""
+        for target in ("photos/", "notes.txt"):
+            said = self.get(target, "-o", "")
+            self.assertEqual((said.status, said.out), (WRONG_USAGE, ""))
+            self.assertRegex(said.err, r"\Aflow512: -o is empty; [^\n]+\n\Z")
+
     def test_selection(self) -> None:
         """Patterns choose what comes."""
         self.start_node(TREE, beacon_port=None)
