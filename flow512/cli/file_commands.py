@@ -12,6 +12,7 @@ import click
 from flow512.cli.invoking import code_shower, notice, run_command, run_undeterred, voice_for
 from flow512.cli.options import (
     Reach,
+    from_option,
     json_option,
     qr_option,
     reach_options,
@@ -39,7 +40,7 @@ def identify(paths: tuple[str, ...], as_json: bool) -> int:
 
 @click.command(short_help="Say whether local files are damaged, and where.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE [flow512:ID]...")
-@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Who has them.")
+@from_option("Who has them.")
 @wait_option
 @reach_options
 @json_option
@@ -75,7 +76,7 @@ def verify(
 @click.command()
 @click.argument("file")
 @click.argument("content", default="", metavar="[flow512:ID]")
-@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@from_option("Whom to ask.")
 @click.option("--as", "path", default="", metavar="PATH", help="What it is called there.")
 @wait_option
 @reach_options

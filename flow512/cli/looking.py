@@ -16,7 +16,7 @@ from flow512.cli.meeting import Meeting, is_address
 from flow512.cli.running import Machine
 from flow512.cli.tables import Table
 from flow512.cli.voice import Value, Voice
-from flow512.content.paths import escape
+from flow512.content.paths import check_prefix, escape
 from flow512.content.tree import format_content_id
 from flow512.errors import Flow512Error, NoSuchPeer, Unreachable
 from flow512.link.address import HostPort
@@ -164,8 +164,10 @@ async def ls(
     count.
 
     @param settings: see L{flow512.cli.getting.passing}.
+    @raise Misuse: no path can begin so.
     @raise Flow512Error: nobody could be asked.
     """
+    check_prefix(question.prefix)
     async with machine.node(settings) as node:
         meeting = Meeting(machine.reactor, node, question.wait)
         candidates = await _whom(meeting, question)

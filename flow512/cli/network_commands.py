@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from flow512.cli.invoking import refuse_for, run_command, run_undeterred, voice_for
 from flow512.cli.options import (
     Reach,
+    from_option,
     json_option,
     node_options,
     rate_options,
@@ -54,7 +55,7 @@ def serve(folders: tuple[str, ...], settings: NodeSettings, as_json: bool, verbo
 @click.option(
     "-o", "--output", metavar="FILE|DIR", help="Where to; the current folder if not given."
 )
-@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@from_option("Whom to ask.")
 @click.option(
     "--http-source", "urls", multiple=True, metavar="URL", help="A web server that has it too."
 )
@@ -147,7 +148,7 @@ def get(
 
 @click.command(short_help="Write a file to standard output as it comes.")
 @click.argument("target")
-@click.option("--from", "peer", default="", metavar="ADDRESS|NAME|ID", help="Whom to ask.")
+@from_option("Whom to ask.")
 @click.option(
     "--http-source", "urls", multiple=True, metavar="URL", help="A web server that has it too."
 )

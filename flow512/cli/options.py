@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
+
+from flow512.errors import Misuse
 
 if TYPE_CHECKING:
     from flow512.settings import NodeSettings
@@ -178,6 +181,30 @@ def reach_options(command: _F) -> _F:
     return with_reach  # type: ignore[return-value]  # click calls it by keywords alone
 
 
+def _seconds(
+    context: click.Context, parameter: click.Parameter, given: float | None
+) -> float | None:
+    if given is not None and not isfinite(given):
+        raise click.BadParameter(f"{given} is no number of seconds", context, parameter)
+    return given
+
+
+def _peer(context: click.Context, parameter: click.Parameter, text: str | None) -> str:
+    # It is a shell variable that is not set; everybody is not whom the user means.
+    if text == "":
+        raise Misuse("--from is empty; say whom to ask, or leave it out.")
+    return text or ""
+
+
+def from_option(what: str) -> Callable[[_F], _F]:
+    """
+    Give a command the option for whom to ask; it takes it as C{peer}, empty for anybody.
+
+    @param what: its help.
+    """
+    return click.option("--from", "peer", metavar="ADDRESS|NAME|ID", callback=_peer, help=what)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 state_option = click.option("--state", metavar="DIR", help="The folder for identity and network.")
 qr_option = click.option("--qr", is_flag=True, help="Draw the QR code, wherever the output goes.")
@@ -185,6 +212,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show what h
 wait_option = click.option(
     "--wait",
     type=click.FloatRange(0),
+    callback=_seconds,
     default=WAIT,
     show_default=True,
     metavar="SECONDS",
@@ -223,6 +251,7 @@ def node_options(command: _F) -> _F:
     @click.option(
         "--rescan",
         type=click.FloatRange(0),
+        callback=_seconds,
         metavar="SECONDS",
         help="How often to look through folders that cannot be followed live; 60, 0 for never.",
     )

@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from flow512.errors import NotFound, ShareMissing, UnsafeName, from_os_error
+from flow512.errors import Misuse, NotFound, ShareMissing, UnsafeName, from_os_error
 from flow512.wire.fields import MAX_PATH
 
 MAX_NAME: Final = 255
@@ -116,12 +116,8 @@ def _fault(name: str) -> str | None:
     # Every character is at least one byte: the cheap bound comes first.
     if len(name) > MAX_NAME:
         return f"it is longer than {MAX_NAME} bytes"
-    if refused := _REFUSED.search(name):
-        assert refused.lastgroup is not None
-        shown = refused.group()
-        # Python has a byte that is not UTF-8 as half a character (PEP 383).
-        code = f"\\x{ord(shown) - 0xDC00:02x}" if refused.lastgroup == "byte" else _code(shown)
-        return _REASONS[refused.lastgroup].format(code)
+    if refused := _refusal(name):
+        return refused
     if len(name.encode()) > MAX_NAME:
         return f"it is longer than {MAX_NAME} bytes"
     if name[0] == "~":
@@ -133,6 +129,18 @@ def _fault(name: str) -> str | None:
     if _DEVICE.match(name):
         return "it is the name of a device on Windows"
     return None
+
+
+def _refusal(text: str) -> str | None:
+    """Say which of its characters no name may have, as the end of a sentence."""
+    refused = _REFUSED.search(text)
+    if refused is None:
+        return None
+    assert refused.lastgroup is not None
+    shown = refused.group()
+    # Python has a byte that is not UTF-8 as half a character (PEP 383).
+    code = f"\\x{ord(shown) - 0xDC00:02x}" if refused.lastgroup == "byte" else _code(shown)
+    return _REASONS[refused.lastgroup].format(code)
 
 
 def check_name(name: str) -> None:
@@ -185,6 +193,22 @@ def check_path(path: str) -> tuple[str, ...]:
     if fault is not None:
         raise UnsafeName(f"'{escape(path, SHOWN)}' is refused as a path: {fault}.")
     return tuple(path.split("/"))
+
+
+def check_prefix(prefix: str) -> None:
+    """
+    Let what a user looks for pass, the beginning of paths, or refuse it.
+
+    @raise Misuse: no path can begin so, nor can anybody be asked; the sentence says why.
+    """
+    try:
+        fault = None
+        if len(prefix) > MAX_PATH or len(prefix.encode()) > MAX_PATH:
+            fault = f"it is longer than {MAX_PATH} bytes"
+    except UnicodeEncodeError as error:
+        fault = _refusal(prefix[error.start])
+    if fault is not None:
+        raise Misuse(f"'{escape(prefix, SHOWN)}' is refused as a prefix: {fault}.")
 
 
 def _path_fault(path: str) -> str | None:

@@ -64,6 +64,35 @@ class UsageTests(CommandCase):
         self.assertIn("'--bootstrap'", self.refused("serve", ".", "--bootstrap", "perhaps"))
         self.assertIn("'DIR...'", self.refused("serve"))
 
+    def test_no_time(self) -> None:
+        """How long something takes is a number that time can reach."""
+        for given in ("nan", "inf", "1e999"):
+            for command in (("get", "x", "--wait"), ("ls", "--wait"), ("serve", ".", "--rescan")):
+                said = self.refused(*command, given)
+                self.assertIn(f"Invalid value for '{command[-1]}': ", said)
+                self.assertIn("is no number of seconds; see `flow512", said)
+
+    def test_from_nobody(self) -> None:
+        """A shell variable that is not set does not mean everybody."""
+        for command in (
+            ("get", "x"),
+            ("get", "x/"),
+            ("cat", "x"),
+            ("verify", "x"),
+            ("repair", "x"),
+        ):
+            self.assertIn("--from is empty; ", self.refused(*command, "--from", ""))
+
+    def test_impossible_prefix(self) -> None:
+        """What no path can begin with is not looked for."""
+        said = self.refused("ls", "--prefix", os.fsdecode(b"films/caf\xe9"))
+        self.assertIn(
+            r"'films/caf\udce9' is refused as a prefix: it contains \xe9, a byte that is not UTF-8",
+            said,
+        )
+        for prefix in ("x" * 4097, "\N{EURO SIGN}" * 1366):
+            self.assertIn("it is longer than 4096 bytes", self.refused("ls", "--prefix", prefix))
+
     def test_senseless(self) -> None:
         """So does what only flow512 itself can judge."""
         self.assertIn("is no address", self.refused("peers", "--registry", "a b"))
