@@ -32,7 +32,8 @@ if everything that is wanted has come.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -181,7 +182,8 @@ class FolderFetch:
         Fetch it.
 
         @param entry: the manifest's.
-        @param top: the folder that it is to become; it is made if it is not there.
+        @param top: the folder that it is to become; it is made if it is not there, and goes again
+            if this fails before anything is in it.
         @param existing: what becomes of files that are there and are others.
         @param beyond: what becomes of what is wanted, and is there and not in the manifest. If
             anything was left out, it is counted and not deleted. Unless it is ignored, files that
@@ -192,9 +194,9 @@ class FolderFetch:
         @raise Flow512Error: it could not be fetched to the end; nothing was deleted, unless
             C{surplus} says so.
         """
-        folder, is_unwanted = await at_its_end(self._run_blocking(_made, top))
+        (folder, made), is_unwanted = await at_its_end(self._run_blocking(_made, top))
         if is_unwanted:
-            await at_its_end(self._run_blocking(os.close, folder))
+            await at_its_end(self._run_blocking(_unmake, folder, made))
             raise Cancelled("The download was stopped.")
         looks = beyond is not Beyond.IGNORE
         unfolding = self._unfolding = Unfolding(
@@ -219,12 +221,13 @@ class FolderFetch:
                 progress.surplus = mirror.surplus
                 is_whole = not progress.outcome.left_out_count
                 await self._do(mirror.compare, beyond if is_whole else Beyond.COUNT)
+            made = []  # it is what was wanted, even if it is empty
         finally:
             for each in [self._reading, *self._under_way]:
                 each.cancel()
             if mirror is not None:
                 mirror.stop()
-            await at_its_end(self._do(_close, unfolding, folder, mirror))
+            await at_its_end(self._do(_close, unfolding, folder, mirror, made))
             self._tell_left_out()
         self._told(progress)
         return progress
@@ -464,16 +467,31 @@ def _weight(item: Item) -> int:
     return item.size + FILE
 
 
-def _close(unfolding: Unfolding, folder: int, mirror: Mirror | None) -> None:
+def _close(
+    unfolding: Unfolding, folder: int, mirror: Mirror | None, made_for_nothing: Sequence[str]
+) -> None:
     unfolding.close()
     if mirror is not None:
         mirror.close()
+    _unmake(folder, made_for_nothing)
+
+
+def _unmake(folder: int, made_for_nothing: Sequence[str]) -> None:
     os.close(folder)
+    with suppress(OSError):  # something is in it
+        for path in made_for_nothing:
+            os.rmdir(path)
 
 
-def _made(top: str) -> int:
+def _made(top: str) -> tuple[int, list[str]]:
+    """Open a folder, and name those that had to be made for it, itself first."""
+    made = []
+    path = top.rstrip("/")
+    while path and not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path).rstrip("/")
     try:
         os.makedirs(top, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, f"making the folder '{escape(top, SHOWN)}'") from error
-    return open_folder(top)
+    return open_folder(top), made

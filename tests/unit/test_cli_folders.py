@@ -102,6 +102,25 @@ class FolderTests(CommandCase):
             self.assertEqual((said.status, said.out), (WRONG_USAGE, ""))
             self.assertRegex(said.err, r"\Aflow512: -o is empty; [^\n]+\n\Z")
 
+    def test_nothing_comes(self) -> None:
+        """Folders that were made for nothing go again; those that were there stay."""
+        self.start_node(TREE, beacon_port=None)
+        (self.here / "empty").mkdir()
+        for name in ("new", "new/", "new/deep/one", "empty", "empty/deep"):
+            said = self.get("photos/", "-o", f"{self.here}/{name}", "--include", "nothing")
+            self.assertEqual((said.status, said.out), (3, ""))
+            self.assertEqual([each.name for each in self.here.iterdir()], ["empty"])
+            self.assertEqual(os.listdir(self.here / "empty"), [])
+
+    def test_empty_folder(self) -> None:
+        """A folder that is empty there is so here."""
+        share = self.share(TREE)
+        os.mkdir(os.path.join(share, "nothing"))
+        self.start_node({}, beacon_port=None, shares=(share,))
+        said = self.get("nothing/", "-o", str(self.here / "new"))
+        self.assertEqual((said.status, said.err), (0, ""))
+        self.assertEqual(os.listdir(self.here / "new"), [])
+
     def test_selection(self) -> None:
         """Patterns choose what comes."""
         self.start_node(TREE, beacon_port=None)
