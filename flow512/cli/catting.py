@@ -4,6 +4,8 @@ C{flow512 cat}: write a file, or a part of it, to standard output as it comes.
 
 from __future__ import annotations
 
+from shlex import quote
+
 from flow512.cli.getting import Wish, is_there_a_folder, web_sources
 from flow512.cli.meeting import Meeting
 from flow512.cli.outcome import Interrupted
@@ -85,7 +87,7 @@ async def cat(
                     raise
                 raise NotFound(
                     f"'{escape(wish.wanted)}' is a folder, and cat writes one file; `flow512 get"
-                    f" {escape(wish.wanted)}/` fetches it."
+                    f" {quote(escape(wish.wanted) + '/')}` fetches it."
                 ) from None
     except ReaderGone:
         raise BrokenPipeError from None

@@ -46,7 +46,7 @@ from flow512.content.paths import (
 )
 from flow512.content.publish import OwnNames, current_umask, place
 from flow512.content.times import KeptTimes
-from flow512.content.tree import format_content_id
+from flow512.content.tree import SCHEME, format_content_id
 from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName, from_os_error
 from flow512.wire.fields import MAX_PATH
 
@@ -286,10 +286,11 @@ class Unfolding:
         """Say how something can be had whose name cannot be here."""
         with suppress(UnsafeName):
             check_name(name)  # as the peer has to, which would not give it otherwise
-            if self._origin is not None:
-                return f"`flow512 get {quote(self._origin + item.path)} -o NAME` gets it"
             if item.root is not None:
+                # Whatever its path looks like, this does not look like an option, or another id.
                 return f"`flow512 get {format_content_id(item.root)} -o NAME` gets it"
+            if self._origin is not None:
+                return _way_to_folder(self._origin + item.path)
         return ""
 
     def _is_wanted(self, item: Item) -> bool:
@@ -503,6 +504,14 @@ class Unfolding:
                 finally:
                     self._disk.close(fd)
         self._finishing = []
+
+
+def _way_to_folder(path: str) -> str:
+    """Say how a folder can be had by its path, if it can be typed at all."""
+    if path.startswith(SCHEME) or not path.isprintable():
+        return ""
+    typed = f"-o NAME -- {quote(path)}" if path.startswith("-") else f"{quote(path)} -o NAME"
+    return f"`flow512 get {typed}` gets it"
 
 
 def _came_meanwhile(name: str) -> TargetExists:

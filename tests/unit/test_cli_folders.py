@@ -156,16 +156,20 @@ class FolderTests(CommandCase):
             self.assertIn(f"{option} is not for", said.err)
 
     def test_names_that_windows_forbids(self) -> None:
-        """A file whose name may not be here is left out, and the command that is said gets it."""
-        self.start_node({"films/What's up?": b"film", "films/b": b"b"}, beacon_port=None)
-        said = self.get("films/", "-o", str(self.here))
+        """What has a name that may not be here is left out; the command that is said gets it."""
+        names = ("What's up?", "flow512:notes", "-x?", "films/What's up?", "How?/x", "-o?/x")
+        self.start_node({name: name.encode() for name in (*names, "b")}, beacon_port=None)
+        said = self.get("/", "-o", str(self.here))
         self.assertEqual(said.status, 7)
-        _, command, _ = said.out.split("`")
-        words = shlex.split(command)
-        self.assertEqual(words[:1] + words[-1:], ["flow512", "NAME"])
-        said = self.get(*words[2:-1], str(self.here / "mine"))
-        self.assertEqual(said.status, 0)
-        self.assertEqual(self.content(), {"b": b"b", "mine": b"film"})
+        self.assertEqual(self.content(), {"b": b"b"})
+        commands = said.out.split("`")[1::2]
+        for number, command in enumerate(commands):
+            mine = shlex.quote(str(self.here / f"mine {number}"))
+            words = shlex.split(command.replace(" -o NAME", f" -o {mine} --from 10.0.0.1"))
+            said = self.flow512(*words[1:])
+            self.assertEqual((words[0], said.status, said.err), ("flow512", 0, ""))
+        came = self.content().values()
+        self.assertEqual(sorted(came), sorted(name.encode() for name in (*names, "b")))
 
     def test_what_is_left_out_with_a_folder(self) -> None:
         """A folder that is left out counts with all that is in it; each is told to a program."""

@@ -27,7 +27,7 @@ class SentenceTests(CommandCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.start_node({"films/a.txt": b"film\n"}, beacon_port=None)
+        self.start_node({"films/a.txt": b"film\n", "my films/a": b"mine"}, beacon_port=None)
 
     def failing(self, status: int, *arguments: str) -> str:
         with open(os.devnull, "wb") as nowhere:
@@ -41,6 +41,8 @@ class SentenceTests(CommandCase):
         self.assertIn("ask for 'films/'", self.failing(3, "get", "films", *LOCAL))
         said = self.failing(3, "cat", "films", *LOCAL)
         self.assertIn("`flow512 get films/` fetches it", said)
+        said = self.failing(3, "cat", "my films", *LOCAL)
+        self.assertIn("`flow512 get 'my films/'` fetches it", said)
         for command in ("get", "cat"):
             self.assertIn("Nobody has 'film'", self.failing(3, command, "film", *LOCAL))
 

@@ -486,11 +486,15 @@ class UnfoldingTests(SynchronousTestCase):
 
     def test_names_that_windows_forbids(self) -> None:
         """The peer has it under a name that may not be here: what is said gets it."""
-        root = file("What?").root
+        content = format_content_id(file("What?").root or b"")
         for origin, path, hint in (
-            ("films/", "What?", "`flow512 get 'films/What?' -o NAME` gets it."),
+            ("films/", "What?", f"`flow512 get {content} -o NAME` gets it."),
+            (None, "What?", f"`flow512 get {content} -o NAME` gets it."),
             ("", "it's?/", "`flow512 get 'it'\"'\"'s?/' -o NAME` gets it."),
-            (None, "What?", f"`flow512 get {format_content_id(root or b'')} -o NAME` gets it."),
+            ("films/", "-x?/", "`flow512 get 'films/-x?/' -o NAME` gets it."),
+            ("", "-x?/", "`flow512 get -o NAME -- '-x?/'` gets it."),
+            ("", "flow512:notes/", "which Windows forbids."),
+            ("", "a\N{ZERO WIDTH SPACE}?/", "which Windows forbids."),
             (None, "What?/", "which Windows forbids."),
             ("films/", "CON", "device on Windows."),
         ):
