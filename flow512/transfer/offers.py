@@ -196,7 +196,7 @@ class Offer:
 
     def begin(self) -> None:
         """
-        Let it be found. It is not if another download of the same content is offered.
+        Let it be found; if another download of the same content is offered, only after that.
         """
         self._offers.begin(self)
 
@@ -388,7 +388,7 @@ class Offers:
         self.admits = admits
         self.pages = pages or ProvenPages()
         self.began = self.ended = lambda root: None
-        self._offers: dict[bytes, Offer] = {}
+        self._offers: dict[bytes, list[Offer]] = {}  # by root; the first is the one that is found
 
     def prepare(self, partial: Partial, entry: Entry) -> Offer:
         """
@@ -409,8 +409,8 @@ class Offers:
 
         @param asker: a node id that was proven, or L{NOBODY<flow512.content.access.NOBODY>}.
         """
-        offer = self._offers.get(root)
-        return offer if offer is not None and self.admits(asker) else None
+        offers = self._offers.get(root)
+        return offers[0] if offers and self.admits(asker) else None
 
     def __contains__(self, root: bytes) -> bool:
         return root in self._offers
@@ -419,15 +419,22 @@ class Offers:
         """
         Let an offer be found; for L{Offer.begin}.
         """
-        if offer.root not in self._offers:
-            self._offers[offer.root] = offer
+        offers = self._offers.setdefault(offer.root, [])
+        offers.append(offer)
+        if len(offers) == 1:
             self.began(offer.root)
 
     def withdraw(self, offer: Offer) -> None:
         """
         Let an offer be found no longer; for L{Offer.withdraw}.
         """
-        if self._offers.get(offer.root) is offer:
+        offers = self._offers.get(offer.root, [])
+        if offer in offers:
+            # Another thread may be looking for one: it must not find an empty list.
+            left = [each for each in offers if each is not offer]
+            if left:
+                self._offers[offer.root] = left
+                return
             del self._offers[offer.root]
             self.pages.forget(offer.root)
             self.ended(offer.root)
@@ -436,12 +443,12 @@ class Offers:
         """
         Keep a page of an offer that can be found; for L{Offer.page_proven}.
         """
-        if self._offers.get(offer.root) is offer:
+        if offer in self._offers.get(offer.root, ())[:1]:
             self.pages.add(offer.root, level, index, page)
 
     def stop(self) -> None:
         """
         Withdraw everything.
         """
-        for offer in tuple(self._offers.values()):
+        for offer in [each for offers in self._offers.values() for each in offers]:
             offer.withdraw()

@@ -452,6 +452,20 @@ class QuestionTests(OfferTestCase):
         assert isinstance(stated, Stated)
         self.assertEqual(stated.entry.path, "film.mkv")
 
+    def test_same_content_once_more(self) -> None:
+        """When the first of two downloads of one content ends, the other one is offered."""
+        first = self.download(1)
+        second = self.offers.prepare(first.partial, Entry("other", 700, 0, first.offer.root))
+        self.addCleanup(second.withdraw)
+        second.begin()
+        second.linger()
+        first.offer.withdraw()
+        ((stated,),) = [self.ask(self.serve(), Stat(root=second.root))]
+        assert isinstance(stated, Stated)
+        self.assertEqual(stated.entry.path, "other")
+        self.offers.stop()
+        self.assertTrue(second.is_withdrawn)
+
 
 class WhoTests(OfferTestCase):
     """WHO."""
