@@ -78,6 +78,7 @@ async def cat(
                     open_outlet,
                     peer=wish.peer,
                     known=[Candidate(each.address, node=each.node) for each in wish.linked],
+                    meet=meeting.anybody if wish.linked else None,
                     also=web_sources(machine, wish.urls, node.down),
                     blame=blamed,
                     passed_over=passed_over,

@@ -304,6 +304,7 @@ async def _fetch(machine: Machine, node: NodeService, wish: Wish, told: _Downloa
             wish.wanted,
             peer=wish.peer,
             known=[Candidate(each.address, node=each.node) for each in wish.linked],
+            meet=meeting.anybody if wish.linked else None,
             also=web_sources(machine, wish.urls, node.down),
             target=wish.target,
             run=wish.run,

@@ -4,7 +4,8 @@ What a node fetches: files and folders, for its user and for the programs that e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -91,6 +92,7 @@ class Fetching:
         *,
         peer: str = "",
         known: Sequence[Candidate] = (),
+        meet: Callable[[], Awaitable[None]] | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         target: Target | None = None,
         run: int = LONGEST_RUN,
@@ -108,6 +110,7 @@ class Fetching:
             everybody who is known, and those whom these and the registry know, and they may ask
             this node.
         @param known: whom to ask first, if C{peer} is empty.
+        @param meet: waits until others are known, who are asked if none of C{known} has it.
         @param also: see L{TransferClient.get}.
         @param target: where it is to go; the downloads folder unless given.
         @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
@@ -127,6 +130,7 @@ class Fetching:
                 target or Target(self._settings.downloads or "."),
                 path=path,
                 root=root,
+                others=None if peer or meet is None else partial(self._others, meet),
                 also=also,
                 run=run,
                 checksum=checksum,
@@ -146,6 +150,7 @@ class Fetching:
         *,
         peer: str = "",
         known: Sequence[Candidate] = (),
+        meet: Callable[[], Awaitable[None]] | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
         passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
@@ -157,6 +162,7 @@ class Fetching:
         @param peer: whom to ask, as L{Neighbourhood.candidate} takes it; everybody who is known if
             empty.
         @param known: whom to ask first, if C{peer} is empty.
+        @param meet: waits until others are known, who are asked if none of C{known} has it.
         """
 
         async def stream() -> Outlet:
@@ -166,6 +172,7 @@ class Fetching:
                 open_outlet,
                 path=path,
                 root=root,
+                others=None if peer or meet is None else partial(self._others, meet),
                 also=also,
                 blame=self._blaming(blame),
                 passed_over=passed_over,
@@ -245,6 +252,10 @@ class Fetching:
             return candidates
         addresses = {each.address for each in known}
         return [*known, *(each for each in candidates if each.address not in addresses)]
+
+    async def _others(self, meet: Callable[[], Awaitable[None]]) -> list[Candidate]:
+        await meet()
+        return self._neighbourhood.candidates()
 
     def _exchange(self) -> Exchange:
         return Exchange(

@@ -4,7 +4,7 @@ What a node does with its peers: look at what they share, find a file among them
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from random import Random, SystemRandom
 from typing import Final
@@ -182,6 +182,7 @@ class TransferClient:
         *,
         path: str = "",
         root: bytes | None = None,
+        others: Callable[[], Awaitable[Sequence[Candidate]]] | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         run: int = LONGEST_RUN,
         checksum: Checksum = Checksum.MD5,
@@ -196,6 +197,7 @@ class TransferClient:
 
         @param candidates: whom to ask.
         @param target: where it is to go.
+        @param others: see L{Finder.find_all}.
         @param also: further sources, which may have its blocks and cannot say what it is. They
             are left in the end.
         @param run: pieces that a frame may carry, 1 to L{LONGEST_RUN}.
@@ -213,7 +215,9 @@ class TransferClient:
         gathering = self._gather(exchange, progress, also)
         finder = Finder(self.connect, self._clock, gathering.came_later, passed_over)
         try:
-            asked = finder.find_all(candidates, path=path, root=root, at_once=bool(path))
+            asked = finder.find_all(
+                candidates, path=path, root=root, at_once=bool(path), others=others
+            )
             sources = gathering.begin_with(await asked)
             if sources[0].entry.root is None:
                 sources = [await wait_if_begun(sources[0], target, self._run_blocking)]
@@ -262,6 +266,7 @@ class TransferClient:
         *,
         path: str = "",
         root: bytes | None = None,
+        others: Callable[[], Awaitable[Sequence[Candidate]]] | None = None,
         also: Sequence[tuple[Candidate, BlockSource]] = (),
         blame: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
         passed_over: Callable[[Candidate, Flow512Error], None] = lambda who, reason: None,
@@ -272,6 +277,7 @@ class TransferClient:
 
         @param candidates: whom to ask.
         @param open_outlet: says where it goes, once its size is proven.
+        @param others: see L{Finder.find_all}.
         @param also: see L{get}.
         @param blame: told who sent something wrong, and what.
         @param passed_over: see L{get}.
@@ -282,7 +288,8 @@ class TransferClient:
         gathering = self._gather(exchange, lambda download: None, also)
         finder = Finder(self.connect, self._clock, gathering.came_later, passed_over)
         try:
-            sources = gathering.begin_with(await finder.find_all(candidates, path=path, root=root))
+            asked = finder.find_all(candidates, path=path, root=root, others=others)
+            sources = gathering.begin_with(await asked)
             fetcher = Fetcher(self._clock, self._run_blocking, self._run_long, self._random)
             return await fetcher.stream(
                 sources, open_outlet, gathering.progress, blame, passed_over

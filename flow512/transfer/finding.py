@@ -45,6 +45,9 @@ take longer; whoever wants to wait for that one asks it alone.
 GRACE: Final = 0.5
 """Seconds that others may still answer after the first who has the file."""
 
+ALONE: Final = 1.0
+"""Seconds that those whom a link names have before others are asked as well."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """
@@ -171,6 +174,7 @@ class Finder:
         path: str = "",
         root: bytes | None = None,
         at_once: bool = False,
+        others: Callable[[], Awaitable[Sequence[Candidate]]] | None = None,
     ) -> list[Found]:
         """
         Find the peers that have a file, by path or by content id.
@@ -178,6 +182,8 @@ class Finder:
         @param candidates: whom to ask.
         @param at_once: do not wait until a large file is hashed: if nobody knows its root, the
             entries have none.
+        @param others: finds whom to ask besides, if none of C{candidates} has it, or they are slow
+            to say so; it is called at once, so that nobody has to wait for it then.
         @return: those who have it and said so within a moment after the first one, who is the
             first here, each at one of his addresses; their sources are the caller's to close. If
             any of them knows the root, all do; the others are left.
@@ -197,6 +203,9 @@ class Finder:
         failed: list[tuple[Candidate, Flow512Error]] = []
         met: dict[NodeKey, Candidate] = {}
         doubles: list[Candidate] = []
+        asked = list(candidates)
+        is_looking = others is not None
+        alone: Deferred[None] = Deferred()
         enough: Deferred[None] = Deferred()
         places = DeferredSemaphore(DIALS_AT_ONCE)
 
@@ -213,7 +222,7 @@ class Finder:
                         return
                 try:
                     answer = source.stat(path, root, at_once)
-                    if len(candidates) > 1:
+                    if len(asked) > 1 or is_looking:
                         answer.addTimeout(ANSWERS_WITHIN, self._clock, fell_silent)
                     entry = await answer
                 except BaseException:
@@ -222,20 +231,50 @@ class Finder:
             except Flow512Error as error:
                 failed.append((candidate, error))
                 self.log.debug("{peer}: {why}", peer=str(candidate), why=escape(str(error)))
-                if len(candidates) > 1:
+                if len(asked) > 1:
                     self._passed_over(candidate, error)
             else:
                 if enough.called:
                     self._came_later(Found(candidate, source, entry))
                     return
                 found.append(Found(candidate, source, entry))
-                if len(found) == 1 and len(candidates) > 1:
+                if len(found) == 1 and len(asked) > 1:
                     timers.append(self._clock.callLater(GRACE, tell))
             tell_if_all_are_done()
 
         def tell_if_all_are_done() -> None:
-            if len(found) + len(failed) + len(doubles) == len(candidates):
+            if len(found) + len(failed) + len(doubles) < len(asked):
+                return
+            if found or not is_looking:
                 tell()
+            else:
+                be_alone_no_more()
+
+        def be_alone_no_more() -> None:
+            if not alone.called:
+                alone.callback(None)
+
+        async def ask_others(find: Callable[[], Awaitable[Sequence[Candidate]]]) -> None:
+            nonlocal is_looking
+            try:
+                more = await find()
+            except Flow512Error as error:
+                self.log.debug("Nobody else is known: {why}", why=escape(str(error)))
+                more = ()
+            await alone
+            is_looking = False
+            known = {each.address for each in asked}
+            more = [each for each in more if each.address not in known]
+            if more and len(asked) == 1:
+                # It was the only one, whose error would have been everybody's.
+                for each in failed:
+                    self._passed_over(*each)
+            asked.extend(more)
+            begin(more)
+            tell_if_all_are_done()
+
+        def begin(more: Sequence[Candidate]) -> None:
+            self._asked += [places.run(ask, each).addErrback(broken) for each in more]
 
         def tell() -> None:
             if not enough.called:
@@ -249,7 +288,12 @@ class Finder:
                 self.log.failure("Asking a peer for a file failed.", failure)
 
         timers: list[IDelayedCall] = []
-        self._asked = [places.run(ask, each).addErrback(broken) for each in candidates]
+        self._asked = []
+        begin(candidates)
+        looking: Deferred[None] | None = None
+        if others is not None:
+            timers.append(self._clock.callLater(ALONE, be_alone_no_more))
+            looking = Deferred.fromCoroutine(ask_others(others)).addErrback(broken)
         try:
             await enough
             chosen = self._choose(found, failed, wanted)
@@ -259,6 +303,8 @@ class Finder:
                 each.source.leave()
             raise
         finally:
+            if looking is not None:
+                looking.cancel()
             for timer in timers:
                 if timer.active():
                     timer.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from flow512.link.address import HostPort
+from flow512.link.address import HostPort, parse_address
 from flow512.link.content_link import ContentLink, LinkedPeer
 from flow512.link.http_url import parse_http_url
 from flow512.units import BLOCK
@@ -15,6 +15,7 @@ from tests.unit.test_http_source import Server, part
 CONTENT = Random(3).randbytes(30 * BLOCK + 5)
 ROOT = root_of(CONTENT)
 SERVER = HostPort("10.0.0.1", 5000)
+NOBODY = HostPort("10.0.0.77", 5000)
 
 
 class GetLinkTests(CommandCase):
@@ -42,6 +43,33 @@ class GetLinkTests(CommandCase):
         self.assertEqual((said.status, said.err), (0, ""))
         self.assertLess(self.network.clock.seconds() - before, 3)
         self.assertEqual((self.here / "mine.pdf").read_bytes(), CONTENT)
+
+    def test_stale(self) -> None:
+        """Nodes of a link that are gone are named, and whoever else has the file is asked."""
+        for gone in ("10.0.0.1:5001",), ("10.0.0.1:5001", "10.0.0.1:5002"):
+            with self.subTest(gone=gone):
+                peers = tuple(LinkedPeer(parse_address(each)) for each in gone)
+                said = self.get(ContentLink(ROOT, "a.pdf", peers=peers), "--registry", "10.0.0.1")
+                self.assertEqual(said.status, 0, said.err)
+                self.assertEqual((self.here / "a.pdf").read_bytes(), CONTENT)
+                dropped = [line.split(" was dropped: ")[0] for line in said.err.splitlines()]
+                self.assertEqual(sorted(dropped), sorted(f"flow512: {each}" for each in gone))
+                (self.here / "a.pdf").unlink()
+
+    def test_silent(self) -> None:
+        """A node of a link that does not answer holds nobody up until it is given up."""
+        before = self.network.clock.seconds()
+        link = ContentLink(ROOT, peers=(LinkedPeer(NOBODY),))
+        said = self.get(link, "--registry", "10.0.0.1")
+        self.assertEqual((said.status, said.err), (0, ""))
+        self.assertLess(self.network.clock.seconds() - before, 5)
+
+    def test_nobody_else(self) -> None:
+        """If nobody else is known, the link's node is the one that cannot be reached."""
+        said = self.get(ContentLink(ROOT, peers=(LinkedPeer(NOBODY),)))
+        self.assertEqual(said.status, 5)
+        self.assertIn("flow512: 10.0.0.77:5000 cannot be reached", said.err)
+        self.assertEqual(len(said.err.splitlines()), 1)
 
     def test_own_name(self) -> None:
         """Without a name in the link the file is called as at its source; -o has the last word."""

@@ -169,3 +169,18 @@ class CatTests(CommandCase):
         self.assertEqual(said.status, 0)
         self.assertRegex(said.err, rf"\Aflow512: {URL} was dropped: .*404.*\n\Z")
         self.assertEqual((self.here / "out").read_bytes(), CONTENT)
+
+    def test_stale_link(self) -> None:
+        """A node of a link that is gone is named; the file comes from whoever has it."""
+        self.start_node({"report.pdf": CONTENT}, beacon_port=None)
+        link = ContentLink(ROOT, peers=(LinkedPeer(HostPort("10.0.0.1", 5001)),))
+        with (self.here / "out").open("wb") as out:
+            said = self.flow512(
+                "cat",
+                str(link),
+                *("--registry", "10.0.0.1", "--no-beacon"),
+                out=Descriptor(out.fileno()),
+            )
+        self.assertEqual(said.status, 0)
+        self.assertRegex(said.err, r"\Aflow512: 10\.0\.0\.1:5001 was dropped: .*\n\Z")
+        self.assertEqual((self.here / "out").read_bytes(), CONTENT)

@@ -20,7 +20,15 @@ from flow512.errors import (
 )
 from flow512.link.address import HostPort
 from flow512.testing import Network
-from flow512.transfer.finding import ANSWERS_WITHIN, DIALS_AT_ONCE, GRACE, Candidate, Finder, Found
+from flow512.transfer.finding import (
+    ALONE,
+    ANSWERS_WITHIN,
+    DIALS_AT_ONCE,
+    GRACE,
+    Candidate,
+    Finder,
+    Found,
+)
 from flow512.wire.handshake import Channel
 from flow512.wire.messages import Entry
 
@@ -219,6 +227,74 @@ class FinderTests(SynchronousTestCase):
             self.sources[everyone[2]].answer.errback(NotFound("It has it not."))
             self.assertEqual(len(self.successResultOf(result)), count)
             self.assertEqual(len(self.open_sources()), count)
+
+    def begin_with_others(
+        self, first: Sequence[Candidate], passed_over: list[Candidate]
+    ) -> tuple[Deferred[Found], Deferred[list[Candidate]]]:
+        """Begin to search among some; who else there is, the test says."""
+        others: Deferred[list[Candidate]] = Deferred()
+        finder = Finder(
+            self.connect,  # type: ignore[arg-type]  # a fake is enough
+            self.clock,
+            passed_over=lambda who, reason: passed_over.append(who),
+        )
+        search = finder.find_all(first, root=b"r" * 32, others=lambda: others)
+        return Deferred.fromCoroutine(search).addCallback(lambda found: found[0]), others
+
+    def test_others(self) -> None:
+        """Others are asked as soon as the first have it not, and who they are is known."""
+        first, *more = self.candidates(2)
+        for is_known_early in (False, True):
+            passed_over: list[Candidate] = []
+            result, others = self.begin_with_others([first], passed_over)
+            if is_known_early:
+                others.callback([first, *more])
+            self.assertNotIn(more[0], self.connecting)
+            self.connecting[first].errback(Unreachable("gone"))
+            if not is_known_early:
+                others.callback([first, *more])
+            self.assertEqual(passed_over, [first])
+            self.connected(more[0]).answer.callback(entry())
+            self.clock.advance(GRACE)
+            self.assertEqual(self.successResultOf(result).candidate, more[0])
+            self.connecting.clear()
+
+    def test_others_after_a_while(self) -> None:
+        """The first have a moment for themselves; who then has it is taken all the same."""
+        first, other = self.candidates(2)
+        result, others = self.begin_with_others([first], [])
+        others.callback([other])
+        self.clock.advance(ALONE / 2)
+        self.assertNotIn(other, self.connecting)
+        self.clock.advance(ALONE / 2)
+        self.assertIn(other, self.connecting)
+        self.connected(first).answer.callback(entry())
+        self.clock.advance(GRACE)
+        self.assertEqual(self.successResultOf(result).candidate, first)
+
+    def test_no_others(self) -> None:
+        """Nobody else is looked for if the first has it; if there is nobody else, it says why."""
+        (first,) = self.candidates(1)
+        result, others = self.begin_with_others([first], [])
+        self.connected(first).answer.callback(entry())
+        self.assertEqual(self.successResultOf(result).candidate, first)
+        self.assertTrue(others.called)
+        for nobody in ([], [first], Unreachable("the registry is gone")):
+            passed_over: list[Candidate] = []
+            result, others = self.begin_with_others([first], passed_over)
+            self.connecting[first].errback(Unreachable("gone"))
+            self.assertNoResult(result)
+            others.callback(nobody) if isinstance(nobody, list) else others.errback(nobody)
+            failure = self.failureResultOf(result, Unreachable)
+            self.assertIn("n0 (10.0.0.1:5000) cannot be reached (gone)", str(failure.value))
+            self.assertEqual(passed_over, [])
+
+    def test_cancelled_with_others(self) -> None:
+        """A search that is cancelled does not look for others any more."""
+        result, others = self.begin_with_others(self.candidates(1), [])
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertTrue(others.called)
 
     def test_our_own_mistake_later(self) -> None:
         """What nobody foresaw, after the search has ended, goes to the log."""
