@@ -4,6 +4,7 @@ The progress bar, which only terminals see; whoever needs no bar does not import
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 from twisted.internet.interfaces import IReactorTime
 
@@ -28,7 +30,14 @@ DRAWN_EVERY: Final = 0.1
 """Seconds between two drawings."""
 
 _NAME: Final = 40
-"""Characters of the file's name that are shown."""
+"""Characters of the file's name that are shown, at most."""
+
+_WIDE: Final = 60
+"""Columns of a terminal on which there is room for a bar, and for sizes."""
+
+_BESIDE: Final = 26
+_BESIDE_WHEN_WIDE: Final = 50
+"""Columns that all the others take, at most, with a short bar if there is one."""
 
 
 class _Rate(ProgressColumn):
@@ -51,12 +60,7 @@ class Bar:
         self._clock = clock
         self._next = 0.0
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            DownloadColumn(binary_units=True),
-            _Rate(),
-            TimeRemainingColumn(),
+            *_columns(console.width),
             console=console,
             auto_refresh=False,  # nothing but the reactor's thread writes here
             transient=True,
@@ -82,3 +86,19 @@ class Bar:
 
     def end(self) -> None:
         self._progress.stop()
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """Choose what fits into one line: only the bar itself can become shorter."""
+    is_wide = width >= _WIDE
+    room = width - (_BESIDE_WHEN_WIDE if is_wide else _BESIDE)
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(1, min(_NAME, room)))
+    whole = partial(Column, no_wrap=True)
+    return [
+        TextColumn("{task.description}", markup=False, table_column=name),
+        *([BarColumn()] if is_wide else []),
+        TaskProgressColumn(table_column=whole()),
+        *([DownloadColumn(binary_units=True, table_column=whole())] if is_wide else []),
+        _Rate(whole()),
+        TimeRemainingColumn(table_column=whole()),
+    ]

@@ -6,17 +6,49 @@ What a command needs is imported when it runs: help and C{flow512 id} come at on
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
+from typing import Final
+
 import click
 
 from flow512._version import __version__
 from flow512.cli import file_commands, identity_commands, network_commands
 from flow512.cli.outcome import WRONG_USAGE
 
+_WIDEST: Final = 100
+"""Columns that help takes, at most."""
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    invoke_without_command=True,
-)
+_NARROWEST: Final = 30
+"""Columns that it takes on any terminal."""
+
+_FOR_WORDS: Final = 46
+"""Columns that what an option does has, before the option's own column may have more than 10."""
+
+
+class _Help(click.HelpFormatter):
+    """Help as wide as the terminal, which click takes to have 50 columns or more."""
+
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        if width is None:
+            width = max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size().columns)) - 2
+        super().__init__(indent_increment, width, max_width)
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        super().write_dl(rows, min(col_max, max(10, self.width - _FOR_WORDS)), col_spacing)
+
+
+class _Context(click.Context):
+    """The context of every command."""
+
+    formatter_class = _Help
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> int:
@@ -53,4 +85,6 @@ for _command in (
     identity_commands.unban,
     identity_commands.bans,
 ):
+    _command.context_class = _Context
     cli.add_command(_command)
+cli.context_class = _Context

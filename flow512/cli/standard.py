@@ -95,8 +95,11 @@ def guard() -> None:
     """
     Make L{sys.stdout} and L{sys.stderr} what they are called here, and let them show any name.
     """
-    sys.stdout = _guarded(StandardOutput, sys.stdout)
-    sys.stderr = _guarded(StandardError, sys.stderr)
+    for name, kind in (("stdout", StandardOutput), ("stderr", StandardError)):
+        stream = _guarded(kind, getattr(sys, name))
+        setattr(sys, name, stream)
+        # Whoever wants to know how wide the terminal is asks the one of the beginning.
+        setattr(sys, f"__{name}__", stream)
 
 
 def _guarded(kind: type[io.TextIOWrapper], stream: Any) -> Any:

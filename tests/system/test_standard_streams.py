@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -214,3 +219,29 @@ def test_leaving(tmp_path: Path, waits: bool) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert said[0].startswith("flow512 ")
     assert set(said[1:]) == {"told of the end"} | ({"done as well"} if waits else set())
+
+
+def seen_at(columns: int, *arguments: str) -> list[str]:
+    """Type a command at a terminal that is so wide."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    sizes = ("COLUMNS", "LINES")
+    environment = {name: value for name, value in os.environ.items() if name not in sizes}
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=its, env=environment)
+    os.close(its)
+    seen = b""
+    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it is gone at the end
+        while more := terminal.read(65536):
+            seen += more
+    assert process.wait(LIMIT) == 0
+    return seen.decode().splitlines()
+
+
+def test_width(tmp_path: Path) -> None:
+    """Help is as wide as the terminal, up to 100 columns, and a QR code is seen if it fits."""
+    for columns, least in ((40, 36), (80, 74), (120, 94)):
+        lines = seen_at(columns, "get", "--help")
+        assert least <= max(map(len, lines)) <= min(columns, 100)
+    for columns in (30, 120):
+        lines = seen_at(columns, "whoami", "--state", str(tmp_path / "state"))
+        assert any("\N{FULL BLOCK}" in line for line in lines) == (columns == 120)

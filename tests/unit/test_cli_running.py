@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import redirect_stderr
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -287,6 +288,27 @@ class ProgressTests(CommandCase):
             bar.grown(600)
             self.assertIn(" 60%", out.getvalue())
             bar.end()
+
+    def test_width_of_the_bar(self) -> None:
+        """It takes one line, whatever the terminal, the file and its name are."""
+        for width, shown in ((30, ()), (40, ("1%", "0:19")), (80, ("1%", "GiB", "0:19"))):
+            for name in ("a.bin", "a" * 50, "\u6f22 " * 30):
+                out, clock = TerminalText(), Clock()
+                console = Console(
+                    file=out, force_terminal=True, width=width, color_system=None, _environ=TERMINAL
+                )
+                bar = Bar(console, clock)
+                bar.begin(Entry(name, 1000 << 30, 0), 0)
+                for stored in range(0, 15 << 30, 1 << 28):
+                    clock.advance(0.3)
+                    bar.grown(stored)
+                drawn = out.getvalue()
+                bar.end()
+                self.assertNotIn("\n", drawn)
+                last = drawn.rpartition("\x1b[2K")[2]
+                self.assertLessEqual(cell_len(last.rstrip()), width)
+                for words in (name[:1], *shown):
+                    self.assertIn(words, last)
 
     def test_no_bar(self) -> None:
         """Nothing is drawn where there is no terminal; ending what has not begun is harmless."""

@@ -54,6 +54,14 @@ class UsageTests(CommandCase):
         self.assertRegex(said.out, r"\Aflow512 \d+\.\d+")
         self.assertEqual(said.status, 0)
 
+    def test_width_of_help(self) -> None:
+        """Help fits into the terminal, and is not so wide that it could not be read."""
+        for terminal, widest in (("40", 38), ("80", 78), ("300", 98)):
+            self.patch_environment("COLUMNS", terminal)
+            for arguments in (("--help",), ("get", "--help"), ("invite", "--help")):
+                width = max(map(len, self.flow512(*arguments).out.splitlines()))
+                self.assertTrue(widest - 12 <= width <= widest, (terminal, arguments, width))
+
     def test_mistyped(self) -> None:
         """The sentence names what is wrong, and the command whose help to read."""
         self.assertIn("No such command 'frob'; see `flow512 --help`.", self.refused("frob"))
