@@ -50,6 +50,18 @@ SMALL: Final = 100_001
 LIMIT: Final = 60.0
 """Seconds for everything."""
 
+_TWISTD: Final = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.argv[0] = "twistd"
+from twisted.scripts.twistd import run
+run()
+"""
+"""
+It leaves Ctrl-C, which a terminal sends to all of them, to who started it. It stays in the group of
+processes that is told when the terminal is closed.
+"""
+
 _PORT: Final = re.compile(r"Port: (\d+)")
 _STRETCH: Final = 1024 * 1024
 
@@ -111,7 +123,8 @@ class _Cast:
     def __init__(self, machine: Machine, stage: Stage, gone: Callable[[Child], None]) -> None:
         self.machine = machine
         self.stage = stage
-        self._gone = gone
+        self._tell_gone = gone
+        self._is_ending = False
         self._children: list[Child] = []
         reactor: Any = machine.reactor
         self._reactor = reactor
@@ -130,9 +143,15 @@ class _Cast:
             try:
                 yield folder
             finally:
+                self._is_ending = True
                 self.stage.announce("Stopping all three.")
                 for child in reversed(self._children):
                     await child.stop(self.machine.reactor)
+
+    def _gone(self, child: Child) -> None:
+        # One that ends while the others are ended is waited for when it is its turn.
+        if not self._is_ending:
+            self._tell_gone(child)
 
     def start(self, name: str, *arguments: str) -> Child:
         """
@@ -140,16 +159,10 @@ class _Cast:
         """
         child = Child(name, self.stage.line, self._gone)
         self.stage.announce(f"$ twistd -n {shlex.join(arguments)}")
-        child.start(self._reactor, [*_twistd(), "-n", "--pidfile=", *arguments], self.folder)
+        twistd = (sys.executable, "-P", "-c", _TWISTD, "-n", "--pidfile=")
+        child.start(self._reactor, [*twistd, *arguments], self.folder)
         self._children.append(child)
         return child
-
-
-def _twistd() -> list[str]:
-    beside = os.path.join(os.path.dirname(sys.executable), "twistd")
-    if os.access(beside, os.X_OK):
-        return [beside]
-    return [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 
 
 def _free_udp_port() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from flow512.link.named_registry import parse_named_registry
 from flow512.node import NodeService
 from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import INodeListener, NodeListener, NodeSettings
+from flow512.testing import Host
 from tests.unit.command_line import CommandCase
 
 
@@ -177,6 +178,19 @@ class DemoTests(CommandCase):
         )
         self.assertNotIn("Verified", self.out.getvalue())
 
+    def test_dies_at_the_end(self) -> None:
+        """Who ends while the others are ended, as at a terminal's Ctrl-C, is nothing to tell."""
+        children: list[Child] = []
+
+        def hang(name: str, child: Child, path: str) -> bool:
+            children.append(child)
+            if name == "second":
+                child.makeConnection(Transport(child, Dying(self.client, children[0])))
+            return name == "second"
+
+        with self.assertRaises(TimedOut):
+            self.play(hang)
+
     def test_too_slow(self) -> None:
         """When it takes too long, it is stopped."""
 
@@ -213,7 +227,8 @@ class DemoTests(CommandCase):
     def test_twistd(self) -> None:
         """The twistd that is started is that of this very Python."""
         [program, *rest] = self.play().commands[0]
-        self.assertTrue(os.path.basename(program) == "twistd" or "-c" in rest)
+        self.assertEqual(program, sys.executable)
+        self.assertTrue(any("from twisted.scripts.twistd import run" in each for each in rest))
 
 
 class Idle:
@@ -224,4 +239,19 @@ class Idle:
     def stopService(self) -> Deferred[None]:
         stopped: Deferred[None] = Deferred()
         stopped.callback(None)
+        return stopped
+
+
+class Dying(Idle):
+    """A service that takes its time to end, in which another process ends by itself."""
+
+    def __init__(self, host: Host, other: Child) -> None:
+        self.host = host
+        self.other = other
+
+    def stopService(self) -> Deferred[None]:
+        stopped: Deferred[None] = Deferred()
+        assert self.other.transport is not None
+        self.other.transport.signalProcess("INT")
+        self.host.reactor.callLater(0.1, stopped.callback, None)
         return stopped
