@@ -20,7 +20,7 @@ from flow512.content.paths import escape
 from flow512.discovery.waits import LISTEN
 from flow512.errors import Misuse, NoSuchPeer, Refusal, Unreachable
 from flow512.link.address import parse_address
-from flow512.link.node_id import split_node_id
+from flow512.link.node_id import mistyped_groups, parse_beginning, split_node_id
 from flow512.node import NodeService
 from flow512.node.neighbourhood import Neighbourhood
 from flow512.transfer.finding import Candidate
@@ -41,19 +41,26 @@ def is_address(peer: str) -> bool:
     Say whether what a user calls a peer can only be its address, and no name: an IP address,
     anything with a port, the string of an endpoint.
 
-    @raise Misuse: it has a colon, so it is to be an address, and is none.
+    @raise Misuse: it has a colon, so it is to be an address, and is none; or it has a mistyped
+        node id in it.
     """
+    beginning, at, rest = peer.partition("@")
+    parse_beginning(beginning)
     try:
         node, place = split_node_id(peer)
         address = parse_address(place)
     except Misuse:
-        if ":" in peer:
+        if ":" in peer or (at and _is_ip_address(rest)):
             raise
         return False
-    if node is not None or isinstance(address, str) or ":" in place:
-        return True
+    return (
+        node is not None or isinstance(address, str) or ":" in place or _is_ip_address(address.host)
+    )
+
+
+def _is_ip_address(host: str) -> bool:
     try:
-        ipaddress.ip_address(address.host)
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
@@ -178,9 +185,15 @@ class Meeting(msgspec.Struct, frozen=True):
         """
         Make the error that says that nobody is called that.
         """
+        where = mistyped_groups(parse_beginning(wanted))
+        advice = (
+            f"if that is to be a node id, it is mistyped somewhere in {where}."
+            if where
+            else "`flow512 peers` shows who is there."
+        )
         return NoSuchPeer(
             f"No peer called '{escape(wanted)}' was found within {seconds_text(self.wait)};"
-            " `flow512 peers` shows who is there."
+            f" {advice}"
         )
 
     def _knows(self, wanted: str) -> bool:

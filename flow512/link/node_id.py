@@ -31,6 +31,12 @@ _CHECKED: Final = 13
 _SHOWN_TOGETHER: Final = 7
 _LENGTH: Final = 56
 
+MIN_BEGINNING: Final = _SHOWN_TOGETHER
+"""Characters of a node id that are enough to name a peer by: its first group."""
+
+_MEANT: Final = 50
+"""Characters of such a text that can be meant as nothing but a node id."""
+
 _FORGIVEN: Final = str.maketrans(
     string.ascii_lowercase + "018", string.ascii_uppercase + "OIB", "-" + string.whitespace
 )
@@ -69,18 +75,59 @@ def parse_node_id(text: str) -> bytes:
     for char in typed:
         if char not in _DIGITS:
             raise Misuse(f"'{shown}' is mistyped: no node id contains '{escape(char)}'.")
-    groups = _groups(typed)
-    plain = ""
-    for first, second in zip(groups[::2], groups[1::2], strict=True):
-        part, check = (first + second)[:_CHECKED], second[-1]
-        if check != _check(part):
-            raise Misuse(f"'{shown}' is mistyped somewhere in {first}-{second}; compare it again.")
-        plain += part
+    _check_all(typed, shown)
+    plain = "".join(typed[at : at + _CHECKED] for at in range(0, _LENGTH, _CHECKED + 1))
     node = base64.b32decode(plain + "=" * (-len(plain) % 8))
+    groups = _groups(typed)
     # 52 characters are 260 bits: if the last four could be anything, one id would have 16 forms.
     if format_node_id(node) != "-".join(groups):
-        raise Misuse(f"'{shown}' is mistyped somewhere in {first}-{second}; compare it again.")
+        raise _mistyped(shown, "-".join(groups[-2:]))
     return node
+
+
+def parse_beginning(text: str) -> str:
+    """
+    Read what may be the beginning of a node id, or a name.
+
+    @param text: as for L{parse_node_id}.
+    @return: as L{format_node_id} writes it, as far as it goes; empty if it has fewer characters
+        than L{MIN_BEGINNING}, or one that no node id has.
+    @raise Misuse: it can only be meant as a node id, and is mistyped.
+    """
+    typed = text.translate(_FORGIVEN)
+    is_meant = len(typed) >= _MEANT and typed.isascii() and typed.isalnum()
+    if is_meant and len(typed) >= _LENGTH:
+        return format_node_id(parse_node_id(text))
+    if len(typed) < MIN_BEGINNING or not all(char in _DIGITS for char in typed):
+        return ""
+    if is_meant:
+        _check_all(typed, escape(text, SHOWN))
+    return "-".join(_groups(typed))
+
+
+def mistyped_groups(beginning: str) -> str:
+    """
+    Find the mistake in the beginning of a node id.
+
+    @param beginning: as L{parse_beginning} returns it.
+    @return: the two groups that it is in; empty if none is found.
+    """
+    groups = beginning.split("-")
+    for first, second in zip(groups[::2], groups[1::2], strict=False):
+        both = first + second
+        if both[_CHECKED:] not in ("", _check(both[:_CHECKED])):
+            return f"{first}-{second}"
+    return ""
+
+
+def _check_all(typed: str, shown: str) -> None:
+    where = mistyped_groups("-".join(_groups(typed)))
+    if where:
+        raise _mistyped(shown, where)
+
+
+def _mistyped(shown: str, where: str) -> Misuse:
+    return Misuse(f"'{shown}' is mistyped somewhere in {where}; compare it again.")
 
 
 def split_node_id(text: str) -> tuple[bytes | None, str]:

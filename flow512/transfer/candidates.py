@@ -5,18 +5,14 @@ Whom to ask: peers as registries and beacons tell of them, and as users name the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 from flow512.content.paths import escape
 from flow512.discovery.engine import Sighting
 from flow512.errors import NoSuchPeer
 from flow512.link.address import HostPort, parse_address
-from flow512.link.node_id import format_node_id, split_node_id
+from flow512.link.node_id import format_node_id, parse_beginning, split_node_id
 from flow512.transfer.finding import Candidate
 from flow512.wire.fields import Peer
-
-MIN_BEGINNING: Final = 7
-"""Characters of a node id that are enough to name a peer by: its first group."""
 
 
 def candidates_among(
@@ -53,12 +49,12 @@ def choose_candidate(candidates: Sequence[Candidate], wanted: str) -> Candidate:
     Find the peer that a user means.
 
     @param candidates: those who are known.
-    @param wanted: a name or the beginning of a node id of one of them (L{MIN_BEGINNING} characters
-        at least), or an address, as C{ID@ADDRESS} if only that node may answer there.
+    @param wanted: a name or the beginning of a node id of one of them, as L{parse_beginning} takes
+        it, or an address, as C{ID@ADDRESS} if only that node may answer there.
     @raise NoSuchPeer: several peers are called that.
     @raise Misuse: it is none of these.
     """
-    beginning = wanted.upper() if len(wanted) >= MIN_BEGINNING else "-"
+    beginning = parse_beginning(wanted) or "-"
     known = [
         each
         for each in candidates

@@ -62,6 +62,33 @@ class PeerTests(CommandCase):
         for output in ("1", "2"):
             (self.here / output).unlink()
 
+    def test_id(self) -> None:
+        """A node id, or enough of it, names its node in any case, with or without dashes."""
+        node = format_node_id(self.third.introduction.node)
+        for typed in (node, node.lower(), node.replace("-", ""), node.replace("-", " "), node[:7]):
+            said = self.type("ls", typed, "--peer", "10.0.0.1")
+            self.assertEqual((said.out.split("\t")[0], said.err), ("b.txt", ""), typed)
+        said = self.type("get", "b.txt", "--from", node[:6], "--peer", "10.0.0.1")
+        self.assertEqual(said.status, 3)
+
+    def test_mistyped_id(self) -> None:
+        """A mistyped id is refused at once, and the sentence names where the mistake is."""
+        node = format_node_id(self.third.introduction.node)
+        wrong = ("C" if node[0] == "B" else "B") + node[1:]
+        groups = wrong[:15]
+        before = self.network.clock.seconds()
+        for typed in (wrong, f"{wrong}@10.0.3.1", f"{wrong}@10.0.3.1:5000", f"{wrong}@third"):
+            for command in (("ls",), ("get", "b.txt", "--from"), ("cat", "b.txt", "--from")):
+                said = self.type(*command, typed, "--peer", "10.0.0.1")
+                self.assertEqual(said.status, 2, said.err)
+                self.assertIn(f"is mistyped somewhere in {groups}; compare it again.", said.err)
+        said = self.type("ls", f"{node[:7]}@10.0.3.1")
+        self.assertIn("it has 7 characters, and a node id has 56", said.err)
+        self.assertEqual(self.network.clock.seconds(), before)
+        said = self.type("ls", wrong[:20], "--peer", "10.0.0.1")
+        self.assertEqual(said.status, 3)
+        self.assertIn(f"mistyped somewhere in {groups}.", said.err)
+
     def test_only_from(self) -> None:
         """Who names a source by its address asks that one, and nobody else."""
         said = self.type("get", "b.txt", "--from", "10.0.0.1", "--peer", "third")

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import Misuse
-from flow512.link.node_id import format_node_id, parse_node_id, split_node_id
+from flow512.link.node_id import (
+    format_node_id,
+    mistyped_groups,
+    parse_beginning,
+    parse_node_id,
+    split_node_id,
+)
 
 ALPHABET = string.ascii_uppercase + "234567"
 LOOK_ALIKES = {"0": "O", "1": "I", "8": "B"}
@@ -151,3 +157,37 @@ class SplitTests(SynchronousTestCase):
         for text in ("@a:5000", f"{PUBLISHED[1:]}@a:5000"):
             with self.assertRaises(Misuse):
                 split_node_id(text)
+
+
+class BeginningTests(SynchronousTestCase):
+    """What may be the beginning of an id, or a name."""
+
+    @given(nodes, st.integers(7, 56))
+    def test_round_trip(self, node: bytes, length: int) -> None:
+        """However much of an id is typed, without dashes and in any case, it begins like that."""
+        text = format_node_id(node)
+        typed = text.replace("-", "")[:length].lower()
+        beginning = parse_beginning(typed)
+        self.assertTrue(text.startswith(beginning), beginning)
+        self.assertEqual(beginning.replace("-", "").lower(), typed)
+        self.assertEqual(mistyped_groups(beginning), "")
+
+    def test_none(self) -> None:
+        """What is too short, or has something in it that no id has, begins none."""
+        for text in ("", "P56-IOI", "nas.example", "p56ioi9", "192.168.77.77", "a" * 60 + ".lan"):
+            self.assertEqual(parse_beginning(text), "", text)
+
+    def test_mistyped(self) -> None:
+        """A mistake is named where it can be found; what can only be an id is refused for it."""
+        wrong = PUBLISHED.replace("MZJNU2Y", "MZJNU3Y")
+        for length, where in ((7, ""), (14, ""), (15, "P56IOI7-MZJNU3Y"), (40, "P56IOI7-MZJNU3Y")):
+            self.assertEqual(mistyped_groups(parse_beginning(wrong[:length])), where, length)
+        for text in (
+            wrong,
+            wrong[:-2],
+            PUBLISHED[:20] + PUBLISHED[22:],
+            PUBLISHED + "A",
+            "9" + PUBLISHED[1:],
+        ):
+            with self.assertRaises(Misuse, msg=text):
+                parse_beginning(text)
