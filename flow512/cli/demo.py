@@ -1,6 +1,6 @@
 """
-C{flow512 demo}: a registry, a bootstrap node and a second node, each a process of C{twistd}, and
-files that flow between them.
+C{flow512 demo}: a registry and two nodes, each a process of C{twistd}, and files that flow
+between the nodes.
 
 Everything stays on this machine: they listen on 127.0.0.1, and the beacon is restricted to it, on
 a UDP port that nobody else has, so that no other node is met and none is bothered.
@@ -85,8 +85,8 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 FLOWS: Final = (
-    Flow("big.bin", BIG, "bootstrap", "second", PIECES_PER_BLOCK),
-    Flow("small.bin", SMALL, "second", "bootstrap", 1),
+    Flow("big.bin", BIG, "first", "second", PIECES_PER_BLOCK),
+    Flow("small.bin", SMALL, "second", "first", 1),
 )
 
 
@@ -180,13 +180,13 @@ async def _show(cast: _Cast) -> None:
             )
             await cast.run_blocking(_make, os.path.join(folder, flow.source), flow)
         beacon = ("--beacon-port", str(_free_udp_port()), "--interface", HOST)
-        first = ("flow512-registry", "--name", "registry", "--state", "state-registry")
-        registry = cast.start("registry", *first, "--listen", LISTEN, *beacon)
+        office = ("flow512-registry", "--name", "registry", "--state", "state-registry")
+        registry = cast.start("registry", *office, "--listen", LISTEN, *beacon)
         port = _PORT.search(await registry.says("Bootstrap node running at"))
         assert port is not None
         address = HostPort(HOST, int(port[1]))
         # The first is told where the registry is, the second has to find it by the beacon.
-        for name, how in (("bootstrap", ("--registry", str(address))), ("second", ())):
+        for name, how in (("first", ("--registry", str(address))), ("second", ())):
             node = ("flow512-node", "--name", name, "--downloads", name, "--state", f"state-{name}")
             child = cast.start(
                 name, *node, "--bootstrap", "never", "--listen", LISTEN, *how, *beacon

@@ -17,7 +17,7 @@ from flow512.cli.progress import Milestones, Progress
 from flow512.cli.voice import PlainVoice, Value
 from flow512.errors import Flow512Error
 
-_COLOURS: Final = {"registry": "magenta", "bootstrap": "cyan", "second": "green"}
+_COLOURS: Final = {"registry": "magenta", "first": "cyan", "second": "green"}
 _LOGGED: Final = re.compile(r"\S+ \[(?P<system>[^\]]*)\] (?P<text>.*)")
 _NOISE: Final = re.compile(r"(?!flow512).*#(info|debug)|-")
 """What Twisted itself tells, rather than flow512, as long as nothing is wrong."""
@@ -46,7 +46,7 @@ class Stage:
         if logged is not None and _NOISE.fullmatch(logged["system"]):
             return
         text = line if logged is None else logged["text"]
-        self._console.print(Text.assemble((f"{name:>9} | ", _COLOURS.get(name, "")), text))
+        self._console.print(Text.assemble((f"{name:>8} | ", _COLOURS.get(name, "")), text))
 
     def progress(self, clock: IReactorTime) -> Progress:
         """Make what shows how far a download is."""

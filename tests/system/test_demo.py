@@ -48,14 +48,14 @@ def test_demo(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     for words in (
         "$ twistd -n flow512-registry",
-        " registry | Waiting for peers to connect...",
-        "bootstrap | Server running on port",
-        "   second | Registering with the registry at 127.0.0.1:",
-        "bootstrap | Request for file: 'big.bin'",
+        "registry | Waiting for peers to connect...",
+        "   first | Server running on port",
+        "  second | Registering with the registry at 127.0.0.1:",
+        "   first | Request for file: 'big.bin'",
         "100 % of 64.0 MiB",
         "File 'big.bin' downloaded successfully.",
         "[+] Hash verification successful. The file is intact.",
-        "   second | Request for file: 'small.bin'",
+        "  second | Request for file: 'small.bin'",
         "File 'small.bin' downloaded successfully.",
     ):
         assert words in done.stdout, done.stdout
@@ -79,7 +79,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("bootstrap | File-sharing node running"):
+        if line.startswith("   first | File-sharing node running"):
             return process
     raise AssertionError(process.communicate())
 

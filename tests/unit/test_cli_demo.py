@@ -163,7 +163,7 @@ class DemoTests(CommandCase):
         """A process that ends is named with its last words, and nothing is called verified."""
 
         def die(name: str, child: Child, path: str) -> bool:
-            if name != "bootstrap":
+            if name != "first":
                 return False
             child.childDataReceived(2, b"Port taken.\n")
             dead = Failure(ProcessTerminated(1))
@@ -174,7 +174,7 @@ class DemoTests(CommandCase):
             self.play(die)
         self.assertEqual(
             str(caught.exception),
-            "The process 'bootstrap' ended with status 1; it said: Port taken.",
+            "The process 'first' ended with status 1; it said: Port taken.",
         )
         self.assertNotIn("Verified", self.out.getvalue())
 

@@ -445,9 +445,9 @@ class StageTests(CommandCase):
         self.assertEqual(
             self.out.getvalue().splitlines(),
             [
-                " registry | Peer [x] connected",
-                "   second | Broken.",
-                "   second | Traceback",
+                "registry | Peer [x] connected",
+                "  second | Broken.",
+                "  second | Traceback",
             ],
         )
 
