@@ -31,7 +31,12 @@ class Options(ServiceOptions):
     )
 
     optParameters: Sequence[Sequence[object]] = [
-        ["state", None, None, "The folder for the registry's identity and network."],
+        [
+            "state",
+            None,
+            None,
+            "The folder for the registry's identity and network, which no node shares.",
+        ],
     ]
 
     def postOptions(self) -> None:

@@ -143,7 +143,11 @@ class Initiator:
                 theirs.proof or b"", Role.ACCEPTOR, self._session, self._hello.node, self._acceptor
             )
         ):
-            raise Violation("The other node did not prove that it belongs to this network.")
+            # That is said on both sides, and the one that has not joined may be either.
+            raise Violation(
+                "The other node did not prove that it belongs to this network; both have to join it"
+                " (`flow512 join`), each with its own state folder."
+            )
         if self._acceptor and theirs.node != self._acceptor:
             raise _other_name()
         self._check_node(theirs.node)

@@ -265,6 +265,7 @@ class ClosedNetworkTests(SynchronousTestCase):
             with self.assertRaises(Violation) as raised:
                 here.answered(hello(node=ACCEPTOR_NODE, proof=proof))
             self.assertIn("did not prove", str(raised.exception))
+            self.assertIn("`flow512 join`", str(raised.exception))
         # Without TLS as well, where an open node answers at once.
         here = initiator(key=KEY)
         here.opening()
