@@ -158,6 +158,36 @@ class PageTests(SynchronousTestCase):
             self.assertIn(node, list(self.application))
             self.assertEqual(node.settings.shares, (str(self.folder),))
 
+    def test_node_on_a_host(self) -> None:
+        """Two nodes that are made as shown find each other, and a file goes where it is said to."""
+        (self.folder / "file.bin").write_bytes(b"content")
+        (block,) = (each for each in python_blocks("docs/embedding.rst") if "def node_on" in each)
+        self.follow(block)
+        downloads = self.folder.with_name("downloads")
+        downloads.mkdir()
+        there = flow512.NodeSettings(name="there", shares=(str(self.folder),))
+        here = flow512.NodeSettings(serves=False, downloads=str(downloads))
+        hosts = (self.host, self.network.host("10.0.0.2"))
+        nodes = [
+            self.names["node_on"](*each)  # type: ignore[operator]  # the page's function
+            for each in zip(hosts, (there, here), strict=True)
+        ]
+        for node in nodes:
+            node.startService()
+        self.network.run(10)
+        self.network.result(nodes[1].get("file.bin"))
+        self.assertEqual((downloads / "file.bin").read_bytes(), b"content")
+        for node in nodes:
+            self.network.result(node.stopService())
+
+    def test_table(self) -> None:
+        """The table of docs/embedding.rst has every name that can be imported."""
+        page = (ROOT / "docs/embedding.rst").read_text(encoding="utf-8")
+        table = page[page.index("What can be imported from ``flow512``") :]
+        self.assertEqual(
+            {*flow512.__all__, "__version__"} - {*re.findall(r"``(\w+)``", table)}, {"__version__"}
+        )
+
     def test_folder_at_an_endpoint(self) -> None:
         """What is in the folder is listed at the endpoint and can be fetched from it."""
         content = Random(1).randbytes(1000)
