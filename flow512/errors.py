@@ -101,6 +101,10 @@ class NotAllowed(Refusal):
         self.rule = rule
 
 
+class Banned(NotAllowed):
+    """It is this side that does not speak with the other, which it has banned."""
+
+
 class Busy(Refusal):
     """Over a limit for now.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flow512.errors import NotAllowed
+from flow512.errors import Banned, NotAllowed
 from flow512.link.conversation import Conversation
 from flow512.link.node_id import format_node_id
 from flow512.link.security import is_tls
@@ -59,7 +59,7 @@ class Caller(Conversation):
 
     def _check_admitted(self, node: bytes) -> None:
         if not self.introduction.admits(node):
-            raise NotAllowed("You have banned that node; `flow512 bans` tells why.")
+            raise Banned("You have banned that node; `flow512 bans` tells why.")
 
 
 class Answerer(Conversation):

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.errors import (
+    Banned,
     Busy,
     Flow512Error,
     Misuse,
@@ -98,7 +99,8 @@ def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
     """
     Name who is behind an error, so that a stranger's sentence is not taken for ours.
     """
-    words = "says: " if isinstance(error, Refusal) else ""
+    is_its_own = isinstance(error, Refusal) and not isinstance(error, Banned)
+    words = "says: " if is_its_own else ""
     sentence = f"{candidate} {words}{escape(str(error))}" if words else f"{candidate}: {error}"
     if isinstance(error, Busy):
         return Busy(sentence, error.retry_after)

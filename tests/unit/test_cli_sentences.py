@@ -6,6 +6,7 @@ import io
 import os
 
 from flow512.cli.outcome import WRONG_USAGE
+from flow512.link.node_id import format_node_id
 from tests.unit.command_line import CommandCase, Said
 
 LOCAL = ("--no-beacon", "--from", "10.0.0.1")
@@ -27,7 +28,9 @@ class SentenceTests(CommandCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.start_node({"films/a.txt": b"film\n", "my films/a": b"mine"}, beacon_port=None)
+        self.node = self.start_node(
+            {"films/a.txt": b"film\n", "my films/a": b"mine"}, beacon_port=None
+        )
 
     def failing(self, status: int, *arguments: str) -> str:
         with open(os.devnull, "wb") as nowhere:
@@ -80,6 +83,15 @@ class SentenceTests(CommandCase):
         said = self.failing(WRONG_USAGE, "ls", "nobody@10.0.0.1:5000")
         self.assertIn("is no node id", said)
         self.assertEqual(self.network.clock.seconds(), start)
+
+    def test_banned(self) -> None:
+        """Whoever asks a node that he has banned is told so in his own name, and not in its."""
+        state = str(self.folder / "state")
+        node = format_node_id(self.node.introduction.node)
+        self.assertEqual(self.flow512("ban", node, "--state", state).status, 0)
+        for command in ("get", "cat"):
+            said = self.failing(1, command, "films/a.txt", *LOCAL, "--state", state)
+            self.assertIn("10.0.0.1:5000: You have banned that node; `flow512 bans`", said)
 
     def test_one_second(self) -> None:
         """One second is one."""

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.tree import format_content_id
 from flow512.errors import (
+    Banned,
     Busy,
     Misuse,
     NoSuchPeer,
@@ -153,6 +154,16 @@ class FinderTests(SynchronousTestCase):
             self.connecting[only].errback(error)
             failure = self.failureResultOf(result, expected)
             self.assertIn(words, str(failure.value))
+
+    def test_banned(self) -> None:
+        """That this side has banned the only one is said by this side."""
+        (only,) = self.candidates(1)
+        result = self.find([only])
+        self.connecting[only].errback(Banned("You have banned that node."))
+        self.assertEqual(
+            str(self.failureResultOf(result, Banned).value),
+            "n0 (10.0.0.1:5000): You have banned that node.",
+        )
 
     def test_first_of_several(self) -> None:
         """Of several with the same content the first is taken, and the others are left."""
