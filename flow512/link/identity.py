@@ -9,6 +9,7 @@ As Ed25519 signs without any randomness, the same key always gives the same cert
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from flow512.content.paths import escape
-from flow512.errors import Misuse, StateInUse, Violation, from_os_error
+from flow512.errors import DiskFailure, Misuse, StateInUse, Violation, from_os_error
 from flow512.link.introduction import MAX_NAME
 from flow512.link.secret_file import read_secret, write_new_secret
 
@@ -180,7 +181,12 @@ def _make_folder(path: str) -> str:
     except (FileExistsError, NotADirectoryError):
         raise _no_folder(path) from None
     except OSError as error:
-        raise from_os_error(error, f"opening the state folder '{escape(path)}'") from None
+        doing = f"opening the state folder '{escape(path)}'"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DiskFailure(
+                f"{error.strerror} while {doing}; give another with --state."
+            ) from None
+        raise from_os_error(error, doing) from None
     if mode & stat.S_IWOTH:
         raise Misuse(
             f"Everybody can change what is in the state folder '{escape(path)}';"

@@ -137,7 +137,7 @@ class StateFolderTests(SynchronousTestCase):
             StateFolder(str(self.path))
         with (
             mock.patch.object(os, "makedirs", side_effect=OSError(errno.EROFS, "Read-only")),
-            self.assertRaises(DiskFailure),
+            self.assertRaisesRegex(DiskFailure, "Read-only while .*; give another with --state"),
         ):
             StateFolder(str(self.path))
         (self.path / "identity.pem").mkdir()
