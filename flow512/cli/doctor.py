@@ -41,11 +41,12 @@ from flow512.cli.outcome import DONE, FAILED
 from flow512.cli.running import Machine
 from flow512.cli.voice import Voice
 from flow512.content.paths import escape
+from flow512.discovery.addresses import check_interfaces
 from flow512.discovery.echo import TOKEN, echo
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import BASE_INTERVAL, JITTER
 from flow512.discovery.waits import LISTEN
-from flow512.errors import Flow512Error, NotAllowed, PortTaken, TimedOut, Unsupported
+from flow512.errors import Flow512Error, Misuse, NotAllowed, PortTaken, TimedOut, Unsupported
 from flow512.link.address import DEFAULT_PORT, LOOPBACK, HostPort
 from flow512.link.listening_file import Listening, read_listening
 from flow512.node import NodeService
@@ -109,6 +110,13 @@ class Doctor(msgspec.Struct):
         """
         assert settings.beside is not None
         self.say(*examine_state(settings.beside))
+        if settings.beacon_port is not None:
+            try:
+                check_interfaces(settings.interfaces, self.machine.local_addresses())
+            except Misuse as error:
+                advice = "Give another with --interface; nothing else was looked at."
+                self.say(wrong("interfaces", str(error), advice))
+                return
         listening = None
         if self.status == DONE:
             listening = read_listening(settings.beside)

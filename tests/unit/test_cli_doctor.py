@@ -272,4 +272,5 @@ class DoctorTests(CommandCase):
     def test_no_such_interface(self) -> None:
         """What is misspelt is said before anything is tried."""
         found = self.doctor("--interface", "eth9", status=1)
-        self.assertIn("There is no interface 'eth9'", found["state"][-1])
+        self.assertIn("There is no interface 'eth9'", found["interfaces"][-1])
+        self.assertEqual(len(found["state"]), 1)
