@@ -7,7 +7,7 @@ What a command needs is imported when it runs: help and C{flow512 id} come at on
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import click
@@ -88,3 +88,14 @@ for _command in (
     _command.context_class = _Context
     cli.add_command(_command)
 cli.context_class = _Context
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """
+    Say whether a program is to read what a command says, though it may not have been understood.
+
+    @param arguments: as typed.
+    """
+    command = cli.commands.get(arguments[0]) if arguments else None
+    takes_it = command is not None and any(each.name == "as_json" for each in command.params)
+    return takes_it and "--json" in arguments

@@ -74,14 +74,18 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
     gc.disable()
     import click
 
-    from flow512.cli.commands import cli
+    from flow512.cli.commands import cli, wants_json
+    from flow512.cli.invoking import voice_for
     from flow512.cli.outcome import DONE, FAILED, WRONG_USAGE, Interrupted, status_of
-    from flow512.cli.voice import complain
     from flow512.errors import Flow512Error, Misuse
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name is no reason to fail
+
+    def fail(error: Flow512Error) -> None:
+        voice_for(wants_json(arguments)).fail(error)
+
     try:
         # click itself ends the process quietly when nobody reads its output any more.
         status: int | None = cli.main(
@@ -92,16 +96,16 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
         context = getattr(error, "ctx", None)
         where = "flow512" if context is None else context.command_path
         sentence = error.format_message().rstrip(".")
-        complain(sys.stderr, Misuse(f"{sentence}; see `{where} --help`."))
+        fail(Misuse(f"{sentence}; see `{where} --help`."))
         return WRONG_USAGE
     except Flow512Error as error:
-        complain(sys.stderr, error)
+        fail(error)
         return status_of(error)
     except BrokenPipeError:
         return FAILED
     except (KeyboardInterrupt, click.Abort):
         stopped = Interrupted("Stopped.")
-        complain(sys.stderr, stopped)
+        fail(stopped)
         return status_of(stopped)
     finally:
         gc.enable()

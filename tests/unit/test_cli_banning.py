@@ -193,6 +193,11 @@ class TypedTests(SynchronousTestCase):
             self.assertEqual((said.status, said.out), (status, ""), arguments)
             self.assertIn(words, said.err)
             self.assertEqual(len(said.err.splitlines()), 1)
+            told = self.flow512(*arguments, "--json")
+            self.assertEqual((told.status, told.err), (status, said.err))
+            error = told.event("error")
+            self.assertEqual(f"flow512: {error['sentence']}\n", said.err)
+            self.assertEqual(error["code"], "NotFound" if status == 3 else "Misuse")
         self.assertFalse((self.state / "bans.json").exists())
 
     def test_damaged(self) -> None:

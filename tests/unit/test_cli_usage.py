@@ -54,6 +54,24 @@ class UsageTests(CommandCase):
         self.assertRegex(said.out, r"\Aflow512 \d+\.\d+")
         self.assertEqual(said.status, 0)
 
+    def test_for_programs(self) -> None:
+        """With --json it is an object as well, of those commands that have objects to print."""
+        share = self.share({})
+        for arguments in (
+            ("get",),
+            ("get", "flow512:x"),
+            ("get", "a", "--wait", "soon"),
+            ("serve", share, "--limit", "foo=1"),
+        ):
+            said = self.flow512(*arguments, "--json")
+            self.assertEqual(said.status, 2)
+            error = said.event("error")
+            self.assertEqual(
+                (said.err, error["code"]), (f"flow512: {error['sentence']}\n", "Misuse")
+            )
+        for arguments in (("cat", "a"), ("frob",)):
+            self.assertIn("flow512: No such ", self.refused(*arguments, "--json"))
+
     def test_width_of_help(self) -> None:
         """Help fits into the terminal, and is not so wide that it could not be read."""
         for terminal, widest in (("40", 38), ("80", 78), ("300", 98)):
