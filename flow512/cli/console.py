@@ -76,7 +76,8 @@ class Dialogue(msgspec.Struct, frozen=True):
         except NotFound:
             self._refuse(f"File '{escape(name, SHOWN)}' not found on {escape(peer, SHOWN)}.")
         except TargetExists:
-            self._refuse(f"File '{escape(name, SHOWN)}' is here already; move it away first.")
+            shown = escape(os.path.basename(name), SHOWN)
+            self._refuse(f"File '{shown}' is here already; move it away first.")
         except Flow512Error as error:
             self._refuse(escape(str(error)))
         else:

@@ -38,7 +38,10 @@ class DialogueTests(CommandCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.start_node({"test2.txt": b"hello\n", "sub/x\u202ey.txt": b"no"}, beacon_port=None)
+        self.start_node(
+            {"test2.txt": b"hello\n", "sub/x\u202ey.txt": b"no", "sub/in.txt": b"in"},
+            beacon_port=None,
+        )
 
     def hold(self, *answers: str) -> list[str]:
         """Play a part; the transcript as lines."""
@@ -99,6 +102,11 @@ class DialogueTests(CommandCase):
         self.assertEqual(
             self.refusal("d", "10.0.0.1", "test2.txt"),
             "[-] File 'test2.txt' is here already; move it away first.",
+        )
+        (self.here / "in.txt").write_bytes(b"mine")
+        self.assertEqual(
+            self.refusal("d", "10.0.0.1", "sub/in.txt"),
+            "[-] File 'in.txt' is here already; move it away first.",
         )
 
     def test_empty_line(self) -> None:
