@@ -4,6 +4,7 @@ What a user decides about a node, and how an application hears of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING
@@ -157,7 +158,9 @@ class NodeSettings(msgspec.Struct, frozen=True):
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """All folders that are offered."""
-        if self.downloads is None or self.downloads in self.shares:
-            return self.shares
-        return (*self.shares, self.downloads)
+        """All folders that are offered, each once, though it was named by several paths."""
+        named = self.shares if self.downloads is None else (*self.shares, self.downloads)
+        folders: dict[str, str] = {}
+        for each in named:
+            folders.setdefault(os.path.realpath(each), each)
+        return tuple(folders.values())

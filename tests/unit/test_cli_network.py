@@ -322,6 +322,11 @@ class ServeTests(CommandCase):
         said = self.serve("--no-beacon", seconds=100)
         self.assertEqual(said.out.splitlines(), ["Sharing 2 files."])
 
+    def test_named_twice(self) -> None:
+        """A folder that is named twice is shared once."""
+        said = self.serve("--no-beacon", f"{self.folder}/share/")
+        self.assertEqual(said.out.splitlines(), ["Sharing 2 files."])
+
     def test_looked_through(self) -> None:
         """Where nothing can be watched, as here, it looks as often as it is told to."""
         said = self.serve("--json", "--rescan", "2", seconds=7.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -34,6 +36,11 @@ class NodeSettingsTests(SynchronousTestCase):
         self.assertEqual(NodeSettings(("a", "b")).offered, ("a", "b"))
         self.assertEqual(NodeSettings(("a",), "b").offered, ("a", "b"))
         self.assertEqual(NodeSettings(("a", "b"), "b").offered, ("a", "b"))
+
+    def test_offered_once(self) -> None:
+        """A folder that was named twice, however it is written, is offered once."""
+        named = ("a", "b", "./a/", os.path.abspath("b"), "a")
+        self.assertEqual(NodeSettings(named, "b/.").offered, ("a", "b"))
 
     def test_listener(self) -> None:
         """A listener that listens to nothing takes everything."""
