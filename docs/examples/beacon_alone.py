@@ -51,6 +51,10 @@ def make_beacon(
 
 def main(reactor: Any, name: str, port: str, *interfaces: str) -> Deferred[None]:
     """Run until Ctrl-C."""
+    for each in interfaces:
+        # A beacon waits for its interfaces, and would wait for ever for one that is misspelt.
+        if not choose_interfaces([each], addresses_of_host()):
+            raise SystemExit(f"There is no interface {each!a} here.")
     beacon = make_beacon(reactor, name, int(port), interfaces, lambda line: print(line, flush=True))
     beacon.startService()
     # The goodbye tells the others at once, instead of after some silent intervals.

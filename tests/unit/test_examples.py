@@ -119,6 +119,12 @@ class ExampleTests(SynchronousTestCase):
         self.network.result(node.stopService())
         self.network.close()
 
+    def test_no_such_interface(self) -> None:
+        """An interface that is not there is said, and not waited for without a word."""
+        main = example("beacon_alone").main
+        with self.assertRaisesRegex(SystemExit, "There is no interface 'eth9' here."):
+            main(self.host.reactor, "kitchen", "8000", "127.0.0.1", "eth9")
+
     def test_beacon(self) -> None:
         """Two see each other come and go, and see no beacon of another network."""
         make_beacon = example("beacon_alone").make_beacon
