@@ -58,11 +58,17 @@ async def _found(
         linked = [Candidate(each.address, node=each.node) for each in expected.peers]
     else:
         await meeting.anybody()
+
+    async def others() -> list[Candidate]:
+        await meeting.anybody()
+        return node.neighbourhood.candidates()
+
     try:
         found = await Finder(node.fetching.client.connect, machine.reactor).find_all(
             [*node.neighbourhood.candidates_for(who.peer), *linked],
             path="" if expected.root else path,
             root=expected.root,
+            others=others if linked else None,
         )
     except Unreachable:
         if is_host:

@@ -315,6 +315,14 @@ class RepairTests(MendingCase):
         self.assertEqual(self.big.read_bytes(), BIG)
         self.assertEqual(self.flow512("verify", str(self.big), link, *SOMEBODY).status, 0)
 
+    def test_stale_link(self) -> None:
+        """If nobody whom a link names is there, whoever is known is asked."""
+        self.start_node(FILES)
+        self.big.write_bytes(damaged(BIG, 7))
+        link = f"{self.ids()[0]}?name=x&peer=10.0.0.1:5001"
+        self.assertEqual(self.repair(str(self.big), link).status, 0)
+        self.assertEqual(self.big.read_bytes(), BIG)
+
     def test_anybody(self) -> None:
         """Without --from, whoever is known is asked."""
         self.start_node(FILES)
