@@ -12,14 +12,16 @@ from random import Random
 from typing import cast
 from unittest import mock
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
-from flow512.errors import Flow512Error
+from flow512.errors import BadDigest, Flow512Error
+from flow512.limits import Limits
 from flow512.link.address import DEFAULT_PORT, HostPort
+from flow512.link.conversation import Patience
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.security import Encryption
 from flow512.node import NodeService
@@ -27,9 +29,11 @@ from flow512.registry.service import RegistryService, RegistrySettings
 from flow512.settings import NodeSettings
 from flow512.testing import Network
 from flow512.transfer import gathering
+from flow512.transfer.exchange import Exchange
 from flow512.transfer.fetch import Fetched, Target
 from flow512.transfer.finding import Candidate, Found
-from flow512.transfer.gathering import MOST_RUNS, Gathering
+from flow512.transfer.gathering import MOST_RUNS, RETRY, Gathering
+from flow512.transfer.holders import KnownHolders
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK
 from flow512.wire.fields import Peer
@@ -361,3 +365,92 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(download.has.call_count, heard)
         gathering.end()
         self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class Answering(Teller):
+    """A source that has all, and says how much that is."""
+
+    patience = Patience()
+    agreement = None
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
+        """Tell of the file."""
+        return succeed(Entry(NAME, self.size, 0, root))
+
+    def who(self, root: bytes, port: int = 0) -> Deferred[tuple[Peer, ...]]:
+        """Know of nobody."""
+        return succeed(())
+
+
+class DialTests(SynchronousTestCase):
+    """Who is dialled of those whom the registry tells of."""
+
+    SIZE = 2**40
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.download = mock.Mock(size=self.SIZE, stored=0, root=bytes(32), blamed=[])
+        self.dialled: list[str] = []
+        self.answering: dict[str, Answering] = {}
+
+    def gather(self, peers: Sequence[Peer], may_dial: Callable[[Peer], bool]) -> Gathering:
+        """Begin a download that has one source, and a registry that tells of others."""
+
+        async def connect(candidate: Candidate) -> SourceProtocol:
+            assert isinstance(candidate.address, HostPort)
+            host = candidate.address.host
+            self.dialled.append(host)
+            return cast(SourceProtocol, self.answering.setdefault(host, Answering(self.SIZE)))
+
+        exchange = Exchange(lambda root: succeed(tuple(peers)), may_dial, KnownHolders(), Limits())
+        gathering = Gathering(
+            connect, self.clock, Random(1), exchange=exchange, told=lambda download: None
+        )
+        first = cast(SourceProtocol, Answering(self.SIZE))
+        entry = Entry(NAME, self.SIZE, 0, bytes(32))
+        gathering.begin_with([Found(Candidate(HostPort("10.0.0.1", 5000)), first, entry)])
+        gathering.progress(self.download)
+        self.addCleanup(gathering.end)
+        return gathering
+
+    def peer(self, number: int) -> Peer:
+        """Somebody."""
+        return Peer(bytes([number]) * 32, "", f"10.0.{number}.2", 5000)
+
+    def added(self) -> list[str]:
+        """The hosts of the sources that the download was given."""
+        return [call.args[0].address.host for call in self.download.add.call_args_list]
+
+    def test_who_may(self) -> None:
+        """Nobody is dialled with whom this node does not speak, such as one who is banned."""
+        peers = [self.peer(number) for number in range(2, 6)]
+        self.gather(peers, lambda peer: peer != peers[1])
+        wanted = sorted(peer.host for peer in peers if peer != peers[1])
+        self.assertEqual(sorted(self.dialled), wanted)
+        self.assertEqual(sorted(self.added()), wanted)
+
+    def test_another_size(self) -> None:
+        """Who has another size of it is left, and no source."""
+        peers = [self.peer(number) for number in (2, 3)]
+        liar = self.answering[peers[0].host] = Answering(self.SIZE + 1)
+        self.gather(peers, lambda peer: True)
+        self.assertEqual(self.added(), [peers[1].host])
+        self.assertFalse(liar.is_open)
+
+    def test_once_more(self) -> None:
+        """Who went away is dialled again after a while; who sent something wrong never is."""
+        peers = [self.peer(number) for number in (2, 3)]
+        self.gather(peers, lambda peer: True)
+        blamed = self.download.add.call_args_list[0].args[0]
+        self.download.blamed = [(blamed, BadDigest("It was wrong."))]
+        for each in self.answering.values():
+            each.is_open = False
+        self.dialled.clear()
+        for _ in range(int(20 * RETRY)):
+            self.clock.advance(1)
+            self.answering = {}
+        other = next(peer.host for peer in peers if peer.host != blamed.address.host)
+        self.assertEqual(set(self.dialled), {other})
