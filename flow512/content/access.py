@@ -93,7 +93,13 @@ def parse_allowed(data: bytes, parse_id: ParseId) -> frozenset[bytes]:
 class Access:
     """
     The rules of one share. One thread at a time may use it.
+
+    @ivar is_unread: whether the disk, or a permission, has kept the file from being read, and what
+        is in it, or that there is none, is not known since: nobody may see the share then, but that
+        is no rule of its owner's.
     """
+
+    is_unread = False
 
     def __init__(self, allow: Collection[bytes] = (), parse_id: ParseId = unreadable_id) -> None:
         """
@@ -105,6 +111,7 @@ class Access:
         self._data: bytes | None = None
         # Whom the file allows; None while there is none.
         self._listed: frozenset[bytes] | None = None
+        self._listed_before: frozenset[bytes] | None = None
         self._fault = ""
         self._is_gone = False
         self._missed = 0
@@ -121,11 +128,16 @@ class Access:
 
     def allowed(self, asker: bytes | None) -> bool:
         """
-        Say whether somebody might see the share by the rules as they were when last looked at.
+        Say whether somebody might see the share by the rules as they were when last looked at; if
+        they could not be read, by those before.
 
         @param asker: as for L{judge}.
         """
-        return asker is None or self._rule_against(asker) is None
+        if asker is None:
+            return True
+        if self.is_unread:
+            return self._rule_by(asker, self._listed_before) is None
+        return self._rule_against(asker) is None
 
     def walked(self, folder: int) -> None:
         """
@@ -141,24 +153,33 @@ class Access:
         if self._missed == 2:
             self._data = self._listed = None
             self._fault = ""
-            self._is_gone = False
+            self._is_gone = self.is_unread = False
             self._missed = 0
 
     def _rule_against(self, asker: bytes) -> str | None:
         if self._fault:
             return f"{ALLOW_FILE} cannot be used"
-        if asker == NOBODY and (self._given or self._listed is not None):
+        return self._rule_by(asker, self._listed)
+
+    def _rule_by(self, asker: bytes, listed: frozenset[bytes] | None) -> str | None:
+        if asker == NOBODY and (self._given or listed is not None):
             return "without TLS nobody proves who he is"
         if self._given and asker not in self._given:
             return "--allow does not name it"
-        if self._listed is not None and asker not in self._listed:
+        if listed is not None and asker not in listed:
             return f"{ALLOW_FILE} does not name it"
         return None
 
     def _look(self, folder: int) -> Change | None:
         try:
             data = _read(folder)
-        except (UnsafeName, ResourceFailure) as error:
+        except UnsafeName as error:
+            self.is_unread = False
+            return self._close(str(error))
+        except ResourceFailure as error:
+            if not self.is_unread:
+                self._listed_before = self._listed
+            self.is_unread = True
             return self._close(str(error))
         if data is None:
             if self._listed is None or self._is_gone:
@@ -167,7 +188,7 @@ class Access:
             return Change(
                 f"{ALLOW_FILE} is gone; it counts until two walks through the share have missed it."
             )
-        self._is_gone = False
+        self._is_gone = self.is_unread = False
         if data == self._data:
             return None
         self._data = data

@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from heapq import merge, nsmallest
 from operator import attrgetter
 from typing import Final
@@ -106,6 +107,10 @@ class Library:
         self._tell_of_roots = roots_changed
         self._manifests = Manifests()
         self._public: frozenset[bytes] = frozenset()  # keys of the shares whose roots were given
+        for share in self._shares:
+            share.had_files = partial(catalog.has_files, share.key)
+            with suppress(ShareMissing, ResourceFailure):
+                share.look_again()
         self._visible = Visibility(self._shares, notes or NoNotes(), self._roots_changed)
         self._scanning = threading.Lock()
         self._turns = Turns()
@@ -165,7 +170,7 @@ class Library:
         for share in self._shares:
             self._visible.judge(share, None)
             with suppress(ShareMissing, ResourceFailure):
-                share.look_again(self._catalog.has_files(share.key))
+                share.look_again()
                 share.walked()
 
     def _reported(self, report: ScanReport) -> ScanReport:

@@ -110,7 +110,7 @@ class Scan:
         @raise NotFound: the share was closed meanwhile.
         """
         try:
-            share.look_again(self._catalog.has_files(share.key))
+            share.look_again()
         except (ShareMissing, ResourceFailure) as error:
             self._missing.append(share.name)
             self._leave_out(LeftOut(share.name, str(error)))

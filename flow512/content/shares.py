@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, TypeAlias
@@ -52,7 +52,10 @@ class Share:
     @ivar path: the folder, as the user named it.
     @ivar name: what it is called in reports.
     @ivar key: what it is called in the catalog.
+    @ivar had_files: tells whether there were files in it, as far as is known; it may block.
     """
+
+    had_files: Callable[[], bool]
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Share:
         """
         self.path = os.fspath(path)
         self.name = name or escape(self.path)
+        self.had_files = lambda: False
         self._turn = threading.Lock()
         self._access = Access(allow, parse_id)
         self._folder: int | None = open_folder(self.path)
@@ -89,13 +93,12 @@ class Share:
         """
         self._put(None)
 
-    def look_again(self, had_files: bool = False) -> None:
+    def look_again(self) -> None:
         """
-        See whether the folder is there. One that has taken its place takes its place here too.
+        See whether the folder is there. One that has taken its place takes its place here too. If
+        it is empty and L{had_files}, that is what a disk leaves that is not mounted, and it is not
+        there: so nobody takes its files for deleted, and none is hashed again when it comes back.
 
-        @param had_files: whether there were files in it, as far as is known. If it is empty now,
-            that is what a disk leaves that is not mounted, and it is not there: so nobody takes
-            its files for deleted, and none is hashed again when it comes back.
         @raise ShareMissing: it is not there; the share has nothing until it is.
         @raise ResourceFailure: it cannot be opened now; the share stays as it was.
         """
@@ -104,7 +107,12 @@ class Share:
         except ShareMissing:
             self._put(None)
             raise
-        if had_files and _is_empty(fresh):
+        try:
+            is_away = _is_empty(fresh) and self.had_files()
+        except BaseException:
+            os.close(fresh)
+            raise
+        if is_away:
             os.close(fresh)
             self._put(None)
             raise ShareMissing(
@@ -135,12 +143,15 @@ class Share:
 
     def is_missed_by(self, asker: bytes | None) -> bool:
         """
-        Say whether somebody could see the share, as far as is known, if its folder were there.
+        Say whether somebody could see the share, as far as is known, if its folder were there and
+        could be read.
 
         @param asker: as for L{Access.judge}.
         """
         with self._turn:
-            return self._folder is None and self._access.allowed(asker)
+            if self._folder is None:
+                return self._access.allowed(asker)
+            return self._access.is_unread and self._access.allowed(asker)
 
     @contextmanager
     def folder(self) -> Iterator[int]:

@@ -237,7 +237,6 @@ class _Work:
         self._passed_over = passed_over
         self._download: Download | None = None
         self._fetched = 0
-        self._resumed: int | None = None
         self._sent: Counter[Candidate] = Counter()
 
     def senders_left(self) -> list[tuple[Candidate, BlockSource]]:
@@ -281,8 +280,6 @@ class _Work:
             offer.page_proven(self._proof.verifier.shape.levels - 1, 0, self._proof.page)
         for who, source in senders:
             download.add(who, source)
-        if self._resumed is None:
-            self._resumed = download.stored
         is_offered_on = False
         try:
             if is_unwanted:
@@ -310,8 +307,7 @@ class _Work:
             for each in download.senders.values():
                 self._sent[each.who] += each.verified
         path = os.path.join(target.folder, *target.beneath, self._name)
-        # Of what was there already, that which was damaged has come once more.
-        resumed = min(self._resumed, max(0, entry.size - self._fetched))
+        resumed = max(0, entry.size - sum(self._sent.values()))
         md5 = download.md5 if download.is_md5_compared else None
         sent = tuple(each for each in self._sent.most_common() if each[1])
         return Fetched(entry, path, resumed, self._fetched, md5, sent)

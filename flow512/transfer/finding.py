@@ -265,8 +265,14 @@ class Finder:
                 more = ()
             await alone
             is_looking = False
-            known = {each.address for each in asked}
-            more = [each for each in more if each.address not in known]
+            # At an address there may be another than the one whom the link names.
+            known = {(each.address, each.node) for each in asked}
+            anybody = {each.address for each in asked if each.node is None}
+            more = [
+                each
+                for each in more
+                if (each.address, each.node) not in known and each.address not in anybody
+            ]
             if more and len(asked) == 1:
                 # It was the only one, whose error would have been everybody's.
                 for each in failed:

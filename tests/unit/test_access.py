@@ -272,6 +272,26 @@ class MistakeTests(AccessCase):
         os.chmod(place, 0o644)
         self.assertEqual(self.who_sees(), "a")
 
+    def test_missed_while_unreadable(self) -> None:
+        """
+        That the rules cannot be read is none of them: those who could see the share miss it, so
+        that nobody who mirrors it takes its files for deleted.
+        """
+        self.allow(b"a")
+        self.assertEqual(self.who_sees(), "a")
+        self.assertFalse(self.share.is_missed_by(ANN))
+        place = os.path.join(self.private, ALLOW_FILE)
+        os.chmod(place, 0)
+        with as_nobody():
+            self.assertEqual(self.who_sees(), "")
+        self.assertEqual([self.share.is_missed_by(who) for who in (ANN, BOB)], [True, False])
+        os.unlink(place)
+        self.assertEqual(self.who_sees(), "")
+        self.assertTrue(self.share.is_missed_by(ANN))
+        for _ in range(2):
+            self.share.walked()
+        self.assertFalse(self.share.is_missed_by(ANN))
+
     def test_read_error(self) -> None:
         """So does an error of the disk in the middle of it."""
         self.allow(b"a")

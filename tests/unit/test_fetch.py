@@ -176,6 +176,17 @@ class FetcherTests(TransferTestCase):
         self.assertEqual(fetched.resumed + fetched.fetched, entry.size)
         self.assertEqual(sum(count for _, count in fetched.sent), fetched.fetched)
 
+    def test_written_to_since(self) -> None:
+        """What is found to be right of a part that nobody vouches for counts as here already."""
+        entry, content = self.put("one", 6 * BLOCK)
+        part = self.leave_part(entry)
+        later = part.stat().st_mtime + 3600
+        os.utime(part, (later, later))
+        fetched = self.network.result(self.fetch(entry))
+        self.assertEqual((self.folder / "one").read_bytes(), content)
+        self.assertGreater(fetched.resumed, 0)
+        self.assertEqual(fetched.resumed + fetched.fetched, entry.size)
+
     def test_part_of_another_user(self) -> None:
         """What another user has put in the place of the partial file is not gone on with."""
         entry, _ = self.put("one", 6 * BLOCK)

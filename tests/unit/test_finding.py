@@ -270,6 +270,17 @@ class FinderTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(result).candidate, more[0])
             self.connecting.clear()
 
+    def test_another_at_the_same_place(self) -> None:
+        """Where another answers than the one whom a link names, that one is asked as himself."""
+        (there,) = self.candidates(1)
+        first = replace(there, node=b"x" * 32)
+        result, others = self.begin_with_others([first], [])
+        self.connecting[first].errback(Unreachable("Another node answers."))
+        others.callback([there])
+        self.connected(there).answer.callback(entry())
+        self.clock.advance(GRACE)
+        self.assertEqual(self.successResultOf(result).candidate, there)
+
     def test_others_after_a_while(self) -> None:
         """The first have a moment for themselves; who then has it is taken all the same."""
         first, other = self.candidates(2)

@@ -26,6 +26,7 @@ from flow512.errors import (
     DiskFailure,
     Misuse,
     NotFound,
+    ShareMissing,
     TooManyOpenFiles,
     UnsafeName,
 )
@@ -232,6 +233,12 @@ class ScanTests(LibraryCase):
             self.assertEqual(self.paths(), [])
             size = self.library.stat("/").size
             self.assertEqual(size, len(b"".join(manifest_of([NOT_ALL]))))
+            # Whoever else looks for it finds no more, nor does a node that starts now.
+            self.assertRaises(ShareMissing, self.library.shares[0].look_again)
+        fresh = Share(self.folder)
+        self.addCleanup(fresh.close)
+        Library(self.catalog, [fresh])
+        self.assertFalse(fresh.is_there)
         os.rmdir(self.folder)
         os.rename(away, self.folder)
         self.assertEqual(self.library.scan().missing, ())
