@@ -32,7 +32,8 @@ ID = format_node_id(NODE)
 keys = st.binary(min_size=32, max_size=32)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
 hosts = st.one_of(
-    st.ip_addresses().map(str),
+    # An IPv4 address that is written as one of IPv6 is read as what it is.
+    st.ip_addresses().map(str).filter(lambda host: not host.startswith("::ffff:")),
     st.from_regex(r"[a-zA-Z0-9\u00e4-\u00f6.+&=#%/@-]{1,30}", fullmatch=True).filter(
         lambda host: "/" not in host and "@" not in host
     ),
@@ -68,6 +69,12 @@ class RoundTripTests(LinkCase):
         self.assertTrue(link.isascii())
         self.assertEqual(len(link.split()), 1)
         self.assertEqual(parse_join_link(link), network)
+
+    def test_mapped_address(self) -> None:
+        """An IPv4 address that is written as one of IPv6 is read as what it is."""
+        network = JoinLink("a", KEY, (Registry(HostPort("::ffff:7f00:1", 1), None),))
+        (registry,) = parse_join_link(str(network)).registries
+        self.assertEqual(registry.address, HostPort("127.0.0.1", 1))
 
     def test_as_documented(self) -> None:
         """The link looks as docs/commands.rst has it."""
