@@ -237,6 +237,15 @@ def of_startup(report: Report) -> list[Figure]:
     ]
 
 
+def of_bounds(report: Report) -> list[Figure]:
+    """Read C{bounds.py}."""
+    took = report["medians"]
+    return [
+        Figure("loading what flow512 is built on, bare TCP", took["libraries"], "s"),
+        Figure(f"MD5 of {amount(report['size'])} in memory, by hashlib", took["md5"], "s"),
+    ]
+
+
 def of_proportion(report: Report) -> list[Figure]:
     """Read C{proportion.py}."""
     figures = []
@@ -306,6 +315,7 @@ PARTS: Final[dict[str, Part]] = {
     "latency": part("latency", "", "--size 64MiB --rounds 1", partial(of_latency, BARE)),
     "latency-tls": part("latency", "--tls", "--size 64MiB --rounds 1", partial(of_latency, "TLS")),
     "startup": part("startup", "--tls --md5", "--rounds 1", of_startup),
+    "bounds": part("bounds", "", "--size 16MiB --rounds 1", of_bounds),
     "proportion": part(
         "proportion",
         "",
