@@ -23,7 +23,6 @@ from functools import partial
 import msgspec
 from twisted.python.failure import Failure
 
-from flow512.errors import TimedOut
 from flow512.interfaces import RunBlocking
 from flow512.link.bulk import FULL, IBulkTransport
 from flow512.link.throttle import Throttle
@@ -66,6 +65,8 @@ class _Ready(msgspec.Struct, frozen=True, eq=False):
 class Bundles:
     """
     All bundles of one conversation that have not ended.
+
+    @ivar outgoing: what its transport has not taken yet.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Bundles:
         self._is_reading = False
         self._is_writing = False
         self._ready: _Ready | None = None
-        self._outgoing = Outgoing(self, conversation, memory, lambda _: self._read())
+        self.outgoing = Outgoing(conversation, memory, self._read, lambda _: self._read())
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -158,52 +159,25 @@ class Bundles:
         self._memory.buffers.give_back(buffer)
         self._memory.release(BLOCK)
 
-    def transport_drained(self) -> None:
-        """
-        Go on: the transport has taken all that was written.
-        """
-        self._outgoing.drained()
-        self.write_ready()
-
-    def transport_gone(self) -> None:
-        """
-        Count what was in the transport no longer: the connection is closed for good.
-        """
-        self._outgoing.drained()
-
     def end(self) -> None:
         """
         Forget everything; the conversation is over.
         """
         self._pending.clear()
         self._turns.clear()
-        self._memory.forget(self)
+        self.outgoing.end()
         self._throttle.forget(self)
         if self._ready is not None:
             buffer, self._ready = self._ready.buffer, None
             self._done_with(buffer)
 
-    # From the throttle and the memory
+    # From the throttle
 
     def turn_came(self) -> None:
         """
         Write: see L{flow512.link.throttle.Taker}.
         """
         self.write_ready()
-
-    def go_on(self) -> None:
-        """
-        Ask the disk, if there is still something to ask it for.
-        """
-        self._read()
-
-    def give_up(self) -> None:
-        """
-        End the conversation: what its transport holds is needed.
-        """
-        self._conversation.end(
-            TimedOut("The other side reads too slowly, and others wait for the memory.")
-        )
 
     # The disk
 
@@ -214,7 +188,7 @@ class Bundles:
         if not conversation.is_open:
             return
         if not self._memory.is_plentiful and not (
-            conversation.is_writable and not self._outgoing.size and self._memory.ask(self)
+            conversation.is_writable and not self.outgoing.size and self.outgoing.may_hold_block()
         ):
             return
         asked = self._turns.popleft()
@@ -256,15 +230,15 @@ class Bundles:
         header = encode_header(Kind.PARCEL, asked.request, parcel.size, ready.first)
         connection = self._conversation.connection
         bulk = IBulkTransport(connection, None)
-        given_back = partial(self._outgoing.given_back, ready.buffer)
-        self._outgoing.give(BLOCK)
+        given_back = partial(self.outgoing.given_back, ready.buffer)
+        self.outgoing.give(BLOCK)
         # A transport is not full before it has so much: many tiny ones must not keep a buffer each.
         if bulk is not None and parcel.size > FULL:
             bulk.write_bulk(header, parcel.body, given_back)
         else:
             connection.write(header + parcel.body)
             given_back()
-        self._outgoing.given()
+        self.outgoing.given()
         if ready.first + parcel.count == len(asked.roots):
             del self._pending[asked.request]
             self._ended()

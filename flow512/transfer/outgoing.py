@@ -9,6 +9,9 @@ L{flow512.transfer.read_memory} until then::
                                  └─> copied ──the transport has taken all──> taken   if it does not
 
 A transport that takes more may still have a copy of so much as leaves it ready to: 64 KiB.
+
+Whoever gives to a transport has its memory in the name of what it has given: when others wait for
+that, and the transport takes nothing for long, the conversation is given up.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from flow512.transfer.read_memory import Reader, ReadMemory
+from flow512.errors import Flow512Error, TimedOut
+from flow512.transfer.read_memory import ReadMemory
 
 
 class Writing(Protocol):
@@ -26,33 +30,43 @@ class Writing(Protocol):
     def is_writable(self) -> bool:
         """Whether its transport takes any now."""
 
+    def end(self, error: Flow512Error) -> None:
+        """Close it because of an error."""
+
 
 class Outgoing:
     """
-    What one reader has given to its transport.
+    What one part of serving has given to its transport: a L{flow512.transfer.read_memory.Reader}.
 
     @ivar size: bytes that are counted.
     """
 
     def __init__(
         self,
-        reader: Reader,
         conversation: Writing,
         memory: ReadMemory,
-        taken: Callable[[int], None],
+        read_on: Callable[[], None],
+        taken: Callable[[int], None] = lambda size: None,
     ) -> None:
         """
-        @param reader: who holds it.
         @param conversation: whose transport is written to.
         @param memory: where it is counted, and is counted as held already.
+        @param read_on: asks the disk, if there is still something to ask it for; called when
+            there is memory that L{may_hold_block} had to wait for.
         @param taken: told of bytes that are counted no longer. May be called at once.
         """
-        self._reader = reader
         self._conversation = conversation
         self._memory = memory
+        self._read_on = read_on
         self._taken = taken
         self._copied = 0
         self.size = 0
+
+    def may_hold_block(self) -> bool:
+        """
+        Ask for the memory of one block: see L{ReadMemory.ask}.
+        """
+        return self._memory.ask(self)
 
     def give(self, size: int) -> None:
         """
@@ -67,7 +81,7 @@ class Outgoing:
         It has been: unless the transport has taken all by now, it counts as full.
         """
         if self.size:
-            self._memory.transport_full(self._reader)
+            self._memory.transport_full(self)
 
     def given_back(self, buffer: bytearray) -> None:
         """
@@ -87,9 +101,31 @@ class Outgoing:
         if size:
             self._took(size)
 
+    def end(self) -> None:
+        """
+        Wait for memory no longer; the conversation is over.
+        """
+        self._memory.forget(self)
+
+    # From the memory
+
+    def go_on(self) -> None:
+        """
+        Read on: the memory's turn has come.
+        """
+        self._read_on()
+
+    def give_up(self) -> None:
+        """
+        End the conversation: what its transport holds is needed.
+        """
+        self._conversation.end(
+            TimedOut("The other side reads too slowly, and others wait for the memory.")
+        )
+
     def _took(self, size: int) -> None:
         self.size -= size
         if not self.size:
-            self._memory.transport_drained(self._reader)
+            self._memory.transport_drained(self)
         self._memory.release(size)
         self._taken(size)

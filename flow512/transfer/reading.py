@@ -60,7 +60,7 @@ from flow512.content.pieces import (
     span_from,
 )
 from flow512.content.tree import format_content_id
-from flow512.errors import Busy, Flow512Error, TimedOut
+from flow512.errors import Busy, Flow512Error
 from flow512.interfaces import SMALL, AtMost, RunBlocking
 from flow512.link.bulk import IBulkTransport
 from flow512.link.throttle import Throttle
@@ -162,6 +162,8 @@ def _data_frames(request: int, first: int, data: memoryview, run: int) -> bytes:
 class Reads:
     """
     All reads of one conversation that have not ended.
+
+    @ivar outgoing: what its transport has not taken yet.
     """
 
     def __init__(
@@ -206,7 +208,7 @@ class Reads:
         self._ready: deque[tuple[_Reading, Span, bytearray]] = deque()
         self._disk_is_busy = False
         self._is_writing = False
-        self._outgoing = Outgoing(self, conversation, memory, self._taken)
+        self.outgoing = Outgoing(conversation, memory, self.go_on, self._taken)
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -294,12 +296,12 @@ class Reads:
         if self._memory.is_plentiful:
             # The disk works on while this is on its way.
             self._read_ahead(by_worker=True)
-        self._outgoing.give(len(room))
+        self.outgoing.give(len(room))
         if self._pending.get(reading.request) is reading:
             self._write_room(reading, span, room)
         else:
-            self._outgoing.given_back(room)
-        self._outgoing.given()
+            self.outgoing.given_back(room)
+        self.outgoing.given()
 
     def _write_later(self) -> None:
         if self._later is None:
@@ -315,19 +317,6 @@ class Reads:
             return True  # nothing of it is sent
         return self._throttle.ask(self._conversation, _length_of_frames(room, reading.run))
 
-    def transport_drained(self) -> None:
-        """
-        Go on: the transport has taken all that was written.
-        """
-        self._outgoing.drained()
-        self.write_ready()
-
-    def transport_gone(self) -> None:
-        """
-        Count what was in the transport no longer: the connection is closed for good.
-        """
-        self._outgoing.drained()
-
     def end(self) -> None:
         """
         Forget everything; the conversation is over.
@@ -336,7 +325,7 @@ class Reads:
         self._waiting.clear()
         ready = sum(len(room) for _, _, room in self._ready)
         self._ready.clear()
-        self._memory.forget(self)
+        self.outgoing.end()
         self._throttle.forget(self._conversation)
         self._memory.release(ready)
         self._turns.leave(self)
@@ -360,14 +349,6 @@ class Reads:
         """
         for reading in islice(self._waiting, READS_TO_CHOOSE):
             yield reading.opened.file.root, reading.next // PIECES_PER_BLOCK
-
-    def give_up(self) -> None:
-        """
-        End the conversation: what its transport holds is needed.
-        """
-        self._conversation.end(
-            TimedOut("The other side reads too slowly, and others wait for the memory.")
-        )
 
     # Files
 
@@ -444,7 +425,7 @@ class Reads:
             return False
         is_writable = self._conversation.is_writable
         is_plentiful = self._memory.is_plentiful and not self._turns.is_crowded
-        if not is_plentiful and (self._ready or not is_writable or self._outgoing.size):
+        if not is_plentiful and (self._ready or not is_writable or self.outgoing.size):
             return False  # until the transport has taken what there is
         reading = self._waiting[self._turns.first_of(self.wanted())]
         opened, now = reading.opened, self._clock.seconds()
@@ -454,7 +435,7 @@ class Reads:
         if is_at_once and self._is_writing and self._left_at_once <= 0:
             self._write_later()
             return False
-        if not self._turns.ask(self) or not (is_plentiful or self._memory.ask(self)):
+        if not self._turns.ask(self) or not (is_plentiful or self.outgoing.may_hold_block()):
             return False  # until its turn has come
         most = READ_BLOCKS if is_plentiful else 1
         spans = reading.take(most, 1 if self._throttle.is_limited else most)
@@ -502,7 +483,7 @@ class Reads:
         return sum(len(span.blocks) for _, span, _ in self._ready)
 
     def _leave_turn_if_idle(self) -> None:
-        if not (self._waiting or self._disk_is_busy or self._ready or self._outgoing.size):
+        if not (self._waiting or self._disk_is_busy or self._ready or self.outgoing.size):
             self._turns.leave(self)
 
     def _disk_is_free(self, reading: _Reading) -> bool:
@@ -545,7 +526,7 @@ class Reads:
     def _write_room(self, reading: _Reading, span: Span, room: bytearray) -> None:
         first, count = span
         connection = self._conversation.connection
-        given_back = partial(self._outgoing.given_back, room)
+        given_back = partial(self.outgoing.given_back, room)
         if len(room) > reading.run * PIECE:
             connection.write(_data_frames(reading.request, first, memoryview(room), reading.run))
             given_back()

@@ -115,6 +115,8 @@ class TransferProtocol(Answerer):
             factory.allowance.memory,
             factory.up,
         )
+        self._senders = self._reads, self._bundles, self._streams
+        self._under_way = self._answers, self._watches, *self._senders
         self.lines = SparingLog(self.log, factory.clock)
         self._workers = 0
         self._counted = 0  # what the allowance knows of
@@ -131,9 +133,8 @@ class TransferProtocol(Answerer):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._reads.transport_gone()
-        self._bundles.transport_gone()
-        self._streams.transport_gone()
+        for each in self._senders:
+            each.outgoing.drained()  # or what was in the transport would be counted for ever
         self._is_gone = True
         self._service.holders.forget(self)
         self._tell_if_gone()
@@ -222,10 +223,6 @@ class TransferProtocol(Answerer):
 
     # How much is under way
 
-    @property
-    def _under_way(self) -> tuple[Answers | Reads | Watches | Bundles | Streams, ...]:
-        return self._answers, self._reads, self._watches, self._bundles, self._streams
-
     def _recount(self) -> None:
         # Spelt out, since it is done for every block that is sent.
         now = len(self._answers) + len(self._reads) + len(self._watches)
@@ -288,9 +285,9 @@ class TransferProtocol(Answerer):
     def writable_again(self) -> None:
         self._answers.transport_drained()
         self._watches.transport_drained()
-        self._reads.transport_drained()
-        self._bundles.transport_drained()
-        self._streams.transport_drained()
+        for each in self._senders:
+            each.outgoing.drained()
+            each.write_ready()
         self._recount()
 
     def turn_came(self) -> None:

@@ -33,7 +33,6 @@ from flow512.content.opened import changed, close_all
 from flow512.content.paths import escape
 from flow512.content.tree import format_content_id
 from flow512.content.unhashed import UnhashedContent
-from flow512.errors import TimedOut
 from flow512.interfaces import AtMost, RunBlocking
 from flow512.link.throttle import Throttle
 from flow512.transfer.course import Course
@@ -67,6 +66,8 @@ class _Asked(msgspec.Struct, eq=False):
 class Streams:
     """
     All streams of one conversation that have not ended.
+
+    @ivar outgoing: what its transport has not taken yet.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Streams:
         self._now: _Asked | None = None  # stays while a worker is at it, wanted or not
         self._is_busy = False
         self._is_writing = False
-        self._outgoing = Outgoing(self, conversation, memory, lambda _: None)
+        self.outgoing = Outgoing(conversation, memory, self._read_ahead)
 
     def __contains__(self, request: int) -> bool:
         return request in self._pending
@@ -146,10 +147,10 @@ class Streams:
             if self._memory.is_plentiful:
                 # The disk works on while this is on its way.
                 self._read_ahead()
-            self._outgoing.give(len(block))
+            self.outgoing.give(len(block))
             self._conversation.connection.write(frames)
-            self._outgoing.given_back(block)
-            self._outgoing.given()
+            self.outgoing.given_back(block)
+            self.outgoing.given()
         self._is_writing = False
         self._go_on()
 
@@ -160,19 +161,6 @@ class Streams:
         conversation = self._conversation
         return course if conversation.is_writable and conversation.is_open else None
 
-    def transport_drained(self) -> None:
-        """
-        Go on: the transport has taken all that was written.
-        """
-        self._outgoing.drained()
-        self.write_ready()
-
-    def transport_gone(self) -> None:
-        """
-        Count what was in the transport no longer: the connection is closed for good.
-        """
-        self._outgoing.drained()
-
     def end(self) -> None:
         """
         Forget everything; the conversation is over.
@@ -181,31 +169,17 @@ class Streams:
             asked.stop.set()
         self._pending.clear()
         self._turns.clear()
-        self._memory.forget(self)
+        self.outgoing.end()
         self._throttle.forget(self)
         self._let_go()
 
-    # From the throttle and the memory
+    # From the throttle
 
     def turn_came(self) -> None:
         """
         Write: see L{flow512.link.throttle.Taker}.
         """
         self.write_ready()
-
-    def go_on(self) -> None:
-        """
-        Ask the disk, if there is still something to ask it for.
-        """
-        self._read_ahead()
-
-    def give_up(self) -> None:
-        """
-        End the conversation: what its transport holds is needed.
-        """
-        self._conversation.end(
-            TimedOut("The other side reads too slowly, and others wait for the memory.")
-        )
 
     # One after the other
 
@@ -291,7 +265,7 @@ class Streams:
         if not is_plentiful:
             if course.ready or not self._conversation.is_writable:
                 return  # until the transport has taken what there is
-            if not self._memory.ask(self):
+            if not self.outgoing.may_hold_block():
                 return  # until its turn has come
         lengths = course.to_read(READ_BLOCKS if is_plentiful else 1)
         rooms = [self._memory.buffers.take(length) for length in lengths]
