@@ -12,10 +12,12 @@ from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+
+from flow512.errors import Misuse
 
 READING: Final = 6
 """Workers that may read contents for those who fetch from a node."""
@@ -134,7 +136,8 @@ class _Pool(ThreadPool):
 class Workers(Service):
     """
     A node's own threads: some for what waits for the disk, others for what hashes whole files, so
-    that the first need not wait for the second.
+    that the first need not wait for the second. They end with the reactor at the latest, since no
+    process ends before its threads.
     """
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
@@ -143,6 +146,7 @@ class Workers(Service):
         """
         self._reactor = reactor
         self._pools: list[ThreadPool] = []
+        self._at_shutdown: object = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
@@ -153,23 +157,43 @@ class Workers(Service):
         ]
         for pool in self._pools:
             pool.start()
+        core = IReactorCore(self._reactor, None)
+        if core is not None:
+            # After all services that are stopped "before" it, as those of an application are.
+            self._at_shutdown = core.addSystemEventTrigger("during", "shutdown", self._end)
 
     def stopService(self) -> None:
         """
         End the threads; what is running is waited for.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        for pool in self._pools:
+        trigger, self._at_shutdown = self._at_shutdown, None
+        if trigger is not None:
+            IReactorCore(self._reactor).removeSystemEventTrigger(trigger)
+        self._end()
+
+    def _end(self) -> None:
+        self._at_shutdown = None
+        pools, self._pools = self._pools, []
+        for pool in pools:
             pool.stop()
 
     def run_blocking(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """
         Run what waits for the disk; see L{RunBlocking}.
+
+        @return: fails with L{Misuse} while this service is not running.
         """
-        return deferToThreadPool(self._reactor, self._pools[0], function, *args, **kwargs)
+        return self._run(0, function, *args, **kwargs)
 
     def run_long(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """
-        Run what hashes whole files; see L{RunBlocking}.
+        Run what hashes whole files; as L{run_blocking} otherwise.
         """
-        return deferToThreadPool(self._reactor, self._pools[1], function, *args, **kwargs)
+        return self._run(1, function, *args, **kwargs)
+
+    def _run(self, pool: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._pools:
+            # A pool that has ended would take it, and never say what became of it.
+            return fail(Misuse("The workers are not running; start their service first."))
+        return deferToThreadPool(self._reactor, self._pools[pool], function, *args, **kwargs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from unittest import mock
 
 from twisted.application.service import IService
@@ -13,7 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from flow512.errors import Misuse
 from flow512.interfaces import AtMost, Workers
+from flow512.testing import Network
 from tests.unit.transfer_ends import HandFired
 
 
@@ -105,6 +109,41 @@ class WorkersTests(SynchronousTestCase):
         result = self.workers.run_long(lambda: "again")
         self.wait(result)
         self.assertEqual(self.successResultOf(result), "again")
+
+    def test_reactor_ends(self) -> None:
+        """
+        Threads end with the reactor, though nobody stopped the service: a program that ended
+        without that, by a mistake of its own, would never have been over. Who stops it later may.
+        """
+        before = threading.active_count()
+        reactor = Network().host("10.0.0.1").reactor
+        workers = Workers(reactor)
+        workers.startService()
+        for run in (workers.run_blocking, workers.run_long):
+            run(threading.get_ident)
+        self.assertGreater(threading.active_count(), before)
+        reactor.stop()
+        self.assertLessEqual(threading.active_count(), before)
+        workers.stopService()
+
+    def test_forgotten_by_the_reactor(self) -> None:
+        """Of whoever was stopped the reactor keeps nothing, however often that is done."""
+        reactor = Network().host("10.0.0.1").reactor
+        workers = Workers(reactor)
+        workers.startService()
+        workers.stopService()
+        seen = weakref.ref(workers)
+        del workers
+        gc.collect()
+        self.assertIsNone(seen())
+
+    def test_not_running(self) -> None:
+        """Before it has started and after it has stopped, what it is given fails at once."""
+        for workers in (Workers(self.inbox), self.workers):
+            if workers.running:
+                workers.stopService()
+            for run in (workers.run_blocking, workers.run_long):
+                self.failureResultOf(run(threading.get_ident), Misuse)
 
 
 class AtMostTests(SynchronousTestCase):
