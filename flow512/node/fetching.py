@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,7 +19,7 @@ from flow512.content.outlet import Outlet
 from flow512.content.paths import escape
 from flow512.content.tree import SCHEME, parse_content_id
 from flow512.content.unfolding import Existing
-from flow512.errors import Flow512Error
+from flow512.errors import Flow512Error, Misuse
 from flow512.interfaces import RunBlocking
 from flow512.link.faults import BANNED_FOR, STRIKES, Faults
 from flow512.link.node_id import format_node_id
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 class Fetching:
     """
-    Fetches what its peers have.
+    Fetches what its peers have, until the node is stopped.
 
     @ivar client: what it fetches with.
     """
@@ -85,6 +85,7 @@ class Fetching:
         self._run_long = run_long
         self._faults = Faults()
         self._under_way: dict[Deferred[Any], Deferred[None]] = {}  # and what fires at its end
+        self._has_stopped = False
 
     def get(
         self,
@@ -120,7 +121,8 @@ class Fetching:
         @param blame: told who sent something wrong, and what.
         @param passed_over: told who is of no use, and why, without having sent anything wrong.
         @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
-            Cancelling it keeps what was verified for the next time.
+            Cancelling it keeps what was verified for the next time. If that is done, or the node is
+            stopped, it fails with Twisted's C{CancelledError}.
         """
 
         async def get() -> Fetched:
@@ -241,6 +243,8 @@ class Fetching:
         """
         Cancel all that is under way, and close the connections.
         """
+        # Whoever is told of that may try again at once.
+        self._has_stopped = True
         for fetching, ended in list(self._under_way.items()):
             fetching.cancel()
             await ended
@@ -292,6 +296,9 @@ class Fetching:
         )
 
     def _fetch(self, coroutine: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
+        if self._has_stopped:
+            coroutine.close()
+            return fail(Misuse("The node has stopped; start it again first."))
         fetching = Deferred.fromCoroutine(coroutine)
         ended: Deferred[None] = Deferred()
         self._under_way[fetching] = ended

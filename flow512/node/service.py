@@ -15,7 +15,7 @@ from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IListeningPort,
     IReactorFromThreads,
@@ -334,7 +334,11 @@ class NodeService(Service):
         @param wanted: its path in some share, or C{flow512:} and its content id.
         @param peer: whom to ask: a name, a node id or an address; everybody who is known if empty.
         @param target: where it is to go; the downloads folder unless given.
-        @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}.
-            Cancelling it keeps what was verified for the next time.
+        @return: what became of it; fails with a L{Flow512Error<flow512.errors.Flow512Error>}, such
+            as L{Misuse} if the node does not run. Cancelling it keeps what was verified for the
+            next time. If that is done, or the node is stopped, it fails with Twisted's
+            C{CancelledError}.
         """
+        if not self.running:
+            return fail(Misuse("The node is not running; start it first."))
         return self.fetching.get(wanted, peer=peer, target=target)

@@ -32,7 +32,7 @@ from flow512.content.journal import read_boot_id
 from flow512.content.paths import escape
 from flow512.content.provisional import Provisional, is_begun, provisional_id
 from flow512.content.publish import check_target
-from flow512.errors import BadDigest, Cancelled, Flow512Error, Violation
+from flow512.errors import BadDigest, Flow512Error, Violation
 from flow512.interfaces import RunBlocking
 from flow512.transfer.download import SILENCES
 from flow512.transfer.fetch import Fetched, Growing, Target, at_its_end, open_target
@@ -140,11 +140,11 @@ class AtOnce:
         folder, is_unwanted = await at_its_end(self._run_blocking(open_target, target))
         try:
             if is_unwanted:
-                raise Cancelled("The download was stopped.")
+                raise CancelledError
             file, is_unwanted = await at_its_end(self._run_blocking(self._open, folder, name))
             try:
                 if is_unwanted:
-                    raise Cancelled("The download was stopped.")
+                    raise CancelledError
                 entry, resumed = await self._fetch_to(file)
             finally:
                 await at_its_end(self._run_blocking(file.close))
@@ -165,7 +165,7 @@ class AtOnce:
         while is_more:
             is_more, is_unwanted = await at_its_end(self._run_long(file.look))
             if is_unwanted:
-                raise Cancelled("The download was stopped.")
+                raise CancelledError
         self._progress(self)
         entry = await self._take(file)
         root, is_unwanted = await at_its_end(self._run_blocking(file.root))
@@ -173,7 +173,7 @@ class AtOnce:
             await at_its_end(self._run_blocking(file.discard))
             raise self._wrong(resumed)
         if is_unwanted:
-            raise Cancelled("The download was stopped.")
+            raise CancelledError
         publishing = self._run_blocking(
             file.publish, replace=self._target.replace, mtime_ns=entry.mtime
         )
@@ -206,7 +206,7 @@ class AtOnce:
             entry = await self._asked
         except CancelledError:
             if self._failure is None:
-                self._failure = Cancelled("The download was stopped.")
+                self._failure = CancelledError()
             raise self._failure from None
         except Violation as error:
             self._failure = error
@@ -219,7 +219,7 @@ class AtOnce:
         if self._failure is not None:
             raise self._failure
         if is_unwanted:
-            raise Cancelled("The download was stopped.")
+            raise CancelledError
         return entry
 
     def _idle(self) -> Deferred[None]:

@@ -28,7 +28,7 @@ from random import Random
 from typing import Final, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,7 +39,6 @@ from flow512.content.tree import TreeVerifier, block_digest
 from flow512.errors import (
     BadDigest,
     Busy,
-    Cancelled,
     Flow512Error,
     NotFound,
     Unsupported,
@@ -175,9 +174,7 @@ class Download:
             random=random,
             in_order=order is Order.FIRST_FIRST,
         )
-        self._result: Deferred[None] = Deferred(
-            lambda _: self._fail(Cancelled("The download was stopped."))
-        )
+        self._result: Deferred[None] = Deferred(lambda _: self._fail(CancelledError()))
         self._has_started = False
         self._has_failed = False
         self._more_may_come = False
@@ -629,7 +626,7 @@ class Download:
             self._timer.cancel()
             self._timer = None
 
-    def _fail(self, why: Failure | Flow512Error) -> None:
+    def _fail(self, why: Failure | Flow512Error | CancelledError) -> None:
         if self._has_failed:
             return
         self._has_failed = True

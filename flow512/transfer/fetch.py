@@ -27,7 +27,6 @@ from flow512.content.paths import check_path, open_folder, open_folder_beneath
 from flow512.content.provisional import take_over
 from flow512.content.publish import check_target
 from flow512.errors import (
-    Cancelled,
     Flow512Error,
     ResourceFailure,
     UnsafeName,
@@ -283,7 +282,7 @@ class _Work:
         is_offered_on = False
         try:
             if is_unwanted:
-                raise Cancelled("The download was stopped.")
+                raise CancelledError
             self._progress(download)
             try:
                 await download.start()

@@ -37,7 +37,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredLock, DeferredQueue, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, DeferredQueue, succeed
 from twisted.python.failure import Failure
 
 from flow512.content.choosing import Choosing
@@ -48,7 +48,6 @@ from flow512.content.tree import TreeVerifier, block_digest, root_digest
 from flow512.content.unfolding import Existing, Permissions, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
-    Cancelled,
     Flow512Error,
     Misuse,
     NotFound,
@@ -197,7 +196,7 @@ class FolderFetch:
         (folder, made), is_unwanted = await at_its_end(self._run_blocking(_made, top))
         if is_unwanted:
             await at_its_end(self._run_blocking(_unmake, folder, made))
-            raise Cancelled("The download was stopped.")
+            raise CancelledError
         looks = beyond is not Beyond.IGNORE
         unfolding = self._unfolding = Unfolding(
             folder,
@@ -449,8 +448,6 @@ class FolderFetch:
         try:
             self._progress.fetched += await self._fetch_large(item)
             await self._do(self._unfolding.finish_file, item)
-        except Cancelled:
-            raise
         except (Refusal, TargetExists, UnsafeName) as error:
             self._progress.outcome.leave_out(item.path, str(error))
         else:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,7 +21,6 @@ from flow512.content.tree import block_digest
 from flow512.errors import (
     BadDigest,
     BadFrame,
-    Cancelled,
     ContentChanged,
     DiskFull,
     Flow512Error,
@@ -361,7 +360,7 @@ class FetchTests(AtOnceTestCase):
             self.assertFalse((self.folder / "new").exists())
             # So that the next one, too, has to take what has no root.
             self.shelf.catalog.forget(root_of(self.content))
-        self.assertEqual(ends, {"Cancelled", "CancelledError", "Fetched"})
+        self.assertEqual(ends, {"CancelledError", "Fetched"})
         self.client = self.a_client()
         self.fetch()
         self.check_published()
@@ -597,12 +596,12 @@ class LyingTests(SynchronousTestCase):
         self.end.say(Stated(Entry("new", len(self.content), MTIME, self.root)), request=1)
         self.result.cancel()
         self.workers.do_all()
-        self.failureResultOf(self.result, Cancelled)
+        self.failureResultOf(self.result, CancelledError)
         self.assertFalse((self.folder / "new").exists())
 
     def test_hostile_path(self) -> None:
         """A path that must not touch the disk is refused before it does."""
         self.result.cancel()
         self.workers.do_all()
-        self.failureResultOf(self.result, Cancelled)
+        self.failureResultOf(self.result, CancelledError)
         self.failureResultOf(self.fetch(Entry("../x", 5, 0)), UnsafeName)

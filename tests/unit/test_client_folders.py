@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
-from flow512.errors import BadDigest, Cancelled, Flow512Error
+from flow512.errors import BadDigest, Flow512Error
 from flow512.link.address import HostPort, client_endpoint
 from flow512.link.introduction import Introduction
 from flow512.transfer.client import TransferClient
@@ -96,7 +96,7 @@ class FolderClientTests(TransferTestCase):
         getting = Deferred.fromCoroutine(self.client.get_folder([THERE], str(self.top), path="/"))
         self.network.run_until(lambda: self.here.bytes_received > 4 * BLOCK)
         getting.cancel()
-        with self.assertRaises(Cancelled):
+        with self.assertRaises(CancelledError):
             self.network.result(getting)
         (part,) = self.top.glob(".flow512-*.part")
         with part.open("r+b") as file:

@@ -9,14 +9,13 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from flow512.content.partial import Partial
 from flow512.content.paths import open_folder
 from flow512.content.tree import root_digest
 from flow512.errors import (
     BadDigest,
-    Cancelled,
     ContentChanged,
     DiskFull,
     Flow512Error,
@@ -470,7 +469,7 @@ class CancelTests(DownloadTestCase):
                 partial.discard()
                 continue
             result.cancel()
-            self.failureResultOf(result, Cancelled)
+            self.failureResultOf(result, CancelledError)
             busy = len(workers.jobs)
             self.network.run(5.0)
             self.assertEqual(len(workers.jobs), busy)
@@ -491,7 +490,7 @@ class CancelTests(DownloadTestCase):
         result = download.start()
         self.network.run_until(lambda: download.fetched)
         result.cancel()
-        self.failureResultOf(result, Cancelled)
+        self.failureResultOf(result, CancelledError)
         fetched = download.fetched
         self.network.run(5.0)
         self.assertEqual(download.fetched, fetched)

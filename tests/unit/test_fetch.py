@@ -8,12 +8,11 @@ from random import Random
 from unittest import mock
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.errors import (
     BadDigest,
-    Cancelled,
     Flow512Error,
     NotFound,
     StateInUse,
@@ -135,7 +134,7 @@ class FetcherTests(TransferTestCase):
         self.network.run_until(lambda: any(name.endswith(".part") for name in self.names()))
         self.network.run_until(lambda: self.here.bytes_received > 2 * BLOCK)
         result.cancel()
-        with self.assertRaises(Cancelled):
+        with self.assertRaises(CancelledError):
             self.network.result(result)
         left = {name: (self.folder / name).stat().st_size for name in self.names()}
         self.assertTrue(left)
@@ -153,7 +152,7 @@ class FetcherTests(TransferTestCase):
         result = self.fetch(entry)
         self.network.run_until(lambda: self.here.bytes_received > 4 * BLOCK)
         result.cancel()
-        with self.assertRaises(Cancelled):
+        with self.assertRaises(CancelledError):
             self.network.result(result)
         (part,) = self.folder.glob(".flow512-*.part")
         return part
@@ -358,7 +357,7 @@ class SeveralTests(TransferTestCase):
         before = self.here.bytes_received
         self.network.run_until(lambda: self.here.bytes_received > before + 8 * BLOCK)
         result.cancel()
-        with self.assertRaises(Cancelled):
+        with self.assertRaises(CancelledError):
             self.network.result(result)
         (part,) = self.folder.glob(".flow512-*.part")
         data = bytearray(part.read_bytes())

@@ -17,7 +17,6 @@ from flow512.content.unfolding import Existing, Unfolding
 from flow512.errors import (
     BadDigest,
     Busy,
-    Cancelled,
     DiskFull,
     Flow512Error,
     NotFound,
@@ -500,7 +499,7 @@ class FolderTests(TransferTestCase):
         )
         fetching.cancel()
         workers.do_all()
-        self.failureResultOf(fetching, Cancelled)
+        self.failureResultOf(fetching, CancelledError)
         self.assertEqual(len(os.listdir("/dev/fd")), before)
 
     def test_stopped_while_a_worker_writes(self) -> None:

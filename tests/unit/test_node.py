@@ -11,7 +11,7 @@ from unittest import mock
 from msgspec.structs import replace
 from twisted.application.service import IService
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
@@ -27,7 +27,6 @@ from flow512.discovery.addresses import LocalAddress
 from flow512.discovery.election import Mode
 from flow512.errors import (
     BadDigest,
-    Cancelled,
     Misuse,
     NoSuchPeer,
     PortTaken,
@@ -519,12 +518,40 @@ class TogetherTests(NodeTestCase):
         got = two.get("big", peer="10.0.0.1")
         self.network.run_until(lambda: self.network.hosts[1].bytes_received > 5 * BLOCK)
         self.network.result(two.stopService())
-        self.failureResultOf(got, Cancelled)
+        self.failureResultOf(got, CancelledError)
         two.startService()
         fetched = self.network.result(two.get("big", peer="10.0.0.1"))
         self.assertIsInstance(fetched, Fetched)
         self.assertGreater(fetched.resumed, 0)
         self.assertEqual((self.base / "d" / "big").read_bytes(), content)
+
+    def test_given_up(self) -> None:
+        """Whenever a fetch takes too long for whoever wants it, C{addTimeout} says just that."""
+        _, two, _ = self.two()
+        self.share("s", big=Random(1).randbytes(30 * BLOCK))
+        here = self.network.hosts[1]
+        here.bandwidth = 10_000_000
+        # It is connecting at first, then asks, and then the blocks come.
+        for seconds in (0.0, 0.01, 0.05, 0.1, 0.2, 0.3):
+            got = two.get("big", peer="10.0.0.1").addTimeout(seconds, here.reactor)
+            with self.assertRaises(TimeoutError):
+                self.network.result(got)
+        self.assertGreater(here.bytes_received, 5 * BLOCK)
+
+    def test_get_while_stopped(self) -> None:
+        """A node that does not run fetches nothing, and says so, and nothing is left of it."""
+        _, two, _ = self.two()
+        self.share("s", big=Random(1).randbytes(30 * BLOCK))
+        never_started = self.make(self.host(9), NodeSettings())
+        self.failureResultOf(never_started.get("big", peer="10.0.0.1"), Misuse)
+        got = two.get("big", peer="10.0.0.1")
+        again = got.addErrback(lambda _: two.fetching.get("big", peer="10.0.0.1"))
+        self.network.run_until(lambda: self.network.hosts[1].bytes_received > 5 * BLOCK)
+        self.network.result(two.stopService())
+        self.failureResultOf(again, Misuse)
+        self.failureResultOf(two.get("big", peer="10.0.0.1"), Misuse)
+        self.failureResultOf(two.fetching.get("big", peer="10.0.0.1"), Misuse)
+        self.assertEqual(self.network.hosts[1].left_over(), [])
 
     def test_server_stopped_while_serving(self) -> None:
         """A node that stops while it serves closes every file, and waits for its workers."""
