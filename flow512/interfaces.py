@@ -149,6 +149,8 @@ class Workers(Service):
         self._at_shutdown: object = None
 
     def startService(self) -> None:
+        if self.running:
+            return  # a parent that was running has started it
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         # A pool that was stopped cannot be started again.
         self._pools = [

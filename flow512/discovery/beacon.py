@@ -206,6 +206,8 @@ class Beacon(Service):
 
     def startService(self) -> None:
         """Open what can be opened, ask who is there, and announce what is offered."""
+        if self.running:
+            return  # a parent that was running has started it
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         # After its goodbye nobody believes an instance again, so every start is a new one.
         self._engine = self._make_engine()

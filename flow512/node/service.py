@@ -143,6 +143,7 @@ class NodeService(Service):
         self._local_addresses = local_addresses
         self._presence: Presence | None = None
         self._is_prepared = False
+        self._is_stopping = False
         self.neighbourhood = Neighbourhood(
             reactor, settings, self._listener, self._random, run_blocking
         )
@@ -153,9 +154,11 @@ class NodeService(Service):
         """
         Open the state and the port.
 
-        @raise Flow512Error: the node cannot run; nothing is left open.
+        @raise Flow512Error: the node cannot run, or is still stopping; nothing is left open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        if self._is_stopping:
+            raise Misuse("The node is still stopping; wait for what stopService() returned.")
         if self._is_prepared:
             return
         presence = self._presence = self._make_presence()
@@ -254,6 +257,8 @@ class NodeService(Service):
 
         @raise Flow512Error: as L{privilegedStartService}, if that was not called before.
         """
+        if self.running:
+            return  # a parent that was running has started it
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         presence = self._presence
@@ -285,6 +290,7 @@ class NodeService(Service):
         presence = self._presence
         if presence is None:
             return
+        self._is_stopping = True
         told = self.sharing.stop_telling()
         await self.neighbourhood.leave()
         await self.fetching.stop()
@@ -301,7 +307,7 @@ class NodeService(Service):
         self.neighbourhood.close()
         presence.close()
         self._presence = None
-        self._is_prepared = False
+        self._is_prepared = self._is_stopping = False
 
     # What most programs ask
 

@@ -192,6 +192,8 @@ class RegistryService(Service):
 
         @raise Flow512Error: as L{privilegedStartService}, if that was not called before.
         """
+        if self.running:
+            return  # a parent that was running has started it
         self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         presence = self._presence

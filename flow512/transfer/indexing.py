@@ -100,6 +100,8 @@ class IndexingService(Service):
         self._running: list[Deferred[None]] = []
 
     def startService(self) -> None:
+        if self.running:
+            return  # a parent that was running has started it
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         self._stop = Event()
         self._following = Following()

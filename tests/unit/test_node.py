@@ -331,6 +331,30 @@ class LifeTests(NodeTestCase):
         self.network.run_until(lambda: node.neighbourhood.is_listed)
         self.assertEqual(node.port, 5000)
 
+    def test_started_too_soon(self) -> None:
+        """Started before it has stopped, it says what to wait for, and stops as it should."""
+        host = self.host(1)
+        node = self.start(host, NodeSettings((self.share("s", a=b"a"),)))
+        self.network.run(3.0)
+        stopped = node.stopService()
+        self.assertNoResult(stopped)
+        self.assertIn("wait for what stopService() returned", self.refused(Misuse, node))
+        self.network.result(stopped)
+        self.assertEqual(self.network.left_over(), [])
+        node.startService()
+        self.assertEqual(node.port, 5000)
+
+    def test_started_twice(self) -> None:
+        """A node that a running parent has started may be started once more by who forgot that."""
+        told = Told()
+        node = self.start(self.host(1), NodeSettings((self.share("s", a=b"a"),)), told)
+        node.startService()
+        self.network.run_until(lambda: told.indexed)
+        self.network.run(3.0)
+        self.assertEqual((len(told.listening), len(told.indexed)), (1, 1))
+        self.network.result(node.stopService())
+        self.assertEqual(self.network.left_over(), [])
+
     def test_stopped_at_any_time(self) -> None:
         """Stopped at any time, nothing is left behind."""
         host = self.host(1)

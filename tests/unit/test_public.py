@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import threading
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -110,6 +111,41 @@ class PieceTests(SynchronousTestCase):
         ]
         for factory in factories:
             verifyObject(IProtocolFactory, factory)
+
+    def test_started_twice(self) -> None:
+        """
+        A service that a running parent has started may be started once more by who forgot that:
+        when it has stopped, nothing of it is left.
+        """
+        network = Network()
+        host = network.host("10.0.0.1")
+        catalog = flow512.Catalog(flow512.IN_MEMORY)
+        self.addCleanup(catalog.close)
+        before = threading.active_count()
+        services = [
+            flow512.Beacon(
+                host.reactor,
+                name="embedded",
+                random=Random(1),
+                interfaces=[flow512.LocalAddress("10.0.0.1", 24, "eth0", 2)],
+            ),
+            flow512.IndexingService(
+                flow512.Library(catalog, []), host.reactor, host.run_blocking, rescan=1.0
+            ),
+            flow512.Workers(host.reactor),
+        ]
+        application = MultiService()
+        application.startService()
+        for service in services:
+            service.setServiceParent(application)
+        services[-1].run_blocking(threading.get_ident)
+        for service in services:
+            service.startService()
+        network.run(3)
+        network.result(application.stopService())
+        network.run(3)
+        self.assertEqual(network.left_over(), [])
+        self.assertLessEqual(threading.active_count(), before)
 
 
 def python_blocks(page: str) -> list[str]:

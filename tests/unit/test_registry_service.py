@@ -100,6 +100,18 @@ class RegistryServiceTests(SynchronousTestCase):
         self.assertFalse(client.is_listed)
         self.network.result(client.stopService())
 
+    def test_started_twice(self) -> None:
+        """Started once more while it runs, it goes on as before, and nothing of it outlives it."""
+        service = self.make(RegistrySettings(name="registry"))
+        service.startService()
+        service.startService()
+        client = self.client()
+        client.startService()
+        self.network.run_until(lambda: client.is_listed)
+        self.network.result(client.stopService())
+        self.network.result(service.stopService())
+        self.assertEqual(self.there.left_over(), [])
+
     def test_announced(self) -> None:
         """The beacon of another host sees it, until it says goodbye."""
         service = self.make(RegistrySettings(name="registry", network="lab"))
