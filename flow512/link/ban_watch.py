@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -48,9 +48,9 @@ class BanWatch(Service):
             with this one.
         @param every: seconds between two looks.
         """
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
+        self._clock = clock
         self._every = every
+        self._waiting: Deferred[None] | None = None
         self._bans = bans
         self._run_blocking = run_blocking
         self._banned = banned
@@ -61,9 +61,9 @@ class BanWatch(Service):
         Look now, and then again and again.
         """
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        self._ended = self._looking.start(self._every).addCallbacks(
-            lambda looking: None,
-            lambda failure: self.log.failure("Bans are not followed any more.", failure),
+        # Twisted's LoopingCall would load the global reactor, whatever clock it is given then.
+        self._ended = Deferred.fromCoroutine(self._keep_looking()).addErrback(
+            lambda failure: self.log.failure("Bans are not followed any more.", failure)
         )
 
     def stopService(self) -> Deferred[None]:
@@ -73,9 +73,22 @@ class BanWatch(Service):
         @return: fires when the last look is over.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        if self._looking.running:
-            self._looking.stop()
+        if self._waiting is not None:
+            self._waiting.cancel()
         return self._ended
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._look()
+            if not self.running:
+                return
+            self._waiting = deferLater(self._clock, self._every)
+            try:
+                await self._waiting
+            except CancelledError:
+                return
+            finally:
+                self._waiting = None
 
     def _look(self) -> Deferred[None]:
         return self._run_blocking(self._bans.reload).addCallbacks(self._tell, self._complain)
