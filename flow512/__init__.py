@@ -14,7 +14,11 @@ TYPE_CHECKING = False  # not from typing, which takes longer to load than all of
 if TYPE_CHECKING:
     from flow512.content.catalog import IN_MEMORY, Catalog
     from flow512.content.library import Library
+    from flow512.content.mirroring import Beyond
+    from flow512.content.outlet import Outlet
     from flow512.content.shares import Share
+    from flow512.content.tree import format_content_id, parse_content_id
+    from flow512.content.unfolding import Existing
     from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
     from flow512.discovery.beacon import Beacon
     from flow512.discovery.datagram import Offer
@@ -35,8 +39,10 @@ if TYPE_CHECKING:
     from flow512.link.identity import Identity
     from flow512.link.introduction import Introduction
     from flow512.link.named_registry import NamedRegistry
+    from flow512.link.node_id import format_node_id, parse_node_id
     from flow512.link.security import Encryption, Plaintext
     from flow512.link.shared_port import SharedPortFactory
+    from flow512.link.throttle import Throttle
     from flow512.link.tls import Tls
     from flow512.node import NodeService
     from flow512.registry.client import IPeerListListener, RegistryClient
@@ -46,7 +52,7 @@ if TYPE_CHECKING:
     from flow512.settings import INodeListener, NodeListener, NodeSettings
     from flow512.transfer.client import TransferClient
     from flow512.transfer.download import Checksum, Download
-    from flow512.transfer.fetch import Fetched, Target
+    from flow512.transfer.fetch import Fetched, Growing, Target
     from flow512.transfer.finding import Candidate
     from flow512.transfer.indexing import Indexed, IndexingService
     from flow512.transfer.server import TransferFactory
@@ -82,14 +88,17 @@ __all__ = ["__version__"]
 __all__ += [
     "IN_MEMORY",
     "Beacon",
+    "Beyond",
     "Candidate",
     "Catalog",
     "Checksum",
     "Download",
     "Encryption",
     "Entry",
+    "Existing",
     "Fetched",
     "Flow512Error",
+    "Growing",
     "HostPort",
     "INodeListener",
     "IPeerListListener",
@@ -109,6 +118,7 @@ __all__ += [
     "NodeService",
     "NodeSettings",
     "Offer",
+    "Outlet",
     "Patience",
     "Peer",
     "Plaintext",
@@ -125,6 +135,7 @@ __all__ += [
     "SourceFactory",
     "SourceProtocol",
     "Target",
+    "Throttle",
     "Tls",
     "TransferClient",
     "TransferFactory",
@@ -135,13 +146,21 @@ __all__ += [
     "choose_interfaces",
     "client_endpoint",
     "connect_source",
+    "format_content_id",
+    "format_node_id",
     "parse_address",
+    "parse_content_id",
+    "parse_node_id",
 ]
 
 _NAMES = {
     "content.catalog": ("IN_MEMORY", "Catalog"),
     "content.library": ("Library",),
+    "content.mirroring": ("Beyond",),
+    "content.outlet": ("Outlet",),
     "content.shares": ("Share",),
+    "content.tree": ("format_content_id", "parse_content_id"),
+    "content.unfolding": ("Existing",),
     "discovery.addresses": ("LocalAddress", "addresses_of_host", "choose_interfaces"),
     "discovery.beacon": ("Beacon",),
     "discovery.datagram": ("Offer",),
@@ -163,7 +182,9 @@ _NAMES = {
     "link.introduction": ("Introduction",),
     "link.security": ("Encryption", "Plaintext"),
     "link.named_registry": ("NamedRegistry",),
+    "link.node_id": ("format_node_id", "parse_node_id"),
     "link.shared_port": ("SharedPortFactory",),
+    "link.throttle": ("Throttle",),
     "link.tls": ("Tls",),
     "node": ("NodeService",),
     "registry.client": ("IPeerListListener", "RegistryClient"),
@@ -173,7 +194,7 @@ _NAMES = {
     "settings": ("INodeListener", "NodeListener", "NodeSettings"),
     "transfer.client": ("TransferClient",),
     "transfer.download": ("Checksum", "Download"),
-    "transfer.fetch": ("Fetched", "Target"),
+    "transfer.fetch": ("Fetched", "Growing", "Target"),
     "transfer.finding": ("Candidate",),
     "transfer.indexing": ("Indexed", "IndexingService"),
     "transfer.server": ("TransferFactory",),

@@ -43,7 +43,7 @@ class StateInUse(Misuse):
 
 
 class ShareMissing(Misuse):
-    """The folder to be shared is not there, or is no folder."""
+    """A folder that was named, to be shared or for a download, is not there, or is no folder."""
 
 
 class Violation(Flow512Error):

@@ -109,7 +109,9 @@ class NodeService(Service):
         @param reactor: with what its endpoints and its beacon need.
         @param settings: what the user decided.
         @param listener: is told what happens.
-        @param random: for ids and jitter.
+        @param random: for keys, nonces, ids and jitter. Another than the system's, which is used
+            unless it is given, is for tests: whoever can foresee it has the key of a node without a
+            state folder.
         @param run_blocking: runs what waits for the disk; threads of the node's own unless given.
         @param run_long: runs what hashes whole files; C{run_blocking} if only that is given.
         @param local_addresses: finds this machine's addresses.

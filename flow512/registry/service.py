@@ -102,7 +102,8 @@ class RegistryService(Service):
         """
         @param reactor: with what its endpoint and its beacon need.
         @param settings: what the user decided.
-        @param random: for keys, jitter, and the choice among those who hold a content.
+        @param random: for keys, nonces, jitter, and the choice among those who hold a content. The
+            system's unless given; another is for tests.
         @param run_blocking: runs what waits for the disk; threads of its own unless given.
         @param local_addresses: finds this machine's addresses.
         """

@@ -11,6 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
@@ -49,12 +50,12 @@ class ExampleTests(SynchronousTestCase):
         self.host = self.network.host("10.0.0.1", name="server")
         self.other = self.network.host("10.0.0.2", name="other")
 
-    def node(self, host: Host, **settings: object) -> NodeService:
-        """Make a node that announces nothing."""
+    def node(self, host: Host, beacon_port: int | None = None, **settings: object) -> NodeService:
+        """Make a node that announces nothing, unless it is given a port for that."""
         return NodeService(
             host.reactor,
-            NodeSettings(beacon_port=None, **settings),
-            random=Random(2),
+            NodeSettings(beacon_port=beacon_port, **settings),
+            random=Random(host.name),
             run_blocking=host.run_blocking,
             local_addresses=lambda: [LocalAddress(host.addresses[0], 24, "eth0", 2)],
         )
@@ -117,6 +118,40 @@ class ExampleTests(SynchronousTestCase):
             self.network.result(fetch(*place, "nothing.mkv", str(folder)))
         self.network.run(1)
         self.network.result(node.stopService())
+        self.network.close()
+
+    def test_look_around(self) -> None:
+        """What peers share is said, and how a file begins; a file that nobody has fails it."""
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        content = Random(3).randbytes(600_000)
+        Path(temporary.name, "a\N{BELL}b").write_bytes(content)
+        Path(temporary.name, "empty").touch()
+        library = self.node(self.host, 5120, shares=(temporary.name,), name="library")
+        here = self.node(self.other, 5120, serves=False)
+        for node in (library, here):
+            node.startService()
+        said: list[str] = []
+
+        def look_around(path: str) -> None:
+            looking = example("look_around").look_around
+            arguments = (self.other.reactor, here, path, 300)
+            self.network.result(Deferred.fromCoroutine(looking(*arguments, said.append)))
+
+        look_around("a\N{BELL}b")
+        library_says = "library (10.0.0.1:5000) has"
+        files = [
+            f"{library_says} 'a\\U0001f514b': 600000 bytes",
+            f"{library_says} 'empty': 0 bytes",
+        ]
+        self.assertEqual(said, [*files, f"'a\\U0001f514b' begins with {content[:300]!a}"])
+        self.assertLess(self.other.bytes_received, 500_000)
+        look_around("empty")
+        self.assertEqual(said[-1], "'empty' begins with b''")
+        with self.assertRaises(NotFound):
+            look_around("nothing")
+        for node in (here, library):
+            self.network.result(node.stopService())
         self.network.close()
 
     def test_no_such_interface(self) -> None:
