@@ -44,8 +44,9 @@ class RunBlocking(Protocol):
     """
     Runs a function where it may block.
 
-    C{twisted.internet.threads.deferToThread} is one; so are those of L{Workers}, and
-    C{run_blocking} of every host of L{flow512.testing}.
+    C{partial(deferToThreadPool, reactor, reactor.getThreadPool())} is one; so are those of
+    L{Workers}, and C{run_blocking} of every host of L{flow512.testing}. C{deferToThread} is one
+    for the global reactor, but not to type checkers: its C{f} can be given by name.
     """
 
     def __call__(
