@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.tree import format_content_id
 from flow512.discovery.election import Mode
-from flow512.errors import BadDigest, Flow512Error
+from flow512.errors import BadDigest, Flow512Error, PeerLost
 from flow512.limits import Limits
 from flow512.link.address import DEFAULT_PORT, HostPort
 from flow512.link.conversation import Patience
@@ -375,14 +375,15 @@ class Answering(Teller):
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.knows: tuple[Peer, ...] = ()
 
     def stat(self, path: str = "", root: bytes | None = None) -> Deferred[Entry]:
         """Tell of the file."""
         return succeed(Entry(NAME, self.size, 0, root))
 
     def who(self, root: bytes, port: int = 0) -> Deferred[tuple[Peer, ...]]:
-        """Know of nobody."""
-        return succeed(())
+        """Tell of those whom it knows."""
+        return succeed(self.knows)
 
 
 class DialTests(SynchronousTestCase):
@@ -395,6 +396,8 @@ class DialTests(SynchronousTestCase):
         self.download = mock.Mock(size=self.SIZE, stored=0, root=bytes(32), blamed=[])
         self.dialled: list[str] = []
         self.answering: dict[str, Answering] = {}
+        self.away: set[str] = set()
+        self.first = Answering(self.SIZE)
 
     def gather(self, peers: Sequence[Peer], may_dial: Callable[[Peer], bool]) -> Gathering:
         """Begin a download that has one source, and a registry that tells of others."""
@@ -403,13 +406,15 @@ class DialTests(SynchronousTestCase):
             assert isinstance(candidate.address, HostPort)
             host = candidate.address.host
             self.dialled.append(host)
+            if host in self.away:
+                raise PeerLost("It is not there.")
             return cast(SourceProtocol, self.answering.setdefault(host, Answering(self.SIZE)))
 
         exchange = Exchange(lambda root: succeed(tuple(peers)), may_dial, KnownHolders(), Limits())
         gathering = Gathering(
             connect, self.clock, Random(1), exchange=exchange, told=lambda download: None
         )
-        first = cast(SourceProtocol, Answering(self.SIZE))
+        first = cast(SourceProtocol, self.first)
         entry = Entry(NAME, self.SIZE, 0, bytes(32))
         gathering.begin_with([Found(Candidate(HostPort("10.0.0.1", 5000)), first, entry)])
         gathering.progress(self.download)
@@ -454,3 +459,25 @@ class DialTests(SynchronousTestCase):
             self.answering = {}
         other = next(peer.host for peer in peers if peer.host != blamed.address.host)
         self.assertEqual(set(self.dialled), {other})
+
+    def test_told_by_a_source(self) -> None:
+        """One who runs on the machine of a source that tells of him is dialled there, not here."""
+        self.first.knows = (Peer(b"n" * 32, "", "127.0.0.1", 5001),)
+        self.gather((), lambda peer: True)
+        self.assertEqual(self.dialled, ["10.0.0.1"])
+
+    def test_told_of_many(self) -> None:
+        """
+        Of those for whom there is no place yet, only so many are remembered: who tells of ever more
+        fills no memory here.
+        """
+        self.patch(gathering, "MOST_SOURCES", 1)
+        self.patch(gathering, "MOST_TOLD", 5)
+        peers = [self.peer(number) for number in range(2, 12)]
+        self.away = {peer.host for peer in peers}
+        self.gather(peers, lambda peer: True)
+        self.assertEqual(self.dialled, [])
+        peers.clear()  # nobody tells of them again
+        self.first.is_open = False
+        self.clock.advance(RETRY)
+        self.assertEqual(len(set(self.dialled)), 5)
