@@ -27,9 +27,10 @@ from flow512.errors import (
 )
 from flow512.transfer import masks
 from flow512.transfer.actions import Action, AskBlocks, AskPage, CheckBlocks, Drop, TakeBack
-from flow512.transfer.pace import FIRST_WINDOW, MAX_REST, WINDOW
-from flow512.transfer.swarm import BLOCKS_PER_READ, LATE, STRIKES, Swarm
-from flow512.transfer.wanted import OPEN_PAGES
+from flow512.transfer.endgame import ask_again
+from flow512.transfer.pace import FIRST_WINDOW, MAX_REST, MIN_REST, WINDOW, Request, Source
+from flow512.transfer.swarm import BLOCKS_PER_READ, CHOICE, LATE, STRIKES, Swarm
+from flow512.transfer.wanted import OPEN_PAGES, Wanted
 from flow512.units import BLOCK, DIGESTS_PER_PAGE
 
 Runs = list[tuple[int, int]]
@@ -598,6 +599,25 @@ class FailureTests(SynchronousTestCase):
         model.swarm.refused(1, request, Busy("later", 1.0))
         self.assertEqual([type(each) for each in model.act()], [Drop])
 
+    def test_rests(self) -> None:
+        """Each time that it refuses it is left in peace for twice as long, until it delivers."""
+        model = Model(self, 8, set(range(8)))
+        model.join()
+        model.ready()
+
+        def refuse() -> None:
+            (request,) = model.asked[1]
+            model.asked[1].clear()
+            model.swarm.refused(1, request, Busy("later"))
+
+        for rest in (MIN_REST, 2 * MIN_REST):
+            refuse()
+            self.assertEqual(asks(model.wait(rest - 0.1)), [])
+            self.assertNotEqual(asks(model.wait(0.1)), [])
+        model.work(1)
+        refuse()
+        self.assertNotEqual(asks(model.wait(MIN_REST)), [])
+
     def test_partial_source_that_has_it_not(self) -> None:
         """A partial source that has not what it told of is not asked for that again."""
         model = Model(self, 16, set(range(16)))
@@ -889,6 +909,18 @@ class PartialTests(SynchronousTestCase):
         self.assertEqual({count for source, count in counts if source == slow}, {1})
         self.assertGreater(max(count for source, count in counts if source == fast), 4)
 
+    def test_choice(self) -> None:
+        """
+        Beside partial sources, a complete one has a choice of blocks to send, however slow it is; a
+        slow one that is partial has no more to do than it brings soon.
+        """
+        model = Model(self, 400, set(range(400)))
+        slow, partial = model.join(), model.join(range(200))
+        model.ready()
+        model.work(slow, partial, seconds=1.0, turns=12)
+        self.assertEqual(len(model.asked_of(slow)), CHOICE)
+        self.assertLess(len(model.asked_of(partial)), CHOICE)
+
     def test_those_who_left_do_not_count(self) -> None:
         """When those who had blocks are gone, these are rare again."""
         model = Model(self, 64, set(range(64)), window=8)
@@ -929,6 +961,76 @@ class PartialTests(SynchronousTestCase):
         self.assertEqual(model.stored, set(far))
         self.assertLessEqual(len(model.swarm._wanted.pages), OPEN_PAGES + 2)
         self.assertEqual(model.ready(), [])
+
+    def test_page_that_was_put_away(self) -> None:
+        """A page that comes when its blocks are not thought of any more is not kept."""
+        blocks = 40 * 512
+        model = Model(self, blocks, set(range(blocks)))
+        model.join(range(0, blocks // 2, 512))
+        model.act()
+        model.give_page(model.pages.pop(0))  # that of the root
+        model.act()
+        for first in range(blocks // 2, blocks, 512):
+            model.swarm.join([(first, 1)])
+            model.swarm.next_action()
+        model.act()
+        asked = {page.index for page in model.pages}
+        self.assertTrue(asked - set(model.swarm._wanted.pages))
+        while model.pages:
+            model.give_page(model.pages.pop(0))
+        held = {index for level, index in model.verifier._pages if level == 0}
+        self.assertTrue(held <= set(model.swarm._wanted.pages), held)
+
+
+class WantedTests(SynchronousTestCase):
+    """L{Wanted}, by itself."""
+
+    def test_put_away(self) -> None:
+        """Who was found to have nothing else is asked again for what was put away meanwhile."""
+        blocks = 40 * 512
+        wanted = Wanted(
+            TreeVerifier(bytes(32), blocks * BLOCK), [(0, blocks)], [], Random(1), in_order=False
+        )
+        wanted.has(1, [(5, 1)])
+        wanted.open_for(1)
+        page, bit = wanted.place(5)
+        page.to_do, page.asked = page.to_do & ~bit, bit
+        wanted.open_for(1)  # for now, there is nothing else
+        page.to_do, page.asked = page.to_do | bit, 0
+        for index in range(1, 40):
+            wanted.has(2, [(index * 512, 1)])
+            for each in wanted.pages.values():
+                each.to_do &= ~each.have.get(2, 0)
+            wanted.open_for(2)
+        self.assertNotIn(0, wanted.pages)
+        self.assertTrue(wanted.is_left_for(1))
+        wanted.open_for(1)
+        self.assertIn(0, wanted.pages)
+
+
+class EndgameTests(SynchronousTestCase):
+    """What is asked of a second source."""
+
+    def again(self, rate: float) -> tuple[int, int] | None:
+        """
+        Let one who will need five seconds have been asked for the last blocks, and another be idle
+        who delivers so many a second; tell which of them he is asked for.
+        """
+        wanted = Wanted(TreeVerifier(bytes(32), 8 * BLOCK), [(0, 8)], [], Random(1), in_order=False)
+        wanted.open_ahead()
+        page = wanted.pages[0]
+        page.to_do, page.asked = 0, 0xFF
+        slow = Source(1, 60.0, outstanding=8, _rate=1.6)
+        slow.requests[1] = Request(1, 1, 0, 8, 0xFF, 0.0)
+        able = Source(2, 60.0, _rate=rate)
+        again = ask_again([(able, 8)], [slow, able], wanted, 0.0)
+        return None if again is None else again[2:]
+
+    def test_what_comes_sooner(self) -> None:
+        """Only the last blocks are asked for again, and only those that come sooner by it."""
+        self.assertEqual(self.again(1.0), (3, 5))
+        self.assertEqual(self.again(10.0), (0, 8))
+        self.assertIsNone(self.again(0.3))
 
 
 class AnyOrderTests(SynchronousTestCase):
