@@ -201,6 +201,27 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(self.sender.said, ["pause", "resume"])
         self.assertEqual(len(self.receiver.bodies), 4)
 
+    def test_paused_by_what_came(self) -> None:
+        """Who has enough after one body is given no more of what has come, until he resumes."""
+        lane, take = self.receiver.lane, self.receiver.take
+
+        def take_and_pause() -> None:
+            before = len(self.receiver.bodies)
+            take()
+            if len(self.receiver.bodies) > before:
+                lane.pauseProducing()
+
+        lane.pauseProducing()
+        # What comes of the first is put in its place, and what follows it is there by then.
+        for number, size in enumerate((FULL + 2 * DIRECT, 2 * DIRECT, 2 * DIRECT)):
+            self.write(number, bytes(size))
+        self.network.run(1.0)
+        self.receiver.take = take_and_pause  # type: ignore[method-assign]  # of this one
+        for bodies in (1, 2, 3):
+            lane.resumeProducing()
+            self.network.run(1.0)
+            self.assertEqual(len(self.receiver.bodies), bodies)
+
     def test_close(self) -> None:
         """A connection that is closed in peace delivers what was written before."""
         for number in range(3):

@@ -346,6 +346,34 @@ class ThrottleTests(SynchronousTestCase):
         self.clock.advance(0.7)
         self.assertGreater(sender.sent, 20_000)
 
+    def test_forgotten_in_the_middle_of_its_turn(self) -> None:
+        """Who has a part of its turn left and ends has nobody else wait for a turn."""
+        throttle = self.throttle(100_000)
+        [full] = self.senders(throttle, (TURN,))
+        throttle.forget(full)
+        [sender] = self.senders(throttle, (1000, 100_000))
+        self.clock.advance(0.01)
+        self.assertEqual(sender.sent, 1000)
+        throttle.forget(sender)
+        self.clock.advance(10)
+        self.assertTrue(throttle.ask(Sender(throttle), 1000))
+
+    def test_turn_that_is_over(self) -> None:
+        """When all have had their turns and want no more, who asks next need not wait for one."""
+        throttle = self.throttle(100_000)
+        [full] = self.senders(throttle, (TURN,))
+        throttle.forget(full)
+
+        class Once(Sender):
+            def turn_came(self) -> None:
+                self.sent += self.throttle.ask(self, 1000)
+
+        once = Once(throttle)
+        self.assertFalse(throttle.ask(once, 1000))
+        self.clock.advance(10)
+        self.assertEqual(once.sent, 1)
+        self.assertTrue(throttle.ask(Sender(throttle), 1000))
+
     def test_changed(self) -> None:
         """Another limit holds at once for those who wait; none at all lets them go."""
         throttle = self.throttle(100_000)
