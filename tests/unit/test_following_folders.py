@@ -289,6 +289,17 @@ class CoverTests(FolderCase):
             self.assertEqual(self.is_watched("a", "b", "a/inner", "b/inner"), [True] * 4)
             shutil.rmtree(self.share / "b")
 
+    def test_moved_and_found(self) -> None:
+        """A folder that is found under its new name before the word of the move comes stays watched
+        there, though nothing has taken its old place."""
+        (self.share / "a" / "inner").mkdir(parents=True)
+        self.begin()
+        os.rename(self.share / "a", self.share / "b")
+        self.cover("")
+        self.notifier.happen(self.share, "a", Event.MOVED_FROM | Event.IS_FOLDER)
+        self.cover("a")
+        self.assertEqual(self.is_watched("b", "b/inner"), [True, True])
+
     def test_moved_away(self) -> None:
         """A large folder that was moved away is watched no longer, little by little."""
         for number in range(500):

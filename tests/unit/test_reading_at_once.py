@@ -208,6 +208,28 @@ class AtOnceTests(AtOnceTestCase):
         self.assertEqual(getattr(error, "code", 0), WIRE_CODES[NotFound])
         self.assertEqual(self.shelf.bytes_read, read)
 
+    def test_found_out_while_a_look_holds(self) -> None:
+        """Nor is more read at once because another look, a moment before, found that it may be."""
+        served = self.join(room=1000)
+        self.shelf.is_cached = lambda offset: False
+        self.begin(served)
+        self.clock.advance(MISS_HOLDS - 0.1)
+        for _ in range(4):  # of which the last looks have begun just now
+            self.workers.do()
+            self.take(served)
+        (self.shelf.folder / ALLOW_FILE).write_text("")
+        self.workers.do()
+        self.take(served)
+        self.shelf.is_cached = lambda offset: True
+        self.clock.advance(0.1)
+        read = self.shelf.bytes_read
+        self.ask(served, 3)
+        self.clock.advance(0)
+        self.assertEqual(self.shelf.bytes_read, read)
+        self.workers.do_all()
+        [error] = self.take(served)
+        self.assertEqual(getattr(error, "code", 0), WIRE_CODES[NotFound])
+
     def test_changed(self) -> None:
         """Of a file that has changed nothing more is sent."""
         served = self.join(room=1000)

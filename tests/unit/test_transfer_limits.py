@@ -136,6 +136,17 @@ class MemoryTests(LimitedTestCase):
             self.workers.do_all()
         self.assertTrue(any(each.end.transport.aborted for each in self.served))
 
+    def test_one_block_where_memory_is_short(self) -> None:
+        """Whose transport keeps a block gets the next when it has given that back, and no sooner."""
+        self.fetch(self.join(kind=LendingTransport))
+        self.workers.do_all()
+        self.assertFalse(self.factory.allowance.memory.is_plentiful)
+        one = self.join(kind=LendingTransport)
+        self.fetch(one)
+        for _ in range(3):
+            self.workers.do_all()
+            self.assertEqual(len(b"".join(bytes(frame.body) for frame in one.end.take())), BLOCK)
+
     def test_what_a_transport_gives_back(self) -> None:
         """Readers whose transports keep buffers get everything, whole and in order."""
         readers = [self.join(kind=LendingTransport) for _ in range(12)]
