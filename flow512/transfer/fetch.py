@@ -287,7 +287,7 @@ class _Work:
             try:
                 await download.start()
             except DamagedPartial:
-                await at_its_end(download.idle())
+                # Every block was in its place when that showed, so no worker is at the file.
                 if offer is not None:
                     offer.withdraw()
                 await at_its_end(run_blocking(opened.partial.distrust))

@@ -578,6 +578,31 @@ class SeveralTests(DownloadTestCase):
         self.network.run(1.0)
         self.assertFalse(self.factory.connections, "its connection is closed")
 
+    def test_buffers_come_back(self) -> None:
+        """The buffer of blocks that came together is given back though some are here already."""
+        entry, content = self.put("one", 8 * BLOCK)
+        source = self.source()
+        given_back: list[object] = []
+        source.buffers.give_back = given_back.append  # type: ignore[method-assign]  # of this one
+        sinks: list[Callable[[int, bytearray], None]] = []
+
+        def read(*args: Any) -> Deferred[None]:
+            sinks.append(args[-1])
+            return Deferred(lambda _: None)
+
+        source.read = read  # type: ignore[assignment]  # as the test sends it
+        partial = self.partial(entry)
+        download = self.download(entry, partial=partial, source=source, checksum=Checksum.NONE)
+        result = download.start()
+        self.network.run_until(lambda: bool(sinks))
+        frames = [(0, bytearray(content[:BLOCK])), (0, bytearray(content[: 4 * BLOCK]))]
+        for first, data in frames:
+            sinks[0](first, data)
+        self.assertIs(given_back[0], frames[1][1])
+        sinks[0](4 * 512, bytearray(content[4 * BLOCK :]))
+        self.network.result(result)
+        self.assertEqual(partial.read(0, entry.size), content)
+
     def test_one_is_silent(self) -> None:
         """One that sends nothing holds nobody up."""
         source = self.source()

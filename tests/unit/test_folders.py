@@ -529,6 +529,28 @@ class FolderTests(TransferTestCase):
         self.assertEqual(list(self.content()), ["one"])
         source.leave()
 
+    def test_stopped_while_it_comes(self) -> None:
+        """The sources are told to send no more of what was asked for: list and files."""
+        self.put("one", 50)
+        for name in ("read", "bundle"):
+            source, entry = self.asked()
+            told_off: list[Deferred[None]] = []
+
+            def never(*_: object, told_off: list[Deferred[None]] = told_off) -> Deferred[None]:
+                return Deferred(told_off.append)
+
+            setattr(source, name, never)
+            fetching = Deferred.fromCoroutine(
+                self.fetching([source]).fetch(entry, str(self.target), Existing.KEEP)
+            )
+            self.network.run(2.0)
+            self.assertEqual(told_off, [])
+            fetching.cancel()
+            self.assertEqual(len(told_off), 1, name)
+            self.network.run(5.0)
+            self.failureResultOf(fetching, CancelledError)
+            source.leave()
+
     def test_all_lost(self) -> None:
         """Without any source left it fails, and says so; the next time goes on."""
         for number in range(900):
