@@ -32,7 +32,7 @@ from flow512.transfer.blocks import Sink
 from flow512.transfer.finding import Candidate
 from flow512.transfer.mending import LANES, Mended, Mender
 from flow512.transfer.source import SourceProtocol
-from flow512.units import BLOCK, DIGEST, PIECE, PIECES_PER_BLOCK
+from flow512.units import BLOCK, DIGEST, DIGESTS_PER_PAGE, PIECE, PIECES_PER_BLOCK
 from flow512.wire.holding import PiecesRequest
 from flow512.wire.messages import Entry, Kind
 from tests.unit.transfer_ends import TransferTestCase, ask
@@ -177,6 +177,49 @@ class LookTests(MendingCase):
         """A file that is not there is said to be so."""
         with self.assertRaises(NotFound):
             self.look()
+
+
+class ManyPagesTests(MendingCase):
+    """A file whose digests fill more than one page, nearly all of it hole."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        size = DIGESTS_PER_PAGE * BLOCK + 1
+        there = self.shelf.folder / "sparse"
+        for path in (there, self.path):
+            path.touch()
+            os.truncate(path, size)
+        with open(self.path, "r+b") as file:
+            file.seek(size - 1)
+            file.write(b"x")
+        self.entry = self.shelf.stat("sparse")
+        self.other = Odd(self.source())
+
+    def look(self) -> Damage:
+        """Look at it, with two sources."""
+        has = [Has(self.odd, self.entry), Has(self.other, self.entry, Candidate("10.0.0.2"))]
+        looking = Deferred.fromCoroutine(self.mender.look(has, str(self.path)))
+        damage: Damage = self.network.result(looking)
+        return damage
+
+    def test_all_pages(self) -> None:
+        """Each page is asked for when it is needed, and only damage is told of."""
+        self.assertEqual(self.look().runs, ((DIGESTS_PER_PAGE, 1),))
+        self.assertEqual(self.odd.asked, [("page", 0), ("page", 0), ("page", 1)])
+        self.assertEqual(self.other.asked, [])
+
+    def test_wrong_page(self) -> None:
+        """Who lies about a later page is blamed, and the next one is asked for it."""
+        page = self.odd.page
+
+        def lie(root: bytes, level: int, index: int) -> Deferred[bytes]:
+            told = page(root, level, index)
+            return told if not index else told.addCallback(lambda data: bytes(len(data)))
+
+        self.odd.page = lie  # type: ignore[method-assign]  # a liar
+        self.assertEqual(self.look().runs, ((DIGESTS_PER_PAGE, 1),))
+        self.assertEqual([who for who, _ in self.blamed], [Candidate("10.0.0.1")])
+        self.assertEqual(self.other.asked, [("page", 1)])
 
 
 class RepairTests(MendingCase):
