@@ -137,7 +137,7 @@ class MemoryTests(LimitedTestCase):
         self.assertTrue(any(each.end.transport.aborted for each in self.served))
 
     def test_one_block_where_memory_is_short(self) -> None:
-        """Whose transport keeps a block gets the next when it has given that back, and no sooner."""
+        """Whose transport keeps a block gets the next one once that was given back, not before."""
         self.fetch(self.join(kind=LendingTransport))
         self.workers.do_all()
         self.assertFalse(self.factory.allowance.memory.is_plentiful)
