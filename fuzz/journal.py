@@ -151,7 +151,7 @@ class History:
             kept = length = 0
         del self.records[kept:]
         expected, all_of_it = vouched(self.records, self.boot)
-        self.journal = Journal(FD, ROOT, SIZE, BLOCKS, f"boot {self.boot}", self.disk)
+        self.journal = Journal(FD, ROOT, SIZE, f"boot {self.boot}", self.disk)
         assert as_bits(self.journal.trusted) == expected, "not what was recorded"
         assert self.journal.whole == (all_of_it and length > 0 and length == len(data))
         assert self.disk.data == data[:length], "something is left that does not count"

@@ -168,20 +168,16 @@ class Journal:
     @ivar whole: whether those were all that it ever vouched for.
     """
 
-    def __init__(
-        self, fd: int, root: bytes, size: int, blocks: int, boot_id: str, disk: Disk = DISK
-    ) -> None:
+    def __init__(self, fd: int, root: bytes, size: int, boot_id: str, disk: Disk = DISK) -> None:
         """
         Read what is in the file, and cut off what does not count.
 
         @param fd: the file, open to read and write; it stays the caller's.
-        @param blocks: how many the content has.
         @param boot_id: as L{read_boot_id} gives it.
         @raise OSError: it cannot be read.
         """
         self.trusted = BlockSet()
         self._fd = fd
-        self._blocks = blocks
         self._disk = disk
         self._header = HEADER.pack(MAGIC, root, size)
         self._boot = blake3(boot_id.encode()).digest(16) if boot_id else b""

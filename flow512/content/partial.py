@@ -103,7 +103,7 @@ class Partial:
         self._fd = fd
         self._journal_fd = journal_fd
         self._disk = disk
-        self._journal = Journal(journal_fd, root, size, self.blocks, boot_id, disk)
+        self._journal = Journal(journal_fd, root, size, boot_id, disk)
         # Guards what follows, the journal, and changes of have. No run may slip into the journal
         # between a sync and its seal, so a seal holds it all the while.
         self._lock = threading.RLock()

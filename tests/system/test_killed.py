@@ -79,7 +79,7 @@ def vouched_for(folder: Path, root: bytes) -> set[int]:
     copy = shutil.copy(journal, folder / "copy")
     fd = os.open(copy, os.O_RDWR)
     try:
-        read = Journal(fd, root, SIZE, -(-SIZE // BLOCK), read_boot_id())
+        read = Journal(fd, root, SIZE, read_boot_id())
         return {
             block for first, count in read.trusted.runs() for block in range(first, first + count)
         }
