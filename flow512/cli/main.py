@@ -32,13 +32,16 @@ def run_in_process(
     """
     import gc
 
+    from twisted.internet import reactor
     from twisted.logger import LogLevel
 
     from flow512.cli.logs import begin_logging
     from flow512.cli.running import run
+    from flow512.clocks import keep_steady
     from flow512.descriptors import allow_enough_descriptors
 
     allow_enough_descriptors()
+    keep_steady(reactor)
     begin_logging(sys.stderr, LogLevel.info if verbose else LogLevel.warn, words)
     # What is imported by now stays to the end; the collector would go through it time and again.
     gc.freeze()

@@ -24,6 +24,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from flow512.clocks import wall_seconds_of
 from flow512.discovery import sockets
 from flow512.discovery.addresses import LocalAddress, usable_addresses
 from flow512.discovery.datagram import INSTANCE, Offer, printable
@@ -104,7 +105,8 @@ class Beacon(Service):
 
     @param reactor: must also provide C{IReactorMulticast}; for IPv6 on real interfaces,
         C{IReactorSocket} too, as every reactor of Twisted's on POSIX does. With a C{seal_key}
-        its clock must tell the time of day, as those of Twisted's do.
+        its clock must tell the time of day, as those of Twisted's do, or be an
+        L{IWallClock<flow512.clocks.IWallClock>}.
     @param port: the UDP port, the same for everybody who is to meet.
     @param network: only beacons with the same tag, at most 64 characters, see each other;
         not used with a C{seal_key}.
@@ -141,6 +143,7 @@ class Beacon(Service):
         seal_key: bytes | None = None,
     ) -> None:
         self._clock = reactor
+        self._wall_seconds = wall_seconds_of(reactor)
         self._udp = IReactorMulticast(reactor)
         self._port = port
         self._network = network
@@ -273,7 +276,8 @@ class Beacon(Service):
 
     def _take_in(self, data: bytes, host: str, port: int) -> None:
         if self.running:
-            self._perform(self._engine.received(data, host, port, self._clock.seconds()))
+            now, time_of_day = self._clock.seconds(), self._wall_seconds()
+            self._perform(self._engine.received(data, host, port, now, time_of_day))
 
     def _tick(self) -> None:
         self._wake = None
@@ -332,7 +336,7 @@ class Beacon(Service):
             return
         transport = IUDPTransport(place.own.transport)
         source = place.address.address, transport.getHost().port
-        data = self._engine.envelop(body, *source, self._clock.seconds())
+        data = self._engine.envelop(body, *source, self._wall_seconds())
         for host in hosts:
             # The socket is bound to its interface, which is all that a scope would say.
             target = host.partition("%")[0]

@@ -221,13 +221,17 @@ class Engine:
             self._queries.append(self._queries[-1] + self._jittered(delay))
         return self._changed(now) if self._offers else self._due(now)
 
-    def received(self, data: bytes, host: str, port: int, now: float) -> list[Action]:
+    def received(
+        self, data: bytes, host: str, port: int, now: float, time_of_day: float | None = None
+    ) -> list[Action]:
         """
         Take in a datagram.
 
         @param data: whatever came.
         @param host: the IP address it came from, with C{%interface} if that is needed.
         @param port: the UDP port it came from.
+        @param time_of_day: seconds since 1970, UTC, which is what members compare; C{now} if that
+            is the same.
         """
         if not self._running:
             return []
@@ -236,7 +240,8 @@ class Engine:
         if not (self._source_budgets.take(host, now) and self._decode_budget.take(now)):
             return self._ignore(Ignored.FLOOD)
         try:
-            body = self._envelope.open(data, host, port, now)
+            sealed_by = now if time_of_day is None else time_of_day
+            body = self._envelope.open(data, host, port, sealed_by)
         except OutOfTime as error:
             return [*self._ignore(Ignored.OUT_OF_TIME), OffClock(host, error.late)]
         except BadMessage:
@@ -260,16 +265,17 @@ class Engine:
             return self._ignore(outcome) + self._due(now)
         return ([] if outcome is None else [outcome]) + self._due(now)
 
-    def envelop(self, body: bytes, host: str, port: int, now: float) -> bytes:
+    def envelop(self, body: bytes, host: str, port: int, time_of_day: float) -> bytes:
         """
         Make a datagram of what an action sends.
 
         @param body: the action's.
         @param host: the IP address that it is to be sent from.
         @param port: the UDP port that it is to be sent from.
+        @param time_of_day: seconds since 1970, UTC.
         @return: at most 512 bytes.
         """
-        return self._envelope.close(body, host, port, now)
+        return self._envelope.close(body, host, port, time_of_day)
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due."""

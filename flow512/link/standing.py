@@ -13,6 +13,7 @@ from random import Random
 import msgspec
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
+from flow512.clocks import wall_seconds_of
 from flow512.errors import ResourceFailure
 from flow512.interfaces import RunBlocking
 from flow512.link.address import HostPort, client_endpoint
@@ -66,7 +67,7 @@ class Standing:
             self._bans_file = ""
             if folder is not None:
                 self._bans_file = os.path.join(folder, BANS_FILE)
-                self._bans = Bans(self._bans_file, clock.seconds)
+                self._bans = Bans(self._bans_file, wall_seconds_of(clock))
                 self._bans.reload()
         except BaseException:
             self.close()
@@ -140,7 +141,8 @@ class Standing:
         @raise flow512.errors.Flow512Error: as L{Bans.ban}.
         """
         if self._bans_file:
-            Bans(self._bans_file, self._clock.seconds).ban(node, reason[:MAX_REASON], seconds)
+            bans = Bans(self._bans_file, wall_seconds_of(self._clock))
+            bans.ban(node, reason[:MAX_REASON], seconds)
 
     def close(self) -> None:
         """

@@ -10,6 +10,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.usage import UsageError
 
+from flow512.clocks import keep_steady
 from flow512.content.paths import escape
 from flow512.content.shares import Share
 from flow512.discovery.election import Mode
@@ -131,5 +132,6 @@ def makeService(config: Options, reactor: IReactorTime | None = None) -> Service
     if reactor is None:
         from twisted.internet import reactor as installed
 
+        keep_steady(installed)
         reactor = IReactorTime(installed)
     return Daemon(COMMAND, NodeService(reactor, config.settings))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 
+from flow512.clocks import keep_steady
 from flow512.limits import Limits
 from flow512.link.identity import default_registry_state
 from flow512.plugins.options import Daemon, ServiceOptions
@@ -63,5 +64,6 @@ def makeService(config: Options, reactor: IReactorTime | None = None) -> Service
     if reactor is None:
         from twisted.internet import reactor as installed
 
+        keep_steady(installed)
         reactor = IReactorTime(installed)
     return Daemon(COMMAND, RegistryService(reactor, config.settings))

@@ -263,6 +263,10 @@ HELD: Final[dict[tuple[int, str], dict[str, tuple[str, ...]]]] = {
         ),
         "out of descriptors": ("test_paths.Opening.test_out_of_descriptors",),
         "clock jumps": (
+            "test_clocks.SteadyTests.test_set",
+            "test_clocks.SteadyTests.test_calls_in_time",
+            "test_closed_beacons.ClosedBeaconTests.test_clock_is_set",
+            "test_bans.TimeOfDayTests.test_clock_is_set",
             "test_closed_beacons.ClosedEngineTests.test_off_clock",
             "test_house.HouseTests.test_rules",
         ),

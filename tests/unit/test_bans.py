@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import threading
+from random import Random
 from typing import Any
 
 from hypothesis import given
@@ -16,10 +17,13 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from flow512.clocks import keep_steady
 from flow512.errors import DiskFailure, Misuse
 from flow512.link.ban_watch import LOOK_EVERY, BanWatch
 from flow512.link.bans import MAX_BAN, MAX_REASON, Ban, Bans
 from flow512.link.node_id import format_node_id
+from flow512.link.security import Encryption
+from flow512.link.standing import Claims, Standing
 from tests.unit.test_shares import as_nobody
 from tests.unit.transfer_ends import HandFired, a_folder
 
@@ -48,6 +52,22 @@ class BansCase(SynchronousTestCase):
         """What is in the file."""
         bans: list[dict[str, Any]] = json.loads(self.path.read_text())["bans"]
         return bans
+
+
+class TimeOfDayTests(BansCase):
+    """When a ban is over, where the clock is set."""
+
+    def test_clock_is_set(self) -> None:
+        """Bans end by the machine's clock, as it is set, and not by the reactor's time."""
+        set_forward = [0.0]
+        keep_steady(self.clock, lambda: START + set_forward[0], lambda: 0.0)
+        self.bans().ban(EVE, seconds=3600)
+        claims = Claims("", "", "", Encryption.TLS, str(self.folder))
+        standing = Standing(claims, self.clock, Random(1))
+        self.addCleanup(standing.close)
+        self.assertFalse(standing.introduction.admits(EVE))
+        set_forward[0] = 3600.0
+        self.assertTrue(standing.introduction.admits(EVE))
 
 
 class BanTests(BansCase):

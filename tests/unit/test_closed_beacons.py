@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from flow512.clocks import keep_steady
 from flow512.discovery.beacon import PORT, Beacon
 from flow512.discovery.datagram import MAX_DATAGRAM, Offer, encode_query
 from flow512.discovery.engine import (
@@ -428,6 +429,21 @@ class ClosedBeaconTests(SynchronousTestCase):
             self.assertIn(
                 f"The clocks of this machine and of {host} are 3600 seconds apart", sentence
             )
+
+    def test_clock_is_set(self) -> None:
+        """Whose clock is an hour off is heard once it is set, though no time passes by that."""
+        first, second = self.hosts(2)
+        fast = [3600.0]
+        passed = self.network.clock.seconds
+        keep_steady(second.reactor, lambda: passed() + fast[0], passed)
+        for number, host in enumerate((first, second)):
+            self.beacon(host, str(number), interfaces=[ipv4(host)])
+        self.network.run(20.0)
+        self.assertEqual([beacon.sightings for beacon in self.beacons], [(), ()])
+        fast[0] = 0.0
+        self.network.run(20.0)
+        seen = [{sighting.name for sighting in beacon.sightings} for beacon in self.beacons]
+        self.assertEqual(seen, [{"1"}, {"0"}])
 
     def test_wrong_key(self) -> None:
         """A key of the wrong length is refused when the beacon is made."""

@@ -36,7 +36,7 @@ HEIGHTS: Final = {
 }
 """How high each room stands; it may import only what is lower, and itself."""
 
-GROUND: Final = {"descriptors", "errors", "units", "interfaces", "limits", "_version"}
+GROUND: Final = {"clocks", "descriptors", "errors", "units", "interfaces", "limits", "_version"}
 """Modules that everybody may import."""
 
 PURE: Final = (
