@@ -16,11 +16,13 @@ from random import Random
 import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from flow512.discovery.addresses import LocalAddress, check_interfaces, choose_interfaces
 from flow512.discovery.beacon import Beacon, OnSighting
 from flow512.discovery.engine import Sighting
+from flow512.errors import ResourceFailure
 from flow512.interfaces import RunBlocking
 from flow512.limits import Limits
 from flow512.link.address import LOOPBACK, host_of, listen_at
@@ -60,6 +62,7 @@ class Presence:
     @ivar beacon: its beacon, while it announces anything.
     """
 
+    log = Logger()
     listening: IListeningPort | None = None
     port = 0
     beacon: Beacon | None = None
@@ -132,11 +135,7 @@ class Presence:
         @param offer: what is to be found at its port, as beacons call it.
         @param sightings_changed: told when the beacon sees another than before.
         """
-        state = self.standing.state
-        if self.port and state is not None:
-            self._written = ListeningFile(
-                state.path, Listening(host_of(self.listening, ""), self.port)
-            )
+        self._tell_commands()
         if self._airwaves.port is None:
             return
         self.beacon = Beacon(
@@ -154,6 +153,21 @@ class Presence:
         if self.port:
             self.beacon.offer(offer, self.port)
         self.beacon.startService()
+
+    def _tell_commands(self) -> None:
+        state = self.standing.state
+        if not self.port or state is None:
+            return
+        listening = Listening(host_of(self.listening, ""), self.port)
+        try:
+            self._written = ListeningFile(state.path, listening)
+        except ResourceFailure as error:
+            # Nobody but this machine's own commands needs it; a full disk ends no registry.
+            self.log.warn(
+                "Other commands of yours do not learn that port {port} is this one's: {why}",
+                port=self.port,
+                why=str(error),
+            )
 
     def watch_bans(self, run_blocking: RunBlocking) -> None:
         """

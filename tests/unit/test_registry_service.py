@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from pathlib import Path
 from random import Random
 from unittest import mock
 
@@ -11,6 +12,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -137,6 +139,23 @@ class RegistryServiceTests(SynchronousTestCase):
         stopped = beacon.stopService()
         assert stopped is not None
         self.network.result(stopped)
+
+    def test_listening_file_cannot_be_written(self) -> None:
+        """It is there for the network though its own machine's commands cannot be told of it."""
+        state = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, state)
+        Path(state, "listening").mkdir(mode=0o700)
+        service = self.make(RegistrySettings(state=state))
+        service._run_blocking = self.there.run_blocking
+        with capturedLogs() as logs:
+            service.startService()
+        client = self.client()
+        client.startService()
+        self.network.run_until(lambda: client.is_listed)
+        (warning,) = [formatEvent(each) for each in logs if each["log_level"] is LogLevel.warn]
+        self.assertIn(f"while writing '{state}/listening'", warning)
+        self.network.result(client.stopService())
+        self.network.result(service.stopService())
 
     def test_term(self) -> None:
         """
