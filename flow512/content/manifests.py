@@ -2,7 +2,8 @@
 The manifests that a library has made of folders, so that it can serve them like files.
 
 A manifest is kept in a temporary file without a name, together with its tree, until there is no
-room for it any more: then it is not found, and whoever wants it asks for the folder again. It shows
+room for it any more, or too many others were made: then it is not found, and whoever wants it asks
+for the folder again. It shows
 what one view showed, and so is given only to those who may see all the shares that it is of.
 
 Whoever asks for a folder that was asked for before is given the same manifest, without a look at
@@ -36,6 +37,12 @@ from flow512.errors import Cancelled, DiskFailure, from_os_error
 MOST: Final = 256 * 1024 * 1024
 """Bytes of all manifests that are kept; the latest one is kept whatever it has."""
 
+MOST_FILES: Final = 256
+"""
+Manifests that are kept. Each takes a descriptor, and there is a new one for each folder and each
+change in it: a share with many folders must not take all that the process may have open.
+"""
+
 _MOST_AGAIN: Final = 100
 """Folders whose manifest may be given again."""
 
@@ -64,11 +71,13 @@ class Manifests:
     Those that are kept. Any thread may call any method; all may block.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, most_files: int = MOST_FILES) -> None:
         """
         @param most: see L{MOST}.
+        @param most_files: see L{MOST_FILES}; at least one.
         """
         self._most = most
+        self._most_files = most_files
         self._turn = threading.Lock()
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         # By folder and shares, in order: the root, and how things were before it was made.
@@ -168,7 +177,7 @@ class Manifests:
                 os.close(before.fd)
             self._kept[made.tree.root] = made
             held = sum(kept.stamp.size for kept in self._kept.values())
-            while len(self._kept) > 1 and held > self._most:
+            while len(self._kept) > 1 and (held > self._most or len(self._kept) > self._most_files):
                 _, oldest = self._kept.popitem(last=False)
                 held -= oldest.stamp.size
                 os.close(oldest.fd)

@@ -425,3 +425,23 @@ class ManifestsTests(LibraryCase):
         huge = kept.keep([Item("x" * 1000 + "/", 0, 0)], [share], lambda: False)[0]
         self.assertEqual(kept.size(first, [share]), None)
         self.assertIsNotNone(kept.size(huge, [share]))
+
+    def test_descriptors(self) -> None:
+        """
+        However small they are, only so many take a descriptor: a peer that asks for one folder
+        after the other must not leave the process without any.
+        """
+        library = Library(self.catalog, [Share(self.folder)])
+        self.addCleanup(library.close)
+        for number in range(600):
+            os.mkdir(os.path.join(self.folder, f"{number}"))
+            os.mkdir(os.path.join(self.folder, f"{number}", f"{number}"))
+        before = len(os.listdir("/dev/fd"))
+        roots = [library.stat(f"{number}/").root for number in range(600)]
+        self.assertLess(len(os.listdir("/dev/fd")) - before, 300)
+        with self.assertRaises(NotFound):
+            library.stat(root=roots[0])
+        self.assertEqual(library.stat(root=roots[-1]).root, roots[-1])
+        # What had to go is there again for whoever asks for the folder.
+        self.assertEqual(library.stat("0/").root, roots[0])
+        self.assertEqual(len(self.items(library.stat("0/"), library)), 1)
