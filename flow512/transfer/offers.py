@@ -46,6 +46,13 @@ LINGER: Final = 60.0
 Seconds that what was downloaded is offered on. If it went to a share, that has it long before.
 """
 
+MOST_LINGERING: Final = 64
+"""
+Downloads that are offered on at once: each keeps a descriptor, and the room on the disk of a file
+that was removed since. Who fetches one file after the other would have thousands in L{LINGER}
+seconds.
+"""
+
 Admits: TypeAlias = Callable[[bytes], bool]
 """Tells whether somebody may have what is downloaded, by the node id that was proven."""
 
@@ -238,6 +245,7 @@ class Offer:
         """
         if not self.is_withdrawn and self._lingering is None:
             self._lingering = self._offers.clock.callLater(LINGER, self.withdraw)
+            self._offers.linger(self)
 
     def withdraw(self) -> None:
         """
@@ -389,6 +397,7 @@ class Offers:
         self.pages = pages or ProvenPages()
         self.began = self.ended = lambda root: None
         self._offers: dict[bytes, list[Offer]] = {}  # by root; the first is the one that is found
+        self._lingering: dict[Offer, None] = {}  # the oldest first
 
     def prepare(self, partial: Partial, entry: Entry) -> Offer:
         """
@@ -424,10 +433,19 @@ class Offers:
         if len(offers) == 1:
             self.began(offer.root)
 
+    def linger(self, offer: Offer) -> None:
+        """
+        Make room for an offer that is withdrawn in a while; for L{Offer.linger}.
+        """
+        self._lingering[offer] = None
+        if len(self._lingering) > MOST_LINGERING:
+            next(iter(self._lingering)).withdraw()
+
     def withdraw(self, offer: Offer) -> None:
         """
         Let an offer be found no longer; for L{Offer.withdraw}.
         """
+        self._lingering.pop(offer, None)
         offers = self._offers.get(offer.root, [])
         if offer in offers:
             # Another thread may be looking for one: it must not find an empty list.

@@ -466,6 +466,36 @@ class QuestionTests(OfferTestCase):
         self.offers.stop()
         self.assertTrue(second.is_withdrawn)
 
+    def test_many_linger(self) -> None:
+        """
+        Who downloads one file after the other offers the latest of them on, and has no more open
+        than that; what is downloading still stays.
+        """
+        under_way = self.download(1, "under way").offer
+        done = []
+        for number in range(200):
+            download = self.download(1, f"{number}")
+            download.store(0)
+            download.publish()
+            download.partial.close()
+            download.offer.linger()
+            done.append(download.offer)
+        self.assertLess(len(os.listdir("/dev/fd")) - self.descriptors, 100)
+        served = self.serve()
+        self.assertEqual(self.ask(served, Stat(root=done[0].root)), [NOT_FOUND])
+        for offer in (done[-1], under_way):
+            (stated,) = self.ask(served, Stat(root=offer.root))
+            self.assertIsInstance(stated, Stated)
+        # One that was withdrawn before its time does not make another one go.
+        left = [offer for offer in done if not offer.is_withdrawn]
+        left[-1].withdraw()
+        last = self.download(1, "last").offer
+        last.linger()
+        self.assertFalse(left[0].is_withdrawn)
+        self.clock.advance(60)
+        self.assertTrue(last.is_withdrawn)
+        self.assertFalse(under_way.is_withdrawn)
+
 
 class WhoTests(OfferTestCase):
     """WHO."""
