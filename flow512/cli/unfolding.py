@@ -184,7 +184,8 @@ class _Unfolding(Telling):
             self._say_surplus(progress.surplus, outcome.left_out_count)
 
     def _say_surplus(self, surplus: Surplus, left_out: int) -> None:
-        deletes = self._deletes and not left_out
+        # What was in the way of something may be gone, and that be left out all the same.
+        deletes = self._deletes and bool(not left_out or surplus.deleted or surplus.failed)
         for path in surplus.paths:
             self._voice.tell("deleted" if deletes else "surplus", path=path)
         count = surplus.deleted if deletes else surplus.count
@@ -198,7 +199,7 @@ class _Unfolding(Telling):
         for path, reason in surplus.failed[:_SAID]:
             self._voice.tell("kept", path=path, reason=escape(reason))
         self._say_paths("Not deleted", surplus.failed, failed)
-        if self._deletes and left_out:
+        if self._deletes and not deletes:
             self._voice.say("Nothing was deleted, since something was left out.")
 
     def _say_paths(self, what: str, paths: Sequence[tuple[str, str]], count: int) -> None:

@@ -125,7 +125,7 @@ class Mirror:
             is no error: L{surplus} tells of it.
         """
         self._deletes = beyond is Beyond.DELETE
-        self._paths = self._listed()
+        self._paths = (item.path for item in self.items())
         self._next = next(self._paths, None)
         folder = open_folder_beneath(self._top, ())
         try:
@@ -133,14 +133,18 @@ class Mirror:
         finally:
             os.close(folder)
 
-    def _listed(self) -> Iterator[str]:
+    def items(self) -> Iterator[Item]:
+        """
+        Read the manifest again, when all of it has been kept, and while nothing is compared.
+
+        @raise ResourceFailure: it cannot be read.
+        """
         reader = ManifestReader()
         assert self._kept is not None, "every manifest has a beginning"
         with blaming("reading the list of a folder"):
             self._kept.seek(0)
             while part := self._kept.read(BLOCK):
-                for item in reader.feed(part):
-                    yield item.path
+                yield from reader.feed(part)
 
     def _is_listed(self, path: str) -> bool:
         # Paths are asked for in order.

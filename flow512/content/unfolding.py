@@ -60,6 +60,8 @@ MAX_REASONS: Final = 1000
 _NOT_HASHED: Final = "The peer has not hashed it yet, or cannot read it."
 _NOT_READ: Final = "The peer cannot read that folder."
 _NOT_ALL_READ: Final = "The peer cannot read all of it now; some of its folders are not there."
+_A_FOLDER: Final = "A folder of that name is here."
+_NO_FOLDER: Final = "Something of that name is here that is no folder."
 _NOT_ENTERED: Final = "The folder that it is in was left out."
 
 
@@ -75,6 +77,13 @@ class Permissions(Enum):
 
     NEW = "new"
     ALL = "all"
+
+
+class Obstacles(Enum):
+    """What becomes of what comes where a folder is in a file's place, or the reverse."""
+
+    LEAVE_OUT = "leave out"
+    WAIT = "wait"
 
 
 class Unfolded(msgspec.Struct):
@@ -125,15 +134,18 @@ class _Folder(msgspec.Struct):
     One that the manifest is in at the moment.
 
     @ivar path: with a slash at its end; empty for the top.
-    @ivar fd: its descriptor; -1 if it is left out with all that is in it.
+    @ivar fd: its descriptor; -1 if it is left out, or waits, with all that is in it.
     @ivar names: what is in it, by what other systems cannot tell apart.
-    @ivar files: the names of those that the manifest has in it, but for what is a folder here.
+    @ivar files: the names of those that the manifest has in it, but for what is left out because
+        it is a folder here.
+    @ivar waits: whether it waits until what is in its place is gone.
     """
 
     path: str
     fd: int
     names: dict[str, str]
     files: set[str] = msgspec.field(default_factory=set)
+    waits: bool = False
 
 
 class Unfolding:
@@ -150,6 +162,7 @@ class Unfolding:
         disk: Disk = DISK,
         origin: str | None = None,
         permissions: Permissions = Permissions.NEW,
+        obstacles: Obstacles = Obstacles.LEAVE_OUT,
     ) -> None:
         """
         @param top: a descriptor of the folder; it stays the caller's.
@@ -157,11 +170,16 @@ class Unfolding:
         @param origin: the folder's path at the peer, with a slash at its end, empty for all that it
             offers; L{None} if it is not known. It is for advice.
         @param permissions: which files get those of the manifest; folders always do.
+        @param obstacles: what becomes of what comes in the place of something of the other kind.
+            What waits is for L{take_waiting} or L{leave_out_waiting}, when all has been taken.
         """
         self._top = top
         self._origin = origin
         self._existing = existing
         self._permissions = permissions
+        self._obstacles = obstacles
+        self._waiting: set[str] = set()  # without what is in folders that wait
+        self._above: set[str] = set()  # the folders that these are in
         self._disk = disk
         self._within: list[_Folder] = []
         self._finishing: list[Item] = []
@@ -174,12 +192,15 @@ class Unfolding:
         """
         Give back what is open. A second time does nothing.
         """
+        self._leave_all()
+        self._close_last()
+        self._times.close()
+
+    def _leave_all(self) -> None:
         for folder in self._within:
             if folder.fd >= 0:
                 os.close(folder.fd)
         self._within = []
-        self._close_last()
-        self._times.close()
 
     # What the manifest says
 
@@ -210,6 +231,60 @@ class Unfolding:
                     wanted.append(item)
         return wanted
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits until what is in its place is gone."""
+        return bool(self._waiting)
+
+    def take_waiting(self, items: Iterable[Item]) -> list[Item]:
+        """
+        Take what has waited, since what was in its place is gone; else it is left out now.
+
+        @param items: the next ones of the same manifest, from its beginning again.
+        @return: the files that are to be fetched.
+        @raise ResourceFailure: as L{take}.
+        """
+        if self._obstacles is Obstacles.WAIT:
+            self._obstacles = Obstacles.LEAVE_OUT
+            self._leave_all()
+            self._within.append(self._entered("", open_folder_beneath(self._top, ())))
+        wanted = []
+        for item in items:
+            if self._has_waited(item) or item.path in self._above:
+                self._leave_for(item.path)
+                if item.is_folder:
+                    self._enter(item)
+                elif self._is_wanted(item):
+                    wanted.append(item)
+        return wanted
+
+    def leave_out_waiting(self, items: Iterable[Item]) -> None:
+        """
+        Leave out what has waited: what is in its place stays.
+
+        @param items: all of the same manifest.
+        """
+        for item in filter(self._has_waited, items):
+            if item.path not in self._waiting:
+                self.outcome.leave_out_within(item.path)
+            else:
+                self.outcome.leave_out(item.path, _NO_FOLDER if item.is_folder else _A_FOLDER)
+
+    def _wait(self, path: str) -> None:
+        self._waiting.add(path)
+        self._above.update(each.path for each in self._within)
+
+    def _has_waited(self, item: Item) -> bool:
+        path = item.path
+        if path in self._waiting:
+            return True
+        slash = path.find("/")
+        while slash >= 0:
+            if path[: slash + 1] in self._waiting:
+                return True
+            slash = path.find("/", slash + 1)
+        return False
+
     def _leave_for(self, path: str) -> None:
         while not path.startswith(self._within[-1].path):
             folder = self._within.pop()
@@ -228,25 +303,28 @@ class Unfolding:
 
     def _enter(self, item: Item) -> None:
         parent = self._within[-1]
-        fd, is_new = -1, False
+        fd, is_new, waits = -1, False, False
         if item.is_missing:
             self.outcome.leave_out(item.path, _NOT_READ)
+        elif parent.waits:
+            waits = True
         elif parent.fd < 0:
             self.outcome.leave_out_within(item.path)
         else:
             try:
                 fd, is_new = self._make(parent, item)
+                waits = fd < 0
             except (Misuse, NotFound) as error:
                 # It is about this one name; what is wrong with the disk ends it all.
                 self.outcome.leave_out(item.path, str(error))
         if fd < 0:
-            self._within.append(_Folder(item.path, -1, {}))
+            self._within.append(_Folder(item.path, -1, {}, waits=waits))
             return
         self._within.append(_Folder(item.path, fd, {}) if is_new else self._entered(item.path, fd))
         self._finishing.append(item)
 
     def _make(self, parent: _Folder, item: Item) -> tuple[int, bool]:
-        """Open a folder, and say whether it is new."""
+        """Open a folder, and say whether it is new; -1 if it waits."""
         name = item.path[len(parent.path) : -1]
         if name in parent.files:
             # It came first, since a slash sorts behind, and may have been asked for already.
@@ -259,6 +337,11 @@ class Unfolding:
                 self._disk.mkdir(name, 0o700, dir_fd=parent.fd)
             except FileExistsError:
                 is_new = False
+                here = self._disk.stat_in(parent.fd, name)
+                is_folder = here is None or stat.S_ISDIR(here.st_mode)
+                if not is_folder and self._obstacles is Obstacles.WAIT:
+                    self._wait(item.path)
+                    return -1, False
         return open_folder_beneath(parent.fd, (name,)), is_new
 
     def _claim(self, parent: _Folder, item: Item, name: str) -> bool:
@@ -296,7 +379,8 @@ class Unfolding:
     def _is_wanted(self, item: Item) -> bool:
         parent = self._within[-1]
         if parent.fd < 0:
-            self.outcome.leave_out_within(item.path)
+            if not parent.waits:
+                self.outcome.leave_out_within(item.path)
             return False
         name = item.path[len(parent.path) :]
         here = None
@@ -307,10 +391,14 @@ class Unfolding:
         except Misuse as error:
             self.outcome.leave_out(item.path, str(error))
             return False
-        if here is not None and stat.S_ISDIR(here.st_mode):
-            self.outcome.leave_out(item.path, "A folder of that name is here.")
+        is_folder = here is not None and stat.S_ISDIR(here.st_mode)
+        if is_folder and self._obstacles is Obstacles.LEAVE_OUT:
+            self.outcome.leave_out(item.path, _A_FOLDER)
             return False
         parent.files.add(name)
+        if is_folder:
+            self._wait(item.path)
+            return False
         if here is None:
             return True
         if self._is_same(here, item, parent):

@@ -26,14 +26,16 @@ the whole (the disk is full, nothing may be written, every source is gone) ends 
 place stays, and the next fetch skips it.
 
 What is in the folder and not in the manifest is looked for when all else is done, and deleted only
-if everything that is wanted has come.
+if everything that is wanted has come. What is wanted in the place of something that is to be
+deleted, a file where a folder is or the reverse, comes after that.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -45,7 +47,7 @@ from flow512.content.manifest import Item, ManifestReader
 from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import SHOWN, escape, open_folder
 from flow512.content.tree import TreeVerifier, block_digest, root_digest
-from flow512.content.unfolding import Existing, Permissions, Unfolded, Unfolding
+from flow512.content.unfolding import Existing, Obstacles, Permissions, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
     Flow512Error,
@@ -203,23 +205,20 @@ class FolderFetch:
             existing,
             origin=self._origin,
             permissions=Permissions.ALL if looks else Permissions.NEW,
+            # What is in the way is deleted with all else that the peer does not have.
+            obstacles=Obstacles.WAIT if beyond is Beyond.DELETE else Obstacles.LEAVE_OUT,
         )
         progress = self._progress = Progress(unfolding.outcome)
         mirror = self._mirror = Mirror(folder, self._is_wanted) if looks else None
         try:
             async for wanted in self._wanted(entry, verifier):
                 for first in range(0, len(wanted), TAKEN):
-                    await self._take(wanted[first : first + TAKEN])
-            self._ask_bundle()
-            progress.is_listed = True
-            await self._all_came()
-            for item in self._large:
-                await self._fetch_alone(item)
-            await self._do(unfolding.finish)
-            if mirror is not None:
-                progress.surplus = mirror.surplus
-                is_whole = not progress.outcome.left_out_count
-                await self._do(mirror.compare, beyond if is_whole else Beyond.COUNT)
+                    await self._take(unfolding.take, wanted[first : first + TAKEN])
+            await self._all_is_asked_for()
+            if mirror is None:
+                await self._do(unfolding.finish)
+            else:
+                await self._compare(mirror, beyond)
             made = []  # it is what was wanted, even if it is empty
         finally:
             for each in [self._reading, *self._under_way]:
@@ -230,6 +229,33 @@ class FolderFetch:
             self._tell_left_out()
         self._told(progress)
         return progress
+
+    async def _compare(self, mirror: Mirror, beyond: Beyond) -> None:
+        unfolding, progress = self._unfolding, self._progress
+        is_whole = not progress.outcome.left_out_count
+        if not unfolding.waits:
+            await self._do(unfolding.finish)
+            progress.surplus = mirror.surplus
+            await self._do(mirror.compare, beyond if is_whole else Beyond.COUNT)
+            return
+        progress.surplus = mirror.surplus
+        await self._do(mirror.compare, beyond if is_whole else Beyond.COUNT)
+        choosing, items = Choosing(self._is_wanted), mirror.items()
+        while (some := await self._do(_some, choosing, items)) is not None:
+            if is_whole:
+                await self._take(unfolding.take_waiting, some)
+            else:
+                await self._do(unfolding.leave_out_waiting, some)
+        await self._all_is_asked_for()
+        await self._do(unfolding.finish)
+
+    async def _all_is_asked_for(self) -> None:
+        self._ask_bundle()
+        self._progress.is_listed = True
+        await self._all_came()
+        large, self._large = self._large, []
+        for item in large:
+            await self._fetch_alone(item)
 
     def _tell(self) -> None:
         self._tell_left_out()
@@ -324,8 +350,10 @@ class FolderFetch:
             source.read(entry.root, entry.size, begin, end - begin, PIECES_PER_BLOCK, sink),
         )
 
-    async def _take(self, items: Iterable[Item]) -> None:
-        for item in await self._do(self._unfolding.take, items):
+    async def _take(
+        self, take: Callable[[Iterable[Item]], list[Item]], items: Iterable[Item]
+    ) -> None:
+        for item in await self._do(take, items):
             if item.size > MAX_BUNDLED:
                 self._large.append(item)
                 continue
@@ -458,6 +486,12 @@ class FolderFetch:
 
 def _is_right(item: Item, content: memoryview) -> bool:
     return root_digest(item.size, block_digest(content) if content else b"") == item.root
+
+
+def _some(choosing: Choosing, items: Iterator[Item]) -> list[Item] | None:
+    """Choose among the next items of a manifest; None if there are no more."""
+    some = list(islice(items, TAKEN))
+    return choosing.choose(some) if some else None
 
 
 def _weight(item: Item) -> int:

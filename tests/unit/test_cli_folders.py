@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from flow512.cli import unfolding
-from flow512.cli.outcome import WRONG_USAGE
+from flow512.cli.outcome import DONE, WRONG_USAGE
 from flow512.cli.unfolding import Selection
 from flow512.content.disk import Disk
 from flow512.content.manifest import Item
@@ -346,13 +346,38 @@ class FolderTests(CommandCase):
         """If something is left out, nothing is deleted, and that is said."""
         self.start_node(TREE, beacon_port=None)
         self.mirrored()
+        (self.here / "one.jpg").rename(self.here / "ONE.jpg")
+        (self.here / "raw/one.raw").unlink()
+        (self.here / "raw/one.raw").mkdir()
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertIn("Left out: one.jpg: Some systems cannot tell it from 'ONE.jpg'", said.out)
+        self.assertIn("Left out: raw/one.raw: A folder of that name is here.", said.out)
+        self.assertIn(
+            "\nHere and not there: ONE.jpg, old/a.jpg, old/b.jpg, old/, raw/old.raw, raw/one.raw/.",
+            said.out,
+        )
+        self.assertIn("\nNothing was deleted, since something was left out.\n", said.out)
+        self.assertTrue((self.here / "old/a.jpg").exists())
+
+    def test_mirror_of_another_kind(self) -> None:
+        """What is in the way goes with what is not there; if it cannot, that is said."""
+        self.start_node(TREE, beacon_port=None)
+        self.mirrored()
         (self.here / "one.jpg").unlink()
         (self.here / "one.jpg").mkdir()
         said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertEqual((said.status, said.err), (DONE, ""))
+        self.assertIn("\nDeleted: old/a.jpg, old/b.jpg, old/, one.jpg/", said.out)
+        self.assertTrue((self.here / "one.jpg").is_file())
+        (self.here / "one.jpg").unlink()
+        (self.here / "one.jpg").mkdir()
+        (self.here / "one.jpg/CON").touch()
+        (self.here / "more").touch()
+        said = self.get("photos/", "-o", str(self.here), "--mirror", "--delete")
+        self.assertEqual(said.status, 7)
         self.assertIn("Left out: one.jpg: A folder of that name is here.", said.out)
-        self.assertIn("\nHere and not there: old/a.jpg, old/b.jpg, old/, one.jpg/", said.out)
-        self.assertIn("\nNothing was deleted, since something was left out.\n", said.out)
-        self.assertTrue((self.here / "old/a.jpg").exists())
+        self.assertIn("\nDeleted: more.\nNot deleted: one.jpg/CON: ", said.out)
+        self.assertNotIn("Nothing was deleted", said.out)
 
     def test_mirror_that_is_stopped(self) -> None:
         """Stopped or failed before the end, nothing is deleted, and that is said."""

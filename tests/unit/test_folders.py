@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -96,11 +97,12 @@ class FolderTests(TransferTestCase):
         )
         return FolderFetch(them, self.here.run_blocking, fetch_large, **how)  # type: ignore[arg-type]  # as they are
 
-    def content(self) -> dict[str, bytes]:
-        """The files that have come."""
+    def content(self, folder: Path | None = None) -> dict[str, bytes]:
+        """The files that have come, or those in another folder."""
+        folder = folder or self.target
         return {
-            str(path.relative_to(self.target)): path.read_bytes()
-            for path in self.target.rglob("*")
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
             if path.is_file()
         }
 
@@ -280,6 +282,103 @@ class FolderTests(TransferTestCase):
         for name in ("a", "a/one"):
             here, there = (self.target / name).stat(), (self.shelf.folder / name).stat()
             self.assertEqual(here.st_mtime_ns, there.st_mtime_ns, name)
+        source.leave()
+
+    def of_another_kind(self) -> tuple[SourceProtocol, Entry]:
+        """A folder there, and one here in which files and folders have changed places."""
+        self.put("a/was folder", 50)
+        self.put("a/was file/deep/one", 50)
+        self.put("a/was file/large", MAX_BUNDLED + 1)
+        self.put("was link/two", 50)
+        self.put("z", 50)
+        source, entry = self.asked()
+        elsewhere = a_folder(self)
+        (elsewhere / "kept").write_bytes(b"kept")
+        (self.target / "a/was folder/deep").mkdir(parents=True)
+        (self.target / "a/was folder/deep/mine").write_bytes(b"mine")
+        (self.target / "a/was file").write_bytes(b"mine")
+        (self.target / "was link").symlink_to(elsewhere)
+        self.addCleanup(lambda: self.assertEqual((elsewhere / "kept").read_bytes(), b"kept"))
+        self.addCleanup(lambda: self.assertEqual(len(list(elsewhere.iterdir())), 1))
+        return source, entry
+
+    def test_mirror_of_another_kind(self) -> None:
+        """
+        Where a file is to be and a folder is, or the reverse, that is deleted with what is not
+        there, and what is to be there comes after it; nothing of that is left out.
+        """
+        source, entry = self.of_another_kind()
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        assert progress.surplus is not None
+        self.assertEqual(
+            progress.surplus.paths,
+            [
+                "a/was file",
+                "a/was folder/deep/mine",
+                "a/was folder/deep/",
+                "a/was folder/",
+                "was link",
+            ],
+        )
+        self.assertEqual((progress.surplus.deleted, progress.outcome.left_out), (5, []))
+        outcome = progress.outcome
+        self.assertEqual((outcome.files, outcome.folders, progress.done), (5, 4, 5))
+        self.assertEqual(self.content(), self.content(self.shelf.folder))
+        for name in ("a", "a/was file", "a/was file/deep", "was link"):
+            here, there = (self.target / name).stat(), (self.shelf.folder / name).stat()
+            self.assertEqual(here.st_mtime_ns, there.st_mtime_ns, name)
+        progress = self.fetch([source], entry, Existing.REPLACE, beyond=Beyond.DELETE)
+        assert progress.surplus is not None
+        self.assertEqual((progress.outcome.unchanged, progress.surplus.count), (5, 0))
+        source.leave()
+
+    def test_mirror_of_another_kind_that_is_not_whole(self) -> None:
+        """
+        If anything else is left out, what is in the way stays as well, and each file that has no
+        place is told of. So it is where nothing is to be deleted.
+        """
+        source, entry = self.of_another_kind()
+        (self.target / "Z").write_bytes(b"mine")
+        for beyond in (Beyond.DELETE, Beyond.COUNT):
+            told: dict[str, str] = {}
+            fetch = self.fetching([source], left_out=told.__setitem__)
+            progress = self.fetch([source], entry, Existing.REPLACE, fetch=fetch, beyond=beyond)
+            assert progress.surplus is not None
+            self.assertEqual((progress.surplus.deleted, progress.surplus.count), (0, 6))
+            self.assertEqual(
+                sorted(told),
+                [
+                    "a/was file/",
+                    "a/was file/deep/",
+                    "a/was file/deep/one",
+                    "a/was file/large",
+                    "a/was folder",
+                    "was link/",
+                    "was link/two",
+                    "z",
+                ],
+            )
+            self.assertEqual(progress.outcome.left_out_count, 8)
+            self.assertEqual(progress.outcome.left_out_within, 4)
+            self.assertEqual(sorted(self.content()), ["Z", "a/was file", "a/was folder/deep/mine"])
+            self.assertTrue((self.target / "was link").is_symlink())
+        source.leave()
+
+    def test_mirror_of_another_kind_that_stays(self) -> None:
+        """What must not be deleted stays in the way, and what is to be there is left out."""
+        source, entry = self.of_another_kind()
+        (self.target / "a/was folder/.flow512-x.part").touch()
+        fetch = self.fetching([source], is_wanted=lambda item: item.path != "was link")
+        progress = self.fetch([source], entry, Existing.REPLACE, fetch=fetch, beyond=Beyond.DELETE)
+        self.assertEqual(
+            [path for path, _ in progress.outcome.left_out], ["a/was folder", "was link/"]
+        )
+        self.assertEqual(progress.outcome.left_out_within, 1)
+        self.assertEqual(
+            sorted(self.content()),
+            ["a/was file/deep/one", "a/was file/large", "a/was folder/.flow512-x.part", "z"],
+        )
+        self.assertTrue((self.target / "was link").is_symlink())
         source.leave()
 
     def test_mirror_that_is_not_whole(self) -> None:
