@@ -129,7 +129,7 @@ class Mirror:
         self._next = next(self._paths, None)
         folder = open_folder_beneath(self._top, ())
         try:
-            self._go_through(folder, "", self._names(folder, ""))
+            self._go_through(folder, "", self._names(folder, ""), is_listed=True)
         finally:
             os.close(folder)
 
@@ -163,11 +163,12 @@ class Mirror:
                 for entry in entries
             )
 
-    def _go_through(self, folder: int, path: str, names: list[str]) -> bool:
+    def _go_through(self, folder: int, path: str, names: list[str], *, is_listed: bool) -> bool:
         """
         Look at what is in a folder.
 
         @param path: the folder's, with a slash at its end; empty for the top.
+        @param is_listed: whether the manifest has it, so that it stays though nothing is in it.
         @return: whether nothing in it has to stay.
         """
         times = self._disk.fstat(folder)
@@ -177,7 +178,7 @@ class Mirror:
             if self._is_stopped:
                 return False
             stays += not self._goes(folder, path + name, name.rstrip("/"))
-        if self.surplus.deleted != before and stays and path:
+        if self.surplus.deleted != before and (stays or is_listed) and path:
             # It has got its time from the manifest already.
             with blaming(f"setting the time of '{escape(path, SHOWN)}'"):
                 self._disk.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -193,7 +194,7 @@ class Mirror:
             check_name(name)
             if path.endswith("/"):
                 before = self.surplus.count
-                is_empty = self._look_into(folder, path, name)
+                is_empty = self._look_into(folder, path, name, is_listed=is_listed)
                 # One that was empty before is the user's own, unless it is wanted itself.
                 may_touch = may_touch or self.surplus.count != before
                 if is_listed or not is_empty or not may_touch:
@@ -209,12 +210,12 @@ class Mirror:
         self._found(path)
         return True
 
-    def _look_into(self, folder: int, path: str, name: str) -> bool:
+    def _look_into(self, folder: int, path: str, name: str, *, is_listed: bool) -> bool:
         if path.count("/") > MAX_DEPTH:
             raise UnsafeName(f"It is more than {MAX_DEPTH} folders deep.")
         inner = open_folder_beneath(folder, (name,))
         try:
-            return self._go_through(inner, path, self._names(inner, path))
+            return self._go_through(inner, path, self._names(inner, path), is_listed=is_listed)
         finally:
             os.close(inner)
 

@@ -16,7 +16,7 @@ from flow512.content.manifest import Item, manifest_of
 from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import MAX_DEPTH
 
-SOURCE = ["a/", "a/one", "b.txt", "b/", "b/deep/", "b/deep/two"]
+SOURCE = ["a/", "a/one", "b.txt", "b/", "b/deep/", "b/deep/two", "empty/"]
 
 
 class MirrorTests(SynchronousTestCase):
@@ -160,6 +160,14 @@ class MirrorTests(SynchronousTestCase):
         self.compare(Beyond.DELETE)
         self.assertNotIn("a/more", self.here())
         self.assertEqual((self.folder / "a").stat().st_mtime_ns, 5)
+
+    def test_times_of_the_empty(self) -> None:
+        """So does one that is empty in the manifest, and here when all was deleted."""
+        self.make("empty/more/one", "empty/two")
+        os.utime(self.folder / "empty", ns=(3, 5))
+        self.compare(Beyond.DELETE)
+        self.assertEqual(list((self.folder / "empty").iterdir()), [])
+        self.assertEqual((self.folder / "empty").stat().st_mtime_ns, 5)
 
     def test_stopped(self) -> None:
         """Once it is stopped, nothing more is deleted."""
