@@ -107,16 +107,16 @@ class Doctor(msgspec.Struct):
 
         @param settings: of a node with the state folder beside it; its place to listen is the one
             that the user insists on, if any.
+        @raise Misuse: an address or a file that the user named is none; no node starts so.
         """
         assert settings.beside is not None
         self.say(*examine_state(settings.beside))
-        if settings.beacon_port is not None:
-            try:
-                check_interfaces(settings.interfaces, self.machine.local_addresses())
-            except Misuse as error:
-                advice = "Give another with --interface; nothing else was looked at."
-                self.say(wrong("interfaces", str(error), advice))
-                return
+        try:
+            check_interfaces(settings.interfaces, self.machine.local_addresses())
+        except Misuse as error:
+            advice = "Give another with --interface; nothing else was looked at."
+            self.say(wrong("interfaces", str(error), advice))
+            return
         listening = None
         if self.status == DONE:
             listening = read_listening(settings.beside)
@@ -127,7 +127,7 @@ class Doctor(msgspec.Struct):
         try:
             await self._with_node(settings, listening)
         except PortTaken as error:
-            self.say(wrong("port", str(error), "Or end what has it."))
+            self.say(wrong("port", str(error), "Or end the program that has it, if one does."))
             await self._with_node(replace(settings, serves=False, listen=""), None)
 
     async def _with_node(self, settings: NodeSettings, listening: Listening | None) -> None:
@@ -137,7 +137,15 @@ class Doctor(msgspec.Struct):
         except PortTaken:
             raise
         except Flow512Error as error:
-            self.say(wrong("state", str(error), "No node starts so; nothing else was looked at."))
+            advice = "No node starts so; nothing else was looked at."
+            if self.status != DONE:
+                # What is wrong has been said, and counted.
+                self.say(note("state", str(error), advice))
+            elif isinstance(error, Misuse):
+                # The state folder is as it should be: it is something that was typed.
+                raise
+            else:
+                self.say(wrong("state", str(error), advice))
 
     async def _look(self, node: NodeService, listening: Listening | None) -> None:
         known = node.neighbourhood

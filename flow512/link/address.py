@@ -111,6 +111,12 @@ def _no_address(text: str) -> Misuse:
     )
 
 
+def _why(error: Exception) -> str:
+    """Say what Twisted has against an endpoint string, as the middle of a sentence."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    return escape(said).rstrip(".")
+
+
 def client_endpoint(
     reactor: IReactorTime, address: HostPort | str, timeout: float = CONNECT_TIMEOUT
 ) -> IStreamClientEndpoint:
@@ -140,7 +146,8 @@ def client_endpoint(
         return endpoint
     except (ValueError, TypeError, LookupError, OSError) as error:
         raise Misuse(
-            f"'{escape(address)}' is no endpoint that can be connected to: {escape(str(error))}."
+            f"'{escape(address)}' is no endpoint that can be connected to: {_why(error)};"
+            " give host, host:port or [IPv6]:port."
         ) from None
 
 
@@ -183,7 +190,7 @@ async def listen_at(
             failed = error
         except (ValueError, TypeError, LookupError, OSError, OverflowError) as error:
             raise Misuse(
-                f"'{escape(description)}' is no endpoint to listen on: {escape(str(error))};"
+                f"'{escape(description)}' is no endpoint to listen on: {_why(error)};"
                 " try --listen tcp:5000."
             ) from None
     cause = failed.socketError

@@ -96,16 +96,17 @@ class Neighbourhood:
 
         @param presence: who this node is, and where.
         @param connect: opens a conversation with a peer; see L{Acquainting}.
-        @raise flow512.errors.Flow512Error: an address of a registry is none, or what is remembered
-            cannot be read.
+        @raise flow512.errors.Flow512Error: an address of a registry or a peer is none, or what is
+            remembered cannot be read.
         """
         self._presence = presence
         self._acquainting = self._make_acquainting(presence, connect)
         standing = presence.standing
         self._named = self._configured(standing)
-        for each in self._named:
+        addresses = [each.address for each in self._named]
+        for address in (*addresses, *(each.address for each in self._settings.peers)):
             # Whether that is an address at all is known now, and not only when it is dialled.
-            client_endpoint(self._reactor, each.address)
+            client_endpoint(self._reactor, address)
         self._terms = TermKeeper(
             None if standing.state is None else standing.state.path, self._run_blocking
         )

@@ -132,7 +132,24 @@ class DoctorTests(CommandCase):
         (self.state / "identity.pem").touch(0o644)
         found = self.doctor(status=1)
         self.assertIn("wrong: Others can read", found["state"][0])
+        self.assertIn("note: Others can read", found["state"][1])
+        self.assertIn("nothing else was looked at", found["state"][1])
         self.assertNotIn("registry", found)
+        self.assertIn("\nOne thing is wrong.\n", self.type().out)
+
+    def test_wrong_usage(self) -> None:
+        """What was typed and makes no sense is no ailment of the state folder."""
+        for arguments, words in (
+            (("--listen", "foo"), "'foo' is no endpoint to listen on"),
+            (("--registry", "a:b:c"), "'a:b:c' is no endpoint that can be connected to"),
+            (("--peer", "a:b:c"), "'a:b:c' is no endpoint that can be connected to"),
+            (("--network-key-file", str(self.folder / "none")), "There is no key file"),
+        ):
+            said = self.type(*arguments)
+            self.assertEqual(said.status, 2)
+            self.assertIn("The state folder", said.out)
+            self.assertNotIn("WRONG", said.out)
+            self.assertRegex(said.err, rf"\Aflow512: {words}[^\n]*; [^\n]*\n\Z")
 
     def test_port_taken(self) -> None:
         """Whoever has the port is named: another program, a registry, a node."""
@@ -271,6 +288,7 @@ class DoctorTests(CommandCase):
 
     def test_no_such_interface(self) -> None:
         """What is misspelt is said before anything is tried."""
-        found = self.doctor("--interface", "eth9", status=1)
-        self.assertIn("There is no interface 'eth9'", found["interfaces"][-1])
-        self.assertEqual(len(found["state"]), 1)
+        for arguments in ((), ("--no-beacon",)):
+            found = self.doctor("--interface", "eth9", *arguments, status=1)
+            self.assertIn("There is no interface 'eth9'", found["interfaces"][-1])
+            self.assertEqual(len(found["state"]), 1)
