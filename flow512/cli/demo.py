@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -28,7 +28,7 @@ from flow512.cli.children import Child
 from flow512.cli.formatting import size_text
 from flow512.cli.getting import Wish, get, passing
 from flow512.cli.outcome import Interrupted
-from flow512.cli.running import Machine
+from flow512.cli.running import Machine, to_its_end
 from flow512.cli.stage import Stage
 from flow512.errors import BadDigest, Flow512Error, ResourceFailure, TimedOut, from_os_error
 from flow512.interfaces import RunBlocking
@@ -37,6 +37,9 @@ from flow512.link.named_registry import NamedRegistry
 from flow512.settings import NodeSettings
 from flow512.transfer.fetch import Target
 from flow512.units import PIECES_PER_BLOCK
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 HOST: Final = "127.0.0.1"
 LISTEN: Final = f"tcp:0:interface={HOST}"
@@ -129,9 +132,15 @@ class _Cast:
         reactor: Any = machine.reactor
         self._reactor = reactor
         # In a process of its own, the reactor's own threads, which it ends itself.
-        self.run_blocking: RunBlocking = machine.run_blocking or partial(
+        self._run_blocking: RunBlocking = machine.run_blocking or partial(
             deferToThreadPool, reactor, reactor.getThreadPool()
         )
+
+    async def work(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """
+        Run what blocks. While it works in the folder, that is not removed.
+        """
+        return await to_its_end(self._run_blocking(function, *args, **kwargs))
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[str]:
@@ -144,9 +153,14 @@ class _Cast:
                 yield folder
             finally:
                 self._is_ending = True
-                self.stage.announce("Stopping all three.")
-                for child in reversed(self._children):
-                    await child.stop(self.machine.reactor)
+                try:
+                    self.stage.announce("Stopping all three.")
+                finally:  # though nobody may be there to read it
+                    await to_its_end(Deferred.fromCoroutine(self._stop()))
+
+    async def _stop(self) -> None:
+        for child in reversed(self._children):
+            await child.stop(self.machine.reactor)
 
     def _gone(self, child: Child) -> None:
         # One that ends while the others are ended is waited for when it is its turn.
@@ -178,7 +192,7 @@ async def _show(cast: _Cast) -> None:
             cast.stage.say(
                 f"Making {size_text(flow.size)} of random bytes: {flow.source}/{flow.name}"
             )
-            await cast.run_blocking(_make, os.path.join(folder, flow.source), flow)
+            await cast.work(_make, os.path.join(folder, flow.source), flow)
         beacon = ("--beacon-port", str(_free_udp_port()), "--interface", HOST)
         office = ("flow512-registry", "--name", "registry", "--state", "state-registry")
         registry = cast.start("registry", *office, "--listen", LISTEN, *beacon)
@@ -216,7 +230,7 @@ async def _flow(cast: _Cast, flow: Flow, registry: HostPort) -> None:
     await get(cast.machine, settings, wish, cast.stage, progress)
     sums = []
     for folder in (source, target):
-        sums.append(await cast.run_blocking(_md5, os.path.join(folder, flow.name)))
+        sums.append(await cast.work(_md5, os.path.join(folder, flow.name)))
         cast.stage.say(f"md5 {sums[-1]}  {os.path.basename(folder)}/{flow.name}")
     if sums[0] != sums[1]:
         raise BadDigest(f"'{flow.name}' did not arrive as it was: its MD5 is another.")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 from types import FrameType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -25,6 +25,8 @@ from flow512.errors import Cancelled, Flow512Error
 from flow512.interfaces import RunBlocking
 from flow512.node import NodeService
 from flow512.settings import INodeListener, NodeSettings
+
+_T = TypeVar("_T")
 
 STOPPED: Final = (Cancelled, CancelledError)
 """What a coroutine is told when the user ends it."""
@@ -66,7 +68,38 @@ class Machine(msgspec.Struct, frozen=True):
         try:
             yield node
         finally:
-            await node.stopService()
+            await to_its_end(node.stopService())
+
+
+def _tell(_: object, waiting: Deferred[None]) -> None:
+    if not waiting.called:  # it may have been cancelled
+        waiting.callback(None)
+
+
+async def to_its_end(work: Deferred[_T]) -> _T:
+    """
+    Wait for work that is not to be cut short, such as putting things away; whoever cancels that is
+    heard when it is done.
+
+    @return: what came of it, which may also be raised.
+    @raise CancelledError: it was cancelled meanwhile, and is done.
+    """
+    results: list[_T | Failure] = []
+    cancelled: CancelledError | None = None
+    work.addBoth(results.append)
+    while not results:
+        waiting: Deferred[None] = Deferred()
+        work.addBoth(_tell, waiting)
+        try:
+            await waiting
+        except CancelledError as error:
+            cancelled = error
+    result = results[0]
+    if isinstance(result, Failure):
+        result.raiseException()
+    if cancelled is not None:
+        raise cancelled
+    return result
 
 
 Command: TypeAlias = Callable[[Machine], Coroutine[Deferred[Any], Any, None]]
@@ -77,7 +110,7 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
     """
     Run a command to its end.
 
-    SIGINT and SIGTERM cancel it; the second one ends the process at once.
+    SIGINT, SIGTERM and SIGHUP cancel it; a second one of the first two ends the process at once.
 
     @param command: raises L{Flow512Error} if it fails.
     @param voice: says why it failed.
@@ -94,8 +127,10 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
         await command(Machine(reactor))
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        for each in taken:
+            # Of a closed terminal the shell and the system tell, each of them.
+            again = signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL
+            signal.signal(each, again)
         reactor.callFromThread(running.cancel)
 
     def ended(result: object) -> None:
@@ -110,9 +145,15 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
             started.callback(None)
 
     def take_signals() -> None:
-        for each in SIGNALS:
+        for each in taken:
             signal.signal(each, interrupt)
 
+    # What was started with nohup is to outlive its terminal.
+    taken = [
+        each
+        for each in SIGNALS
+        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN
+    ]
     running = Deferred.fromCoroutine(whole())
     running.addBoth(ended)
     take_signals()

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Final
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a request to end, and that the terminal was closed."""
 
 STOPPED: Final = 130
 """The exit status, as in L{flow512.cli.outcome}."""

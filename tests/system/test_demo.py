@@ -93,6 +93,17 @@ def test_ctrl_c(folder: Path) -> None:
     assert_clean(folder)
 
 
+def test_terminal_closed(folder: Path) -> None:
+    """Nor does a terminal that is closed in the middle."""
+    process = start(folder)
+    assert process.stdout is not None
+    process.stdout.close()
+    os.killpg(process.pid, signal.SIGHUP)
+    _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (130, "flow512: Stopped.\n")
+    assert_clean(folder)
+
+
 def test_a_process_dies(folder: Path) -> None:
     """When one of the three dies, it is named, and the others are ended."""
     process = start(folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel
@@ -22,10 +22,14 @@ from flow512.cli.bar import Bar
 from flow512.cli.children import STOP_SECONDS, Child
 from flow512.cli.logs import Observer
 from flow512.cli.progress import Milestones, Silence, ToldProgress, bar_on
-from flow512.cli.running import Machine, judge, never, run
+from flow512.cli.running import Machine, judge, never, run, to_its_end
 from flow512.cli.stage import Stage
 from flow512.cli.voice import JsonVoice, PlainVoice
+from flow512.discovery.election import Mode
 from flow512.errors import DiskFull
+from flow512.node import NodeService
+from flow512.settings import NodeSettings
+from flow512.transfer.fetch import Target
 from flow512.wire.messages import Entry
 from tests.unit.command_line import CommandCase, TerminalText
 
@@ -58,7 +62,7 @@ class RunTests(CommandCase):
         super().setUp()
         self.out, self.err = io.StringIO(), io.StringIO()
         self.voice = PlainVoice(self.out, self.err)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def test_done(self) -> None:
@@ -95,6 +99,58 @@ class RunTests(CommandCase):
             self.assertEqual(self.interrupted(number), 130)
             self.assertEqual(signal.getsignal(number), signal.SIG_DFL)
         self.assertEqual(self.err.getvalue(), "flow512: Stopped.\n" * 2)
+
+    def test_terminal_closed(self) -> None:
+        """
+        So does a terminal that is closed; that comes twice, from the system and from the shell.
+        """
+        self.assertEqual(self.interrupted(signal.SIGHUP), 130)
+        self.assertEqual(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
+
+    def test_cancelled_twice(self) -> None:
+        """A node that is stopped because its command was cancelled is stopped to the end."""
+        self.start_node({"big": bytes(64 * 2**20)})
+        nodes: list[NodeService] = []
+        results: list[object] = []
+
+        async def command() -> None:
+            async with self.machine(self.client).node(NodeSettings(bootstrap=Mode.NEVER)) as node:
+                nodes.append(node)
+                await node.get("big", peer="10.0.0.1", target=Target(str(self.here)))
+
+        running = Deferred.fromCoroutine(command())
+        running.addErrback(lambda failure: failure.trap(CancelledError))
+        running.addBoth(results.append)
+        self.network.run_until(lambda: any(self.here.iterdir()))
+        while not results:
+            running.cancel()
+            self.network.run(0.001)
+        self.assertEqual(nodes[0].port, 0)
+        self.assertEqual(results, [CancelledError])
+
+    def test_what_must_not_be_cut_short(self) -> None:
+        """Its failure is told rather than that it was cancelled, and nothing before it ends."""
+        for result, kind in ((DiskFull("No space."), DiskFull), (None, CancelledError)):
+            work: Deferred[Any] = Deferred()
+            waiting = Deferred.fromCoroutine(to_its_end(work))
+            waiting.cancel()
+            waiting.cancel()
+            self.assertNoResult(waiting)
+            work.errback(result) if result else work.callback(None)
+            self.failureResultOf(waiting, kind)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(to_its_end(succeed(5)))), 5)
+
+    def test_nohup(self) -> None:
+        """What was started with C{nohup} goes on when its terminal is closed."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        async def command(machine: Machine) -> None:
+            os.kill(os.getpid(), signal.SIGHUP)
+            waiting: Deferred[None] = Deferred()
+            machine.reactor.callLater(3, waiting.callback, None)
+            await waiting
+
+        self.assertEqual(run(command, self.voice, ShortReactor()), 0)
 
     def test_early_signal(self) -> None:
         """A signal that comes while the command is still starting counts as well."""
