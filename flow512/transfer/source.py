@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -80,6 +80,11 @@ def fell_silent(result: object, seconds: float) -> Failure:
     return Failure(silent())  # type: ignore[no-untyped-call]  # Twisted has no types there
 
 
+_NO_HELLO: Final = (
+    "No hello had come when it was not needed any more; is the other side a flow512 node?"
+)
+
+
 class SourceProtocol(Caller):
     """
     The fetching side of one transfer conversation.
@@ -136,7 +141,7 @@ class SourceProtocol(Caller):
 
         @return: fires with this source; fails with why there will be no conversation.
         """
-        waiting: Deferred[SourceProtocol] = Deferred(lambda _: self.leave())
+        waiting: Deferred[SourceProtocol] = Deferred(lambda _: self.leave(_NO_HELLO))
         if self._ended_by is not None:
             waiting.errback(self._ended_by)
         elif self.is_open:

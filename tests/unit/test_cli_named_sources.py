@@ -92,6 +92,16 @@ class NamedSourceTests(CommandCase):
         self.assertRegex(said.err, r"(?m)^flow512: 10\.0\.0\.3:5000 was dropped: .*refused")
         self.assertRegex(said.err, r"(?m)^flow512: 10\.0\.0\.4:5000 was dropped: ")
 
+    def test_silent_peer(self) -> None:
+        """A peer of a link that takes the connection and sends nothing."""
+        port = self.web.reactor.listenTCP(5000, Factory.forProtocol(Protocol))
+        self.addCleanup(port.stopListening)
+        silent = LinkedPeer(HostPort("10.0.0.3", 5000))
+        link = str(ContentLink(ROOT, peers=(LinkedPeer(SERVER), silent)))
+        self.assertRegex(
+            self.get(link).err, r"\Aflow512: 10\.0\.0\.3:5000 was dropped: No hello .*\n\Z"
+        )
+
     def test_nobodys_choice(self) -> None:
         """Of a peer that nobody named and that has not the file, nothing is said."""
         other = self.network.host("10.0.0.4", name="other")
