@@ -26,6 +26,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError  # public, but for the module's name
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
@@ -393,6 +394,10 @@ class _Uri(EncodedURL):
         return self
 
 
+_UNREADABLE: Final = (ParseError, ValueError, KeyError)
+"""What Twisted raises for a status line, a header or a length that it cannot take apart."""
+
+
 @implementer(IAgent)
 class _AsItIs:
     """
@@ -442,4 +447,6 @@ def _ended_early(url: HttpUrl, reasons: list[Failure]) -> Flow512Error:
         return Unreachable(
             f"The web server {url.host} is not trusted: its certificate, or its TLS, is not valid."
         )
+    if any(isinstance(reason.value, _UNREADABLE) for reason in reasons):
+        return BadMessage(f"The web server {url.host} sends an answer whose head is not HTTP.")
     return PeerLost(f"The web server {url.host} ended the connection before its answer.")

@@ -417,7 +417,10 @@ class RefusalTests(HttpCase):
             (head(302, 0, "Location: ftp://web/"), BadMessage, "redirects to nowhere"),
             (head(302, 0, f"Location: /{LATIN}"), BadMessage, "redirects to nowhere"),
             (ranged(f"bytes 0-{SIZE - 1}/{LATIN}"), BadMessage, "does not say which"),
-            (b"SSH-2.0-OpenSSH_9\r\n\r\n", PeerLost, "before its answer"),
+            (b"SSH-2.0-OpenSSH_9\r\n\r\n", BadMessage, "is not HTTP"),
+            (b"HTTP/1.1 206 Part\r\nX-\xff: y\r\n\r\n", BadMessage, "is not HTTP"),
+            (b"HTTP/1.1 206 Part\r\nContent-Length: y\r\n\r\n", BadMessage, "is not HTTP"),
+            (b"HTTP/1.1 206 Part\r\nTransfer-Encoding: y\r\n\r\n", BadMessage, "is not HTTP"),
         ]
         for at, (answer, kind, words) in enumerate(rows):
             server = self.serve(lambda _, answer=answer: answer, 100 + at)  # type: ignore[misc]  # mypy cannot infer it
