@@ -57,6 +57,7 @@ from zope.interface import implementer
 
 from flow512.errors import (
     BadFrame,
+    Banned,
     Flow512Error,
     PeerLost,
     TimedOut,
@@ -274,7 +275,7 @@ class Conversation(Protocol):
         """
         Close the conversation because of an error on this side.
 
-        @param error: why. The other side is told of it first, unless it is gone.
+        @param error: why. The other side is told of it first, unless it is gone, or banned.
         """
         if self._is_closed:
             return
@@ -282,9 +283,10 @@ class Conversation(Protocol):
             self._finish()
             self.connection.abortConnection()
             self.conversation_ended(error)
-        else:
+            return
+        if not isinstance(error, Banned):
             self.fail_request(0, error)
-            self._close(error)
+        self._close(error)
 
     def leave(self, why: str = "This side closed the conversation.") -> None:
         """

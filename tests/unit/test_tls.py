@@ -364,6 +364,15 @@ class TlsTests(SynchronousTestCase):
         self.assertIn("flow512 bans", str(asking.ended))
         self.network.run(30.0)
 
+    def test_banned_without_tls(self) -> None:
+        """Whoever is dialled and banned does not hear that he is, without TLS either."""
+        made = self.listen(Plaintext())
+        asking = self.ask(Plaintext(), Introduction(BEN.node, admits=lambda node: False))
+        self.assertIsInstance(asking.ended, NotAllowed)
+        self.assertIn("flow512 bans", str(asking.ended))
+        self.network.run(30.0)
+        self.assertNotIn("ban", str(made.made[0].ended))
+
     # Those who speak something else
 
     def test_plaintext_to_tls(self) -> None:
