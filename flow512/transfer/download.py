@@ -566,7 +566,7 @@ class Download:
         self._look_again()
         for sender in self._here():
             if sender.asked and sender.source.is_held_back:
-                self._swarm.heard(sender.number)
+                self._swarm.held_back(sender.number)
         self._swarm.tick()
         self._advance()
 

@@ -77,6 +77,8 @@ def _late(sources: Collection[Source], wanted: Wanted, now: float) -> list[_Late
     """Say what one alone was asked for, and who will be through with all of it last, first."""
     late: list[_Late] = []
     for source in sources:
+        if source.is_held_back(now):
+            continue  # nobody would be taken from any sooner
         # Nothing can be said of one that has only just been asked for the first time.
         if source.requests and (source.is_measured or now - source.delivered_at >= UNKNOWN_FOR):
             through = source.through_in(now)

@@ -44,6 +44,9 @@ SMOOTH: Final = 0.3
 GUESSED_RATE: Final = 4.0
 """Blocks per second of a source that has not been measured (1 MiB/s)."""
 
+HELD_BACK_FOR: Final = 2.0
+"""Seconds for which nothing is said of how slow a source is that this side has held back."""
+
 MIN_REST: Final = 2.0
 MAX_REST: Final = 30.0
 """Seconds that a source from which work was taken back is left in peace, at first and at most."""
@@ -78,6 +81,7 @@ class Source(msgspec.Struct, eq=False):
     @ivar pages: pages that it was asked for and has not delivered.
     @ivar heard: when anything came last, or it began to have something to answer.
     @ivar delivered_at: when a block came last, or it began to have one to deliver.
+    @ivar held_back_at: when it was this side last that took nothing from it.
     @ivar rests_until: when it may be asked again.
     @ivar strikes: how often it failed in a way that may pass, since the last block.
     @ivar has_no_pages: whether it is not to be asked for pages at all.
@@ -92,6 +96,7 @@ class Source(msgspec.Struct, eq=False):
     pages: int = 0
     heard: float = 0.0
     delivered_at: float = 0.0
+    held_back_at: float = -inf
     rests_until: float = 0.0
     strikes: int = 0
     has_no_pages: bool = False
@@ -117,6 +122,12 @@ class Source(msgspec.Struct, eq=False):
     def is_measured(self) -> bool:
         """Whether anything is known of how fast it is."""
         return self._rate > 0
+
+    def is_held_back(self, now: float) -> bool:
+        """
+        Say whether it is this side that took nothing from it, now or just before.
+        """
+        return now - self.held_back_at <= HELD_BACK_FOR
 
     def lacks(self, page: tuple[int, int]) -> bool:
         """

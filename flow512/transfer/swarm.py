@@ -45,7 +45,8 @@ who is fast; but one by one when nobody is left to be asked for more than the wi
 What is taken back. A source that has not delivered a block for C{LATE} seconds, while another
 would have brought all of it C{SLOWER} times faster, is left with nothing to do for a while; then
 it is tried again with one block. Of one of whom nothing is known yet that is only hoped: whenever
-that was the reason, the next one is waited for twice as long.
+that was the reason, the next one is waited for twice as long. A source that this side itself holds
+back, for the sake of a limit, is not slow: nobody else would be taken from any sooner.
 """
 
 from __future__ import annotations
@@ -268,6 +269,13 @@ class Swarm:
         if (one := self._sources.get(source)) is not None:
             one.heard = self._clock()
 
+    def held_back(self, source: int) -> None:
+        """
+        This side takes nothing from a source now: it is neither silent nor slow.
+        """
+        if (one := self._sources.get(source)) is not None:
+            one.heard = one.held_back_at = self._clock()
+
     def page_came(self, source: int, level: int, index: int, data: bytes) -> bool:
         """
         A source has sent a page that it was asked for. If it is wrong, the source is left out.
@@ -427,7 +435,11 @@ class Swarm:
         for source in list(self._sources.values()):
             if source.is_waited_for and now - source.heard >= source.patience:
                 self.leave(source.number, silent())
-            elif source.outstanding and now - source.delivered_at > LATE:
+            elif (
+                source.outstanding
+                and now - source.delivered_at > LATE
+                and not source.is_held_back(now)
+            ):
                 self._take_back_if_slow(source, now)
 
     def _take_back_if_slow(self, source: Source, now: float) -> None:

@@ -402,6 +402,18 @@ class HeldBackTests(TransferTestCase):
         self.assertEqual(lost, [])
         self.assertEqual((self.folder / "one").read_bytes(), content)
 
+    def test_nothing_twice(self) -> None:
+        """What has to wait for this side is asked of nobody else: that would only take longer."""
+        for number, blocks in enumerate((6, 40)):
+            with self.subTest(blocks=blocks):
+                one, _ = self.put(f"one {number}", blocks * BLOCK)
+                other, _ = self.put(f"other {number}", blocks * BLOCK)
+                claims = [self.claim(one, n) for n in range(3)]
+                others = [Found(each.candidate, each.source, other) for each in claims]
+                fetching = [self.fetch(claims, []), self.fetch(others, [])]
+                for each in self.network.result(gatherResults(fetching), 4000):
+                    self.assertEqual(each.fetched, blocks * BLOCK)
+
     def test_many_downloads(self) -> None:
         """Nor is the only source of one of many files that come at a time."""
         fetching = []
