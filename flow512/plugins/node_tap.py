@@ -20,7 +20,7 @@ from flow512.link.named_registry import parse_named_registry
 from flow512.link.node_id import parse_node_id
 from flow512.link.rate import parse_rate
 from flow512.node import NodeService
-from flow512.plugins.options import Daemon, ServiceOptions
+from flow512.plugins.options import Daemon, ServiceOptions, starters_error
 from flow512.settings import NodeSettings
 from flow512.transfer.candidates import named_candidate
 
@@ -129,9 +129,11 @@ def makeService(config: Options, reactor: IReactorTime | None = None) -> Service
     @param config: parsed options.
     @param reactor: for tests and other applications; the global one unless given.
     """
+    starter = None
     if reactor is None:
         from twisted.internet import reactor as installed
 
         keep_steady(installed)
         reactor = IReactorTime(installed)
-    return Daemon(COMMAND, NodeService(reactor, config.settings))
+        starter = starters_error()
+    return Daemon(COMMAND, NodeService(reactor, config.settings), starter)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -34,6 +35,24 @@ def refuse(command: str, sentence: str) -> NoReturn:
     raise SystemExit(1)
 
 
+class NotStarted(Exception):
+    """
+    For twistd, which shows a hundred bytes of it: the reason has been said in full.
+    """
+
+
+def starters_error() -> TextIO | None:
+    """
+    Keep the standard error of whoever starts the process, which a daemon has lost when it starts.
+
+    @return: L{None} if there is none.
+    """
+    try:
+        return os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return None
+
+
 def _is_detached() -> bool:
     """Whether nobody can see what is written to standard error."""
     try:
@@ -48,10 +67,9 @@ def port_number(text: str) -> int:
 
     @raise ValueError: it is none.
     """
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise ValueError("a port is a number from 1 to 65535")
-    return port
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+        raise ValueError(f"'{escape(text)}' is no port; that is a number from 1 to 65535")
+    return int(text)
 
 
 port_number.coerceDoc = "A number from 1 to 65535."  # type: ignore[attr-defined]  # as usage.Options wants it
@@ -101,7 +119,8 @@ class ServiceOptions(Options):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]  # Twisted has no types there
         except UsageError as error:
-            refuse(self.command, f"{error}; see `twistd {self.command} --help`.")
+            sentence = str(error).removeprefix("Parameter type enforcement failed: ")
+            refuse(self.command, f"{sentence}; see `twistd {self.command} --help`.")
         except Flow512Error as error:
             refuse(self.command, str(error))
 
@@ -128,30 +147,43 @@ class Daemon(Service):
 
     log = Logger()
 
-    def __init__(self, command: str, service: IService) -> None:
+    def __init__(self, command: str, service: IService, starter: TextIO | None = None) -> None:
         """
         @param command: the plugin's name.
         @param service: what it runs.
+        @param starter: the standard error of whoever starts it; closed when it has started.
         """
         self.command = command
         self.service = service
+        self.starter = starter
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
         allow_enough_descriptors()
-        try:
-            self.service.privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        except Flow512Error as error:
-            if _is_detached():
-                # twistd hands an exception to the process that the user waits for; of an exit
-                # that would never hear.
-                self.log.critical("{why}", why=str(error))
-                raise
-            refuse(self.command, str(error))
+        self._begin(self.service.privilegedStartService)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        self.service.startService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        self._begin(self.service.startService)
+        if self.starter is not None:
+            # Whoever reads from it to its end waits for no daemon.
+            self.starter.close()
+
+    def _begin(self, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+        except Flow512Error as error:
+            if not _is_detached():
+                refuse(self.command, str(error))
+            self.log.critical("{why}", why=str(error))
+            # twistd hands an exception to the process that the user waits for; of an exit that
+            # would never hear. It shows the beginning only, so all of it is said before.
+            if self.starter is None:
+                raise
+            with suppress(OSError):
+                self.starter.write(f"twistd {self.command}: {error}\n")
+                self.starter.close()
+            raise NotStarted("The reason is above.") from error
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there

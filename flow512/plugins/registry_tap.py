@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from flow512.clocks import keep_steady
 from flow512.limits import Limits
 from flow512.link.identity import default_registry_state
-from flow512.plugins.options import Daemon, ServiceOptions
+from flow512.plugins.options import Daemon, ServiceOptions, starters_error
 from flow512.registry.service import RegistryService, RegistrySettings
 
 COMMAND = "flow512-registry"
@@ -61,9 +61,11 @@ def makeService(config: Options, reactor: IReactorTime | None = None) -> Service
     @param config: parsed options.
     @param reactor: for tests and other applications; the global one unless given.
     """
+    starter = None
     if reactor is None:
         from twisted.internet import reactor as installed
 
         keep_steady(installed)
         reactor = IReactorTime(installed)
-    return Daemon(COMMAND, RegistryService(reactor, config.settings))
+        starter = starters_error()
+    return Daemon(COMMAND, RegistryService(reactor, config.settings), starter)

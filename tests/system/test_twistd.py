@@ -38,7 +38,10 @@ def test_daemon_that_cannot_start(tmp_path: Path) -> None:
         listen = f"--listen=tcp:{port}:interface=127.0.0.1"
         ended = start("flow512-registry", listen, cwd=tmp_path)
     assert ended.returncode == 1
-    assert "Nothing can listen on" in ended.stdout + ended.stderr
+    sentence, *others = ended.stderr.splitlines()
+    assert sentence.startswith("twistd flow512-registry: Nothing can listen on")
+    assert sentence.endswith("choose another with --listen, such as --listen tcp:5001.")
+    assert "The reason is above." in others[0]
     assert "Nothing can listen on" in (tmp_path / "log").read_text()
 
 

@@ -125,7 +125,7 @@ class OptionsTests(PluginTestCase):
             for wrong, shown in (
                 (("--beacon-port", "0"), "1 to 65535"),
                 (("--beacon-port", "65536"), "1 to 65535"),
-                (("--beacon-port", "x"), "'x'"),
+                (("--beacon-port", "x"), ": 'x' is no port; that is a number from"),
                 (("--nonsense",), "--nonsense"),
                 (("argu\x1bment",), "'argu\\x1bment'"),
                 (("--name", "x" * 65), "64"),
@@ -228,7 +228,11 @@ class ServiceTests(PluginTestCase):
                 registry_tap.makeService(self.registry("--no-beacon")),
                 node_tap.makeService(self.node("--no-beacon")),
             ]
-        kinds = [type(daemon.service) for daemon in services if isinstance(daemon, Daemon)]
+        daemons = [each for each in services if isinstance(each, Daemon)]
+        for daemon in daemons:
+            if daemon.starter is not None:
+                daemon.starter.close()
+        kinds = [type(daemon.service) for daemon in daemons]
         self.assertEqual(kinds, [RegistryService, NodeService])
 
     def test_stop_is_passed_on(self) -> None:
