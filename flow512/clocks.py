@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface, alsoProvides
+
+_SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The first, which Linux has, goes on while the machine sleeps."""
 
 
 class IWallClock(Interface):
@@ -54,8 +57,7 @@ def seconds_since_boot() -> float:
     """
     Say how long the machine has been running, or counted: a number that only ever grows.
     """
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    return time.clock_gettime(_SINCE_BOOT)
 
 
 def wall_seconds_of(clock: IReactorTime) -> Callable[[], float]:

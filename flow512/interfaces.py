@@ -12,9 +12,10 @@ from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from flow512.errors import Misuse
@@ -57,6 +58,35 @@ class RunBlocking(Protocol):
         @return: a L{Deferred} that fires on the reactor's thread with its result.
         """
         ...
+
+
+async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
+    """
+    Wait for a worker, even if nobody wants its result any longer: it does not stop for that, and
+    what it holds has to be closed.
+
+    @return: its result, and whether the wait was cancelled.
+    """
+    ended: list[_T | Failure] = []
+    waiting: Deferred[None] = Deferred()
+    is_unwanted = False
+
+    def done(result: _T | Failure) -> None:
+        ended.append(result)
+        if not waiting.called:
+            waiting.callback(None)
+
+    work.addBoth(done)
+    while not ended:
+        try:
+            await waiting
+        except CancelledError:
+            is_unwanted = True
+            waiting = Deferred()
+    result = ended[0]
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result, is_unwanted
 
 
 class AtMost:

@@ -22,7 +22,7 @@ from flow512.cli.stopping import SIGNALS
 from flow512.cli.voice import Voice
 from flow512.discovery.addresses import LocalAddress, addresses_of_host
 from flow512.errors import Cancelled, Flow512Error
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import RunBlocking, at_its_end
 from flow512.node import NodeService
 from flow512.settings import INodeListener, NodeSettings
 
@@ -71,11 +71,6 @@ class Machine(msgspec.Struct, frozen=True):
             await to_its_end(node.stopService())
 
 
-def _tell(_: object, waiting: Deferred[None]) -> None:
-    if not waiting.called:  # it may have been cancelled
-        waiting.callback(None)
-
-
 async def to_its_end(work: Deferred[_T]) -> _T:
     """
     Wait for work that is not to be cut short, such as putting things away; whoever cancels that is
@@ -84,21 +79,9 @@ async def to_its_end(work: Deferred[_T]) -> _T:
     @return: what came of it, which may also be raised.
     @raise CancelledError: it was cancelled meanwhile, and is done.
     """
-    results: list[_T | Failure] = []
-    cancelled: CancelledError | None = None
-    work.addBoth(results.append)
-    while not results:
-        waiting: Deferred[None] = Deferred()
-        work.addBoth(_tell, waiting)
-        try:
-            await waiting
-        except CancelledError as error:
-            cancelled = error
-    result = results[0]
-    if isinstance(result, Failure):
-        result.raiseException()
-    if cancelled is not None:
-        raise cancelled
+    result, is_unwanted = await at_its_end(work)
+    if is_unwanted:
+        raise CancelledError
     return result
 
 

@@ -33,9 +33,9 @@ from flow512.content.paths import escape
 from flow512.content.provisional import Provisional, is_begun, provisional_id
 from flow512.content.publish import check_target
 from flow512.errors import BadDigest, Flow512Error, Violation
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import RunBlocking, at_its_end
 from flow512.transfer.download import SILENCES
-from flow512.transfer.fetch import Fetched, Growing, Target, at_its_end, open_target
+from flow512.transfer.fetch import Fetched, Growing, Target, open_target
 from flow512.transfer.finding import Candidate, Found
 from flow512.transfer.swarm import silent
 from flow512.units import LONGEST_RUN, PIECES_PER_BLOCK

@@ -16,9 +16,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from flow512.content.journal import read_boot_id
 from flow512.content.outlet import Outlet
@@ -31,7 +30,7 @@ from flow512.errors import (
     ResourceFailure,
     UnsafeName,
 )
-from flow512.interfaces import RunBlocking
+from flow512.interfaces import RunBlocking, at_its_end
 from flow512.transfer.blocks import BlockSource
 from flow512.transfer.download import Checksum, Download, Order
 from flow512.transfer.finding import Candidate
@@ -310,35 +309,6 @@ class _Work:
         md5 = download.md5 if download.is_md5_compared else None
         sent = tuple(each for each in self._sent.most_common() if each[1])
         return Fetched(entry, path, resumed, self._fetched, md5, sent)
-
-
-async def at_its_end(work: Deferred[_T]) -> tuple[_T, bool]:
-    """
-    Wait for a worker, even if nobody wants its result any longer: it does not stop for that, and
-    what it holds has to be closed.
-
-    @return: its result, and whether the wait was cancelled.
-    """
-    ended: list[_T | Failure] = []
-    waiting: Deferred[None] = Deferred()
-    is_unwanted = False
-
-    def done(result: _T | Failure) -> None:
-        ended.append(result)
-        if not waiting.called:
-            waiting.callback(None)
-
-    work.addBoth(done)
-    while not ended:
-        try:
-            await waiting
-        except CancelledError:
-            is_unwanted = True
-            waiting = Deferred()
-    result = ended[0]
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result, is_unwanted
 
 
 def _nameable(

@@ -60,8 +60,7 @@ from flow512.errors import (
     Violation,
     from_os_error,
 )
-from flow512.interfaces import RunBlocking
-from flow512.transfer.fetch import at_its_end
+from flow512.interfaces import RunBlocking, at_its_end
 from flow512.transfer.folder_sources import FolderSources
 from flow512.transfer.source import SourceProtocol
 from flow512.units import BLOCK, PIECE, PIECES_PER_BLOCK
