@@ -97,7 +97,7 @@ class Election:
         @param mode: what the user wants.
         @param random: for the waits that keep nodes apart.
         @param now: seconds, on the clock of all other times. What others are told of it is the
-            time of day, since 1970, as far as the clock is right.
+            time of day, since 1970, as far as the clock was right when the process began.
         @param named: the registries that the user named, the preferred one first, and the node
             id that each must have.
         @param keeps_all: whether the node is to be listed by all of these.
