@@ -388,8 +388,8 @@ class Partial:
             raise Misuse(f"'{self._shown}' is not complete: {missing} blocks are missing.")
         self.seal()
         with blaming(f"publishing '{self._shown}'"):
-            part = self._disk.stat_in(self._folder_fd, self._own.part)
-            if part is None or not os.path.samestat(part, self._disk.fstat(self._fd)):
+            # Under its name, if the disk failed just after it was given that.
+            if not (self._is_called(self._own.part) or self._is_called(self._name)):
                 raise DiskFailure(
                     f"The partial file of '{self._shown}' was taken away; download it again."
                 )
@@ -403,6 +403,10 @@ class Partial:
             )
         self._close_files()
         return self._name
+
+    def _is_called(self, name: str) -> bool:
+        status = self._disk.stat_in(self._folder_fd, name)
+        return status is not None and os.path.samestat(status, self._disk.fstat(self._fd))
 
     def distrust(self) -> None:
         """

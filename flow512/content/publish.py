@@ -153,12 +153,14 @@ def place(
     @raise TargetExists: the name is taken; the partial file is as it was.
     @raise OSError: something else failed. The file may have its name already.
     """
-    if replace:
-        target = disk.stat_in(folder_fd, name)
-        if target is not None:
-            _refuse_taken(name, target, replace)
+    target = disk.stat_in(folder_fd, name)
+    has_name = target is not None and os.path.samestat(target, disk.fstat(fd))
+    if replace and target is not None:
+        _refuse_taken(name, target, replace)
     _refuse_twins(folder_fd, name, disk)
-    if replace:
+    if has_name:
+        pass  # the disk failed after that, the last time
+    elif replace:
         disk.rename(own.part, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     else:
         _claim(folder_fd, fd, own, name, disk)

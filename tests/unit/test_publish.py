@@ -13,6 +13,7 @@ from flow512.content.disk import Disk
 from flow512.content.publish import check_target, current_umask
 from flow512.errors import (
     DiskFailure,
+    DiskFull,
     TargetExists,
 )
 from tests.unit.partial_files import (
@@ -68,6 +69,23 @@ class Publishing(InFolder):
         partial = self.complete()
         self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
         self.assertEqual(self.data(), b"")
+
+    def test_never_over_what_came_for_a_placeholder(self) -> None:
+        """
+        Where a process died while it claimed the name, only an empty file of that name is ours:
+        what somebody has put there since stays, and is not removed either.
+        """
+        for make in (self.put, lambda name: os.mkfifo(self.path(name))):
+            self.crashed(0)
+            self.put(OWN.placing, b"")
+            make(NAME)
+            before = os.lstat(self.path(NAME))
+            self.assertRaises(TargetExists, check_target, self.fd, NAME, ROOT, replace=False)
+            partial = self.complete()
+            self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
+            partial.discard()
+            self.assertEqual(os.lstat(self.path(NAME)), before)
+            os.unlink(self.path(NAME))
 
     def test_never_over_anything(self) -> None:
         """Nor is a link, wherever it points, nor a FIFO."""
@@ -138,6 +156,7 @@ class Publishing(InFolder):
             disk.before = appear_before(call)
             self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
             self.assertEqual(self.data(), b"somebody's")
+            self.assertNotIn(OWN.placing, self.names(), "an empty file there is not ours")
             os.unlink(self.path(NAME))
             disk.before = None
             partial.publish(replace=False, mtime_ns=0)
@@ -168,6 +187,40 @@ class Publishing(InFolder):
         disk = WatchedDisk(failing("fsync", errno.EINVAL))
         self.complete(disk=disk).publish(replace=False, mtime_ns=0)
         self.assertEqual(self.names(), [NAME])
+
+    def test_failing_disk(self) -> None:
+        """
+        A disk that fails is no disk without links, or that cannot sync a folder: that is said, and
+        the file is published the next time.
+        """
+        for make_disk, call, replace in (
+            (WatchedDisk, "link", False),
+            (NoLinks, "rename", False),
+            (WatchedDisk, "fsync", False),
+            (WatchedDisk, "fsync", True),
+        ):
+            disk = make_disk()
+            partial = self.complete(disk=disk)
+            disk.before = failing(call, errno.EIO)
+            self.assertRaises(DiskFailure, partial.publish, replace=replace, mtime_ns=0)
+            if call != "fsync":
+                self.assertEqual(self.names(), sorted((OWN.part, OWN.journal)))
+            partial.publish(replace=replace, mtime_ns=0)
+            self.assertEqual((self.names(), self.data()), ([NAME], CONTENT))
+            os.unlink(self.path(NAME))
+
+    def test_no_room_for_a_name(self) -> None:
+        """Where there are no links, a name that cannot be claimed first is not given at all."""
+        disk = NoLinks()
+        partial = self.complete(disk=disk)
+
+        def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+            if name == "open" and args[0] == NAME:
+                raise OSError(errno.ENOSPC, "full")
+
+        disk.before = before
+        self.assertRaises(DiskFull, partial.publish, replace=False, mtime_ns=0)
+        self.assertEqual(self.names(), sorted((OWN.part, OWN.journal)))
 
     def test_mode_cannot_be_kept(self) -> None:
         """Nor is one that keeps neither modes nor times."""
