@@ -32,6 +32,13 @@ class MemoryTests(SynchronousTestCase):
         write_memory(str(self.state), [ANNA, BEN], [BEN])
         self.assertEqual(read_memory(str(self.state)), ([ANNA, BEN], [BEN]))
 
+    def test_no_time(self) -> None:
+        """Who was met before 1970, by a wrong clock, or was only told of, comes back as well."""
+        write_memory(str(self.state), [Met(ANNA.peer, -5.0)], [Met(BEN.peer, None)])
+        self.assertEqual(
+            read_memory(str(self.state)), ([Met(ANNA.peer, 0.0)], [Met(BEN.peer, 0.0)])
+        )
+
     def test_nothing(self) -> None:
         """Without the file, or the folder, nobody is remembered."""
         self.assertEqual(read_memory(str(self.state)), ([], []))

@@ -84,6 +84,8 @@ class TellingTests(SynchronousTestCase):
         self.telling.changed()
         self.clock.advance(DELAY)
         self.assertEqual((self.looks, self.told), (3, 2))
+        self.clock.pump([DELAY] * 100)
+        self.assertEqual(self.looks, 3, "nothing has changed since")
 
     def test_changes_meanwhile(self) -> None:
         """What changes while it is looked up is looked up again, and never two at once."""
@@ -98,7 +100,21 @@ class TellingTests(SynchronousTestCase):
         self.assert_held(1)
         self.clock.advance(DELAY)
         self.assert_held(2)
+        self.clock.pump([DELAY] * 100)
+        self.assertEqual(self.looks, 1, "nothing has changed since")
+
+    def test_one_at_a_time(self) -> None:
+        """However long a look takes, no other is begun meanwhile."""
+        looked_up = self.answer = Deferred()
+        self.share(1)
+        self.clock.advance(DELAY)
+        self.share(2)
+        self.clock.pump([DELAY] * 10)
+        self.assertEqual(self.looks, 0)
+        looked_up.callback(frozenset())
+        self.clock.pump([DELAY] * int(REST * 10))
         self.assertEqual(self.looks, 1)
+        self.assert_held(2)
 
     def test_slow(self) -> None:
         """Where looking takes long it is done seldom; else a moment after a change."""
@@ -112,14 +128,20 @@ class TellingTests(SynchronousTestCase):
         self.assert_held()
         self.clock.advance(0.1)
         self.assert_held(2)
-        self.share(3)
-        self.clock.advance(DELAY)
-        self.assert_held(3)
+        for last in (3, 4):  # of which the look before the second one took no time at all
+            self.share(last)
+            self.clock.advance(DELAY - 0.1)
+            self.assertNotIn(root(last), self.held)
+            self.clock.advance(0.1)
+            self.assert_held(last)
 
     def test_too_many(self) -> None:
         """Of too many only some are told, and that is said once."""
         with capturedLogs() as logs:
-            for last in (5, 7, 8):
+            self.share(*range(5))
+            self.clock.advance(DELAY)
+            self.assertEqual(logs, [])
+            for last in (7, 8):
                 self.share(*range(last))
                 self.clock.advance(DELAY)
         self.assert_held(0, 1, 2, 3, 4, 5)
@@ -153,19 +175,24 @@ class TellingTests(SynchronousTestCase):
             self.share(2)
             self.clock.advance(DELAY)
         self.assertIn("The disk is on fire.", text_of(logs))
+        self.clock.advance(RETRY - 0.1)
         self.assert_held(1)
-        self.clock.advance(RETRY)
+        self.clock.advance(0.1)
         self.assert_held(2)
 
     def test_defect(self) -> None:
         """A defect is logged, and the next change is looked up nevertheless."""
-        self.answer = fail(ZeroDivisionError())
-        self.share(1)
-        self.clock.advance(DELAY)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.share(2)
-        self.clock.advance(DELAY)
-        self.assert_held(2)
+        later: Deferred[frozenset[bytes]] = Deferred()
+        for last, answer in ((2, fail(ZeroDivisionError())), (3, later)):
+            self.answer = answer
+            self.share(1)
+            self.clock.advance(DELAY)
+            if answer is later:
+                later.errback(ZeroDivisionError())
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+            self.share(last)
+            self.clock.advance(DELAY)
+            self.assert_held(last)
 
     def test_stopped(self) -> None:
         """Once it is stopped nothing is told; it is over when nothing is looked up any more."""
