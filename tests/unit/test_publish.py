@@ -87,6 +87,17 @@ class Publishing(InFolder):
             self.assertEqual(os.lstat(self.path(NAME)), before)
             os.unlink(self.path(NAME))
 
+    def test_never_over_an_empty_file_after_a_placeholder(self) -> None:
+        """Once the download has gone on, an empty file is somebody's again, and not ours."""
+        self.crashed(0)
+        self.put(OWN.placing, b"")
+        self.open().close()
+        self.put(NAME, b"")
+        self.assertRaises(TargetExists, check_target, self.fd, NAME, ROOT, replace=False)
+        partial = self.complete()
+        self.assertRaises(TargetExists, partial.publish, replace=False, mtime_ns=0)
+        self.assertEqual(self.data(), b"")
+
     def test_never_over_anything(self) -> None:
         """Nor is a link, wherever it points, nor a FIFO."""
         for make in (
