@@ -46,7 +46,7 @@ from flow512.errors import (
 )
 from flow512.interfaces import RunBlocking
 from flow512.transfer.finding import Candidate
-from flow512.transfer.mending_source import Claim, MendingSource
+from flow512.transfer.mending_source import MendingSource, PieceClaim
 from flow512.transfer.senders import telling_most
 from flow512.units import BLOCK
 
@@ -97,7 +97,7 @@ class Mender(msgspec.Struct, frozen=True):
 
     async def look(
         self,
-        sources: Sequence[Claim],
+        sources: Sequence[PieceClaim],
         path: str,
         progress: Callable[[int], None] = lambda checked: None,
     ) -> Damage:
@@ -116,7 +116,7 @@ class Mender(msgspec.Struct, frozen=True):
 
     async def repair(
         self,
-        sources: Sequence[Claim],
+        sources: Sequence[PieceClaim],
         path: str,
         progress: Callable[[int], None] = lambda checked: None,
         found: Callable[[Damage], None] = lambda damage: None,
@@ -152,7 +152,7 @@ class _Job:
 
     _verifier: TreeVerifier
 
-    def __init__(self, mender: Mender, sources: Sequence[Claim], suspect: SuspectFile) -> None:
+    def __init__(self, mender: Mender, sources: Sequence[PieceClaim], suspect: SuspectFile) -> None:
         root = sources[0].entry.root
         assert root is not None
         self._mender = mender

@@ -13,10 +13,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from flow512.content.pieces import Span
 from flow512.errors import Flow512Error
 from flow512.transfer.blocks import BlockSource, Sink
-from flow512.transfer.finding import Candidate
+from flow512.transfer.proof import Claim
 from flow512.transfer.swarm import silent
 from flow512.units import PIECES_PER_BLOCK
-from flow512.wire.messages import Entry
 
 _T = TypeVar("_T")
 
@@ -38,22 +37,14 @@ class PieceSource(BlockSource, Protocol):
         """
 
 
-class Claim(Protocol):
+class PieceClaim(Claim, Protocol):
     """
-    A source, and what it says of the content; L{Found<flow512.transfer.finding.Found>} is one.
+    The claim of one who may know the MD5s of pieces.
     """
-
-    @property
-    def candidate(self) -> Candidate:
-        """Whose source it is."""
 
     @property
     def source(self) -> PieceSource:
         """It, open."""
-
-    @property
-    def entry(self) -> Entry:
-        """What it says; it has a root."""
 
 
 class MendingSource:
@@ -65,7 +56,7 @@ class MendingSource:
     @ivar has_heard: whether anything came of it lately.
     """
 
-    def __init__(self, claim: Claim, clock: IReactorTime, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, claim: PieceClaim, clock: IReactorTime, is_busy: Callable[[], bool]) -> None:
         """
         @param clock: for the deadline on one that is silent.
         @param is_busy: whether workers are, which are waited for just as well.
