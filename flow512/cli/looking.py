@@ -186,6 +186,7 @@ async def ls(
                 raise meeting.unknown(question.peer)
             raise _unreachable(candidates, failures)
         told: set[NodeKey] = set()
+        entries = 0
         for candidate, answer in zip(candidates, answers, strict=True):
             if isinstance(answer, Flow512Error):
                 voice.fail(_unreachable([candidate], [answer]))
@@ -197,9 +198,13 @@ async def ls(
                     continue
                 told.add(who)
             async for page in node.fetching.client.pages(answer, question.prefix):
+                entries += len(page)
                 _tell_entries(candidate, page, voice, table, with_peer=not question.peer)
             answer.leave()
     table.end()
+    if not entries:
+        such = f" whose path begins with '{escape(question.prefix)}'" if question.prefix else ""
+        table.remark(f"Nothing is shared{such} that you may see.")
 
 
 def _connect(node: NodeService, candidate: Candidate) -> Deferred[SourceProtocol]:

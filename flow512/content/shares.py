@@ -116,8 +116,9 @@ class Share:
             os.close(fresh)
             self._put(None)
             raise ShareMissing(
-                f"The folder '{self.name}' is empty, and was not; is its disk mounted?"
-                " What was in it is remembered until there is something in it again."
+                f"The folder '{self.name}' is empty, and was not: mount its disk if it has one,"
+                " or put something else into it. Until there is something in it, it counts as not"
+                " there, and what was in it is remembered."
             )
         self._put(fresh)
 
@@ -138,7 +139,7 @@ class Share:
         with self._turn:
             if self._folder is None:
                 # Whatever rules it had; those of a folder that comes back meanwhile are not known.
-                return Verdict(None if asker is None else "its folder is not there")
+                return Verdict(None if asker is None else "its folder is not there, or empty")
             return self._access.judge(self._folder, asker)
 
     def is_missed_by(self, asker: bytes | None) -> bool:

@@ -468,6 +468,15 @@ class LookTests(CommandCase):
         self.assertRegex(lines[0], r"\Asub/big\.bin  3\.0 MiB  2001-09-0[89] \d\d:\d\d\Z")
         self.assertRegex(lines[1], r"\Atest\.txt     6 bytes  2001-09-0[89] \d\d:\d\d\Z")
 
+    def test_nothing(self) -> None:
+        """On a terminal it is said that there is nothing; whoever reads a pipe sees that."""
+        arguments = "ls", "server", "--prefix", "no"
+        said = self.flow512(*arguments, out=TerminalText())
+        begins = "whose path begins with 'no'"
+        self.assertEqual(said.out, f"Nothing is shared {begins} that you may see.\n")
+        said = self.flow512(*arguments)
+        self.assertEqual((said.status, said.out, said.err), (0, "", ""))
+
     def test_json(self) -> None:
         """Objects have what a peer tells of each file."""
         told = self.flow512("ls", "third", "--json").event("entry")

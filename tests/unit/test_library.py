@@ -234,7 +234,8 @@ class ScanTests(LibraryCase):
             size = self.library.stat("/").size
             self.assertEqual(size, len(b"".join(manifest_of([NOT_ALL]))))
             # Whoever else looks for it finds no more, nor does a node that starts now.
-            self.assertRaises(ShareMissing, self.library.shares[0].look_again)
+            with self.assertRaisesRegex(ShareMissing, "mount its disk .*, or put something else"):
+                self.library.shares[0].look_again()
         fresh = Share(self.folder)
         self.addCleanup(fresh.close)
         Library(self.catalog, [fresh])
