@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from flow512.discovery.limits import Budget
 
@@ -39,18 +39,27 @@ class SparingLog:
         self._clock = clock
         self._budget = Budget(rate, burst, clock.seconds())
         self._left_out = 0
-        self._latest: tuple[str, dict[str, Any]] = ("", {})
+        self._latest: tuple[LogLevel, str, dict[str, Any]] = (LogLevel.info, "", {})
 
     def info(self, format: str, **fields: Any) -> None:
         """
         Log a line, or leave it out; the parameters are those of L{Logger.info}.
         """
+        self._emit(LogLevel.info, format, fields)
+
+    def warn(self, format: str, **fields: Any) -> None:
+        """
+        Log a warning, or leave it out; the parameters are those of L{Logger.warn}.
+        """
+        self._emit(LogLevel.warn, format, fields)
+
+    def _emit(self, level: LogLevel, format: str, fields: dict[str, Any]) -> None:
         if not self._budget.take(self._clock.seconds()):
             self._left_out += 1
-            self._latest = format, fields
+            self._latest = level, format, fields
             return
         self.say_left_out()
-        self._log.info(format, **fields)
+        self._log.emit(level, format, **fields)
 
     def say_left_out(self) -> None:
         """
@@ -58,8 +67,9 @@ class SparingLog:
         """
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
-            format, fields = self._latest
-            self._log.info(
+            level, format, fields = self._latest
+            self._log.emit(
+                level,
                 "{left_out} lines such as this were left out: " + format,
                 left_out=left_out,
                 **fields,

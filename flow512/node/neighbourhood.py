@@ -24,6 +24,7 @@ from flow512.interfaces import RunBlocking
 from flow512.link.address import client_endpoint
 from flow512.link.named_registry import NamedRegistry
 from flow512.link.presence import Presence
+from flow512.link.sparing_log import SparingLog
 from flow512.link.standing import Standing
 from flow512.registry.acquaintances import Met
 from flow512.registry.client import IPeerListListener
@@ -79,6 +80,8 @@ class Neighbourhood:
         self._listener = listener
         self._random = random
         self._run_blocking = run_blocking
+        # A registry may have peers come and go as often as it likes.
+        self._lines = SparingLog(self.log, reactor)
         self._presence: Presence | None = None
         self._named: tuple[NamedRegistry, ...] = ()
         self._terms = TermKeeper(None, None)
@@ -187,6 +190,7 @@ class Neighbourhood:
         follower, self._follower = self._follower, None
         if follower is not None:
             await follower.stopService()
+        self._lines.say_left_out()
 
     async def stop(self) -> None:
         """
@@ -254,7 +258,7 @@ class Neighbourhood:
         changed = [peer for peer in changed if not self.is_itself(peer.node)]
         if not (joined or left or changed):
             return
-        self.log.info(
+        self._lines.info(
             "Received updated peers list: {count} in all, {joined} joined, {left} left",
             count=len(self.peers),
             joined=len(joined),

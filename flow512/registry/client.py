@@ -33,6 +33,7 @@ from flow512.errors import Busy, Cancelled, Flow512Error, Unreachable
 from flow512.limits import Limits
 from flow512.link.conversation import Patience
 from flow512.link.introduction import Introduction
+from flow512.link.sparing_log import SparingLog
 from flow512.registry.coming_back import wait_before
 from flow512.registry.conversation import RegistryConversation
 from flow512.registry.inventory import Inventory
@@ -150,6 +151,8 @@ class RegistryClient(Service):
         self.shuns = shuns
         self.can_lead = can_lead
         self._trouble_level = trouble_level
+        # A registry may say first this, then that, as often as it likes.
+        self._lines = SparingLog(self.log, clock)
         self.term = term
         self.claim: Claim | None = None
         self.leader_name = ""
@@ -297,6 +300,7 @@ class RegistryClient(Service):
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             deferred.errback(Cancelled("The node stopped before the registry listed it."))
+        self._lines.say_left_out()
         return self._service.stopService()
 
     # What its conversations tell it
@@ -377,14 +381,14 @@ class RegistryClient(Service):
         self.is_reachable = told.ok
         if told.ok:
             if self.why_unreachable:
-                self.log.info("Others can reach this node now, and it is listed.")
+                self._lines.info("Others can reach this node now, and it is listed.")
             self.why_unreachable = ""
         else:
             reason = escape(told.sentence, 500)
             if reason != self.why_unreachable:
                 # It is tried again and again; that is one line.
                 self.why_unreachable = reason
-                self.log.warn(
+                self._lines.warn(
                     "Others cannot reach this node, so it is not listed, and only fetches: {reason}"
                     " Open TCP port {port} in the firewall or router, or choose a port that others"
                     " reach with --listen.",

@@ -179,6 +179,26 @@ class NodeTestCase(SynchronousTestCase):
 class LifeTests(NodeTestCase):
     """Starting and stopping."""
 
+    def test_restless_registry(self) -> None:
+        """
+        A registry that has a peer come and go without end does not fill the node's log. Whoever
+        embeds the node is told of everything, and the log says in the end how it was.
+        """
+        told = Told()
+        node = self.start(self.host(1), NodeSettings(name="one"), told)
+        self.network.run_until(lambda: node.neighbourhood.is_listed)
+        mallory = Peer(b"m" * 32, "mallory", "10.0.0.9", 5000)
+        with capturedLogs() as logs:
+            for _ in range(500):
+                node.neighbourhood.peer_list_changed((mallory,), (), ())
+                node.neighbourhood.peer_list_changed((), (mallory,), ())
+            self.network.result(node.stopService())
+        self.assertEqual(told.joined, ["mallory"] * 500)
+        said = [str(formatEvent(each)) for each in logs]
+        said = [each for each in said if "updated peers list" in each]
+        self.assertLess(len(said), 50)
+        self.assertIn("lines such as this were left out", said[-1])
+
     def test_first_node(self) -> None:
         """The first node on a network serves, becomes the bootstrap, and says so."""
         told = Told()

@@ -773,6 +773,15 @@ class ReachableTests(ClientTestCase):
         end.say(self.NO)
         self.assertEqual(self.warnings()[-1], self.WARNING)
 
+    def test_flood(self) -> None:
+        """A registry that says something else each time does not fill the node's log."""
+        end = self.listed()
+        for number in range(1000):
+            end.say(Reached(5000, False, f"Nobody answers, {number}."))
+            end.say(Reached(5000, True))
+        self.assertLess(len(self.warnings() + self.infos()), 50)
+        self.assertIs(self.client.is_reachable, True)
+
     def test_old_news(self) -> None:
         """About a port that it has left it is told nothing new."""
         end = self.listed()
