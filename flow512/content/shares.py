@@ -204,6 +204,23 @@ class Share:
         """
         return os.path.realpath(self.path)
 
+    def only_folders(self, paths: Sequence[str]) -> list[str]:
+        """
+        Choose those of some places that are folders which may have something to offer.
+
+        @param paths: inside the share; empty for its own folder.
+        @return: without what is no folder, or not reached but by a link, or has a name that is
+            not shared.
+        """
+        found = []
+        for path in paths:
+            with suppress(NotFound, UnsafeName, ResourceFailure, OSError), self.folder() as top:
+                parts = check_path(path) if path else ()
+                if not any(map(is_own_name, parts)):
+                    os.close(open_folder_beneath(top, parts))
+                    found.append(path)
+        return found
+
     def subfolders(self, paths: Sequence[str]) -> list[str]:
         """
         List the folders that may have something to offer, one level down.

@@ -130,6 +130,11 @@ class FolderWatches:
         wanted = list(places)
         for root, share in self._roots:
             paths = [place.path for place in wanted if place.share == share.key]
+            if paths:
+                # The way to a place that something happened at may lead through a link by now, out
+                # of the share.
+                paths = await self._run_blocking(share.only_folders, paths)
+                self._check_open()
             while paths:
                 paths = await self._watch_all(root, paths)
                 if paths:

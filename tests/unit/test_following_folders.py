@@ -258,11 +258,28 @@ class CoverTests(FolderCase):
         (self.share / "new").mkdir()
         key = self.library.shares[0].key
         done = Deferred.fromCoroutine(self.watches.cover([Place(key, "new")]))
+        self.workers.do_all()  # which look what is a folder
         self.assertIsNotNone(self.notifier.watch_on(self.share / "new"))
         (self.share / "new" / "inner").mkdir()
         self.clock.advance(0)
         self.run_through(lambda: done)
         self.assertEqual(self.is_watched("new/inner"), [True])
+
+    def test_not_in_the_share(self) -> None:
+        """
+        A place that is reached only by a link now, such as one in a folder that was moved away and
+        has a link in its place, is not watched; nor is what has a name that is not shared.
+        """
+        (self.share / "a").mkdir()
+        self.begin()
+        (self.share / "a" / "new" / "inner").mkdir(parents=True)
+        os.rename(self.share / "a", self.top / "elsewhere")
+        (self.share / "a").symlink_to(self.top / "elsewhere")
+        for name in ("~bad", ".flow512-own"):
+            (self.share / name / "inner").mkdir(parents=True)
+        self.cover("a", "a/new", "~bad", "~bad/inner", ".flow512-own")
+        for folder in ("a/new", "a/new/inner", "~bad", "~bad/inner", ".flow512-own"):
+            self.assertIsNone(self.notifier.watch_on(self.share / folder), folder)
 
     def test_many(self) -> None:
         """Many folders are watched in many turns of the reactor."""
