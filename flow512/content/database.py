@@ -6,6 +6,7 @@ it turns out to be damaged.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,16 @@ statements that never change means that the database is not the one that they we
 _BUSY_SECONDS: Final = 10.0
 """How long to wait for another process that writes."""
 
+_NEEDED: Final = 2**16
+"""
+Bytes that SQLite needs to open a database at all. Where it has not so much for what it shares with
+other processes, it speaks of an I/O error, and not of a full disk.
+"""
+
+
+def _free_space(folder: str) -> int:
+    return shutil.disk_usage(folder).free
+
 
 class Database:
     """
@@ -46,6 +57,7 @@ class Database:
         schema: Sequence[str],
         version: int,
         on_damage: Callable[[str], None] | None,
+        free_space: Callable[[str], int] = _free_space,
     ) -> None:
         """
         @param path: the file, made if it is not there; or L{IN_MEMORY}.
@@ -53,12 +65,14 @@ class Database:
         @param version: of the schema, at least 1; a database of another one counts as damaged.
         @param on_damage: told in one sentence when a damaged database was moved aside, on the
             thread that noticed; it may take note, and must not block.
+        @param free_space: tells how many bytes there is room for on the disk of a folder.
         @raise ResourceFailure: it cannot be opened or made.
         """
         self._path = os.fspath(path)
         self._schema = schema
         self._version = version
         self._on_damage = on_damage
+        self._free_space = free_space
         self._turn = threading.RLock()
         self._closed = False
         self._connection: sqlite3.Connection | None = None
@@ -152,10 +166,16 @@ class Database:
             self._connection.close()
             self._connection = None
 
+    def _is_disk_full(self) -> bool:
+        with suppress(OSError):
+            folder = os.path.dirname(os.path.abspath(self._path))
+            return self._free_space(folder) < _NEEDED
+        return False
+
     def _judge(self, error: sqlite3.DatabaseError) -> ResourceFailure:
         # What Python itself finds wrong, such as text that is not UTF-8, has no code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._is_disk_full()):
             return DiskFull("The disk is full while writing the catalog; free some space.")
         if code in _MACHINE:
             return DiskFailure(f"The catalog '{self._path}' cannot be used: {error}.")

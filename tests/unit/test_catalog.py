@@ -454,10 +454,10 @@ class KeptTests(CatalogCase):
 class DatabaseTests(CatalogCase):
     """What the machine does to a database is told from damage."""
 
-    def make(self) -> Database:
+    def make(self, free_space: Callable[[str], int] = lambda folder: 2**30) -> Database:
         """Open one with a single table."""
         schema = ["CREATE TABLE things (thing BLOB)"]
-        database = Database(self.path, schema, 1, self.damage.append)
+        database = Database(self.path, schema, 1, self.damage.append, free_space)
         self.addCleanup(database.close)
         return database
 
@@ -486,6 +486,16 @@ class DatabaseTests(CatalogCase):
         with self.database.writing() as connection:
             connection.execute("INSERT INTO things VALUES (1)")
         self.assertEqual((self.things(), self.damage), (2, []))
+
+    def test_no_room_to_open(self) -> None:
+        """What SQLite calls an I/O error is called a full disk where there is no room for it."""
+        for free, kind in ((0, DiskFull), (2**30, DiskFailure)):
+            database = self.make({self.folder: free}.__getitem__)
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+            with self.assertRaises(kind), database.reading():
+                raise error
+        self.assertEqual(self.damage, [])
 
     def test_busy(self) -> None:
         """Another process that keeps writing is a failure, not damage."""
