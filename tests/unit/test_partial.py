@@ -298,6 +298,41 @@ class Resuming(InFolder):
         partial.close()
         self.assertEqual(have(self.open()), {0, 3})
 
+    def test_vouch_before_a_kill(self) -> None:
+        """Nor have they to be looked at again after the process was killed."""
+        disk = WatchedDisk()
+        self.open(disk=disk).vouch([0, 3])
+        disk.crash()
+        self.assertEqual(have(self.open()), {0, 3})
+
+    def test_recorded_once(self) -> None:
+        """The journal grows by what is new, and by nothing that it says already."""
+        partial = self.open()
+        sizes = []
+        for block in (0, 2, 2, 3):
+            partial.write(block, block_of(CONTENT, block))
+            partial.flush()
+            partial.flush()
+            sizes.append(os.stat(self.path(OWN.journal)).st_size)
+        record = sizes[1] - sizes[0]
+        self.assertGreater(record, 0)
+        self.assertEqual(sizes[1:], [sizes[0] + record] * 2 + [sizes[0] + 2 * record])
+
+    def test_private_again(self) -> None:
+        """What a process was about to publish when it died is for nobody else while it is not."""
+        self.crashed(0)
+        os.chmod(self.path(OWN.part), 0o644)
+        self.open()
+        self.assertEqual(stat.S_IMODE(os.stat(self.path(OWN.part)).st_mode), 0o600)
+
+    def test_disk_that_cannot_look(self) -> None:
+        """A disk that fails when it is asked where data is has not said that there is none."""
+        self.crashed(0, 2)
+        disk = WatchedDisk(failing("lseek", errno.EIO))
+        self.assertRaises(DiskFailure, self.open, disk=disk)
+        self.assertEqual(disk.opened, set())
+        self.assertEqual(have(self.open()), {0, 2})
+
     def test_journal_without_file(self) -> None:
         """A journal does not speak for a partial file that came after it."""
         self.crashed(0, 1, 2, 3)
@@ -378,6 +413,19 @@ class Resuming(InFolder):
         partial.write(1, block_of(CONTENT, 1))
         self.assertEqual(self.data(), block_of(CONTENT, 0) + bytes(len(CONTENT) - BLOCK))
         self.assertEqual(have(partial), {1})
+
+    def test_replaced_while_opening(self) -> None:
+        """Of one that another process makes anew just before we lock it that is written to."""
+
+        def before(count: int, name: str, args: tuple[Any, ...]) -> None:
+            if name == "flock" and not replaced:
+                replaced.append(self.path(OWN.part))
+                os.unlink(self.path(OWN.part))
+                self.put(OWN.part, b"")
+
+        replaced: list[str] = []
+        self.complete(disk=WatchedDisk(before)).publish(replace=False, mtime_ns=0)
+        self.assertEqual((self.names(), self.data()), ([NAME], CONTENT))
 
     def test_always_taken_away(self) -> None:
         """One that others take away again and again is left to them."""
