@@ -4,8 +4,11 @@ The tree: its definition, what proves and what does not, and the text of a conte
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import os
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.tree import (
+    HELD,
     Shape,
     Tree,
     TreeBuilder,
@@ -142,6 +146,24 @@ class DefinitionTests(SynchronousTestCase):
             with self.assertRaises(Misuse):
                 builder.finish(size)
         self.assertEqual(builder.finish(BLOCK).shape.blocks, 1)
+
+
+class LargeTests(SynchronousTestCase):
+    """Trees whose digests do not stay in memory."""
+
+    def test_nothing_is_left(self) -> None:
+        """The file that the digests are in has no name, and is closed with its last reader."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.patch(tempfile, "tempdir", folder)
+            before = set(os.listdir("/proc/self/fd"))
+            tree = invented_tree(2 * HELD // DIGEST * BLOCK)
+            self.assertGreater(len(set(os.listdir("/proc/self/fd")) - before), 0)
+            self.assertEqual(os.listdir(folder), [])
+            last = 2 * HELD // PAGE - 1
+            self.assertEqual(tree.page(0, last)[-DIGEST:], invented_digests(2 * HELD // DIGEST)[-1])
+            del tree
+            gc.collect()
+            self.assertEqual(len(os.listdir("/proc/self/fd")), len(before))
 
 
 class ShapeTests(SynchronousTestCase):
