@@ -9,7 +9,15 @@ from random import Random
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from flow512.discovery.claims import MOST_RISE, Address, Claim, Heir, Origin, RegistryOffer
+from flow512.discovery.claims import (
+    MAX_TERM,
+    MOST_RISE,
+    Address,
+    Claim,
+    Heir,
+    Origin,
+    RegistryOffer,
+)
 from flow512.discovery.deeds import (
     Action,
     Dial,
@@ -161,6 +169,31 @@ class SeekingTests(ElectionTestCase):
         self.assertEqual(action.claim.since, int(self.now * 1000))
         self.assertIs(self.election.leader, action.claim)
         self.assertEqual((self.election.state, self.step()), (State.LEADING, []))
+
+    def test_term_that_others_know(self) -> None:
+        """Who leads claims a later term as soon as somebody knows one, and no earlier one again."""
+        self.begin()
+        mine = self.lead()
+        self.election.known(mine.term + 4)
+        self.assertEqual(self.election.claim, replace(mine, term=mine.term + 4))
+        self.assertIs(self.election.leader, self.election.claim)
+        later = self.election.claim
+        self.election.known(mine.term)
+        self.assertIs(self.election.claim, later)
+        self.assertEqual(self.election.term, mine.term + 4)
+
+    def test_term_of_a_follower(self) -> None:
+        """Who follows only remembers it: what the leader claims is the leader's."""
+        self.begin()
+        self.follow(1)
+        self.election.known(9)
+        self.assertEqual((self.election.term, self.election.claim), (9, None))
+        self.assertEqual(self.election.leader, claim(1))
+
+    def test_latest_term(self) -> None:
+        """A term from before that no message can carry is taken for the latest that one can."""
+        self.begin(term=MAX_TERM + 5)
+        self.assertEqual(self.election.term, MAX_TERM)
 
     def test_apart(self) -> None:
         """Nodes that start together do not lead together."""
