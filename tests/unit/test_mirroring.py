@@ -60,10 +60,12 @@ class MirrorTests(SynchronousTestCase):
         return mirror
 
     def compare(self, beyond: Beyond, **how: Any) -> Surplus:
-        """Compare the folder with the manifest."""
+        """Compare the folder with the manifest; nothing may be left open."""
+        before = len(os.listdir("/proc/self/fd"))
         mirror = self.mirror(**how)
         mirror.compare(beyond)
         mirror.close()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         return mirror.surplus
 
     def test_nothing(self) -> None:
