@@ -91,6 +91,24 @@ class MirrorTests(SynchronousTestCase):
         self.assertEqual(path, "b/\\x1bname")
         self.assertIn("control character", reason)
 
+    def test_folders_of_the_manifest(self) -> None:
+        """A folder of the manifest stays, though nothing is left in it."""
+        for path in ("a/one", "b/deep/two"):
+            (self.folder / path).unlink()
+        self.make("b/deep/er/x")
+        surplus = self.compare(Beyond.DELETE)
+        self.assertEqual(surplus, Surplus(2, 2, ["b/deep/er/x", "b/deep/er/"]))
+        self.assertEqual(self.here(), ["a/", "b.txt", "b/", "b/deep/"])
+
+    def test_counted_though_not_deletable(self) -> None:
+        """What could not be deleted is counted like all else, unless the user does not want it."""
+        self.make("b/\x1bname", "\x1bfolder/x")
+        surplus = self.compare(Beyond.COUNT)
+        self.assertEqual(surplus, Surplus(2, 0, ["\\x1bfolder/", "b/\\x1bname"]))
+        surplus = self.compare(Beyond.DELETE, is_wanted=lambda item: "b/" in item.path)
+        self.assertEqual((surplus.count, surplus.deleted), (1, 0))
+        self.assertEqual([path for path, _ in surplus.failed], ["b/\\x1bname"])
+
     def test_hidden_files_of_other_downloads(self) -> None:
         """Our own hidden files stay, with the folders that they are in, and are not counted."""
         own = [".flow512-abc.part", "c/.flow512-def.journal", "c/deep/.FLOW512-x.part"]
