@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ class MirrorTests(SynchronousTestCase):
 
     def compare(self, beyond: Beyond, **how: Any) -> Surplus:
         """Compare the folder with the manifest; nothing may be left open."""
+        gc.collect()  # or others' files may be closed meanwhile
         before = len(os.listdir("/proc/self/fd"))
         mirror = self.mirror(**how)
         mirror.compare(beyond)

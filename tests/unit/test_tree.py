@@ -155,6 +155,7 @@ class LargeTests(SynchronousTestCase):
         """The file that the digests are in has no name, and is closed with its last reader."""
         with tempfile.TemporaryDirectory() as folder:
             self.patch(tempfile, "tempdir", folder)
+            gc.collect()  # or others' files may be closed meanwhile
             before = set(os.listdir("/proc/self/fd"))
             tree = invented_tree(2 * HELD // DIGEST * BLOCK)
             self.assertGreater(len(set(os.listdir("/proc/self/fd")) - before), 0)
