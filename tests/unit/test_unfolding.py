@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import stat
 import tempfile
@@ -311,11 +312,31 @@ class UnfoldingTests(SynchronousTestCase):
 
     def test_came_meanwhile(self) -> None:
         """A file that somebody makes while one is fetched is not replaced."""
-        unfolding = self.unfolding()
-        [item] = unfolding.take([file("one")])
-        self.write("one", b"mine")
-        self.assertRaises(TargetExists, unfolding.put, item, b"data")
-        self.assertEqual(self.content(), {"one": b"mine"})
+        for disk in (DISK, Named(), WithoutProc()):
+            unfolding = self.unfolding(disk=disk)
+            [item] = unfolding.take([file("one")])
+            whole = self.write("one", b"mine")
+            self.assertRaises(TargetExists, unfolding.put, item, b"data")
+            self.assertEqual(self.content(), {"one": b"mine"})
+            os.unlink(whole)
+
+    def test_nothing_is_left_open(self) -> None:
+        """However deep and long a manifest is, and however files are made, nothing stays open."""
+        for disk in (DISK, Named(), WithoutProc()):
+            for existing in Existing:
+                gc.collect()  # or others' files may be closed meanwhile
+                before = len(os.listdir("/proc/self/fd"))
+                paths = ("a/", "a/b/", "a/b/c", "a/d", "e/", "e/f", "g")
+                items = [
+                    Item(path, 0o755, 7) if path.endswith("/") else file(path) for path in paths
+                ]
+                unfolding = self.unfolding(existing, disk=disk)
+                for item in unfolding.take(items):
+                    unfolding.put(item, b"data")
+                    unfolding.finish_file(item)
+                unfolding.finish()
+                unfolding.close()
+                self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_without_hard_links(self) -> None:
         """Where the file system has no hard links, files get their names all the same."""
