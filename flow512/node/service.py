@@ -163,6 +163,9 @@ class NodeService(Service):
             raise Misuse("The node is still stopping; wait for what stopService() returned.")
         if self._is_prepared:
             return
+        if self.settings.state is not None:
+            # Before anything is made in it: a key that is left there would be shared by others.
+            check_state_is_not_shared(self.settings.state, self.settings.offered)
         presence = self._presence = self._make_presence()
         try:
             self._open(presence)
@@ -223,8 +226,6 @@ class NodeService(Service):
             self._run_long,
         )
         self.neighbourhood.open(presence, client.connect)
-        if standing.state is not None:
-            check_state_is_not_shared(standing.state.path, self.settings.offered)
         if self.settings.serves:
             self.sharing.open()
 

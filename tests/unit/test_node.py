@@ -280,6 +280,8 @@ class LifeTests(NodeTestCase):
             self.assertIn(
                 "--state", self.refused(Misuse, self.make(self.host(1 + len(self.nodes)), settings))
             )
+            # Neither is a key made there, which another node would share.
+            self.assertEqual(os.listdir(share), [])
 
     def test_no_tcp_port(self) -> None:
         """
