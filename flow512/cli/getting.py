@@ -68,6 +68,11 @@ class Wish(msgspec.Struct, frozen=True):
         @raise UnsafeName: the link's name must not touch the disk, and the user gives no other.
         """
         web = tuple(map(parse_http_url, urls))
+        if self.wanted.startswith(("http://", "https://")):
+            raise Misuse(
+                "A web server's word is not enough: ask for a path or flow512:ID, and name the"
+                " URL with --http-source."
+            )
         if not is_content_link(self.wanted):
             return replace(self, urls=web)
         link = parse_content_link(self.wanted)

@@ -179,13 +179,16 @@ def read_link(
     @param notice: tells a person something.
     @raise Misuse: it is none.
     """
-    if typed not in (None, "-"):
+    if typed in (None, "-"):
+        typed = ask() if stdin.isatty() else _read(stdin)
+    elif typed:
         notice(
             "Other users of this machine could see that link, and the shell has written it down;"
             " next time type `flow512 join` alone, and paste the link when it is asked for."
         )
-        return parse_join_link(typed)
-    return parse_join_link(ask() if stdin.isatty() else _read(stdin))
+    if not typed or typed.isspace():
+        raise Misuse("No join link was given; paste all of it when `flow512 join` asks for it.")
+    return parse_join_link(typed)
 
 
 def _read(stdin: TextIO) -> str:

@@ -13,7 +13,9 @@ from flow512.cli.stopping import take_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
+
+    import click
 
     from flow512.cli.invoking import Runner
     from flow512.cli.running import Command
@@ -69,6 +71,20 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process
     return leave(_typed(sys.argv[1:], runner))
 
 
+def _usage(error: click.ClickException, arguments: Sequence[str], commands: Container[str]) -> str:
+    """Say what click has against the arguments, in words for users, and where help is."""
+    context = getattr(error, "ctx", None)
+    where = "flow512" if context is None else context.command_path
+    if context is None and arguments and arguments[0] in commands:
+        where = f"flow512 {arguments[0]}"
+    sentence = error.format_message().rstrip(".")
+    for type_name in ("float range", "integer range"):
+        sentence = sentence.replace(f"is not a valid {type_name}", "is no number that fits")
+    if "?" in sentence[-2:]:
+        return f"{sentence} See `{where} --help`."
+    return f"{sentence}; see `{where} --help`."
+
+
 def _typed(arguments: Sequence[str], runner: Runner) -> int:
     import gc
     import io
@@ -96,10 +112,7 @@ def _typed(arguments: Sequence[str], runner: Runner) -> int:
         )
         sys.stdout.flush()
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = "flow512" if context is None else context.command_path
-        sentence = error.format_message().rstrip(".")
-        fail(Misuse(f"{sentence}; see `{where} --help`."))
+        fail(Misuse(_usage(error, arguments, cli.commands)))
         return WRONG_USAGE
     except Flow512Error as error:
         fail(error)

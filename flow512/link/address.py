@@ -191,7 +191,7 @@ async def listen_at(
         except (ValueError, TypeError, LookupError, OSError, OverflowError) as error:
             raise Misuse(
                 f"'{escape(description)}' is no endpoint to listen on: {_why(error)};"
-                " try --listen tcp:5000."
+                " give it as in tcp:5000, or tcp:5000:interface=10.0.0.5."
             ) from None
     cause = failed.socketError
     why = getattr(cause, "strerror", None) or str(cause)

@@ -99,6 +99,8 @@ def said_by(candidate: Candidate, error: Flow512Error) -> Flow512Error:
     """
     Name who is behind an error, so that a stranger's sentence is not taken for ours.
     """
+    if isinstance(error, Misuse):
+        return error  # what was typed is quoted in it already
     is_its_own = isinstance(error, Refusal) and not isinstance(error, Banned)
     words = "says: " if is_its_own else ""
     sentence = f"{candidate} {words}{escape(str(error))}" if words else f"{candidate}: {error}"

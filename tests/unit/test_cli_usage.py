@@ -89,6 +89,30 @@ class UsageTests(CommandCase):
         self.assertIn("'--wait'", self.refused("get", "x", "--wait", "-1"))
         self.assertIn("'--bootstrap'", self.refused("serve", ".", "--bootstrap", "perhaps"))
         self.assertIn("'DIR...'", self.refused("serve"))
+        said = self.refused("serve", ".", "--registry")
+        self.assertIn("'--registry' requires an argument; see `flow512 serve --help`.", said)
+        for wrong in (("--run", "x"), ("--wait", "x")):
+            self.assertIn("'x' is no number that fits; see", self.refused("get", "x", *wrong))
+        said = self.refused("get", "x", "--form", "y")
+        self.assertIn("Did you mean '--from'? See `flow512 get --help`.", said)
+        self.assertIn("'serve'?) See `flow512 --help`.", self.refused("Serve"))
+
+    def test_url(self) -> None:
+        """Whoever asks for what a browser fetches hears how web servers are made use of."""
+        for command in ("get", "cat"):
+            self.assertIn("--http-source", self.refused(command, "http://example.org/file.iso"))
+
+    def test_address_that_is_none(self) -> None:
+        """It is quoted once, and the sentence says how addresses are given."""
+        said = self.refused("get", "x", "--from", "10.0.0.1:y", "--no-beacon")
+        self.assertEqual(said.count("10.0.0.1:y"), 1)
+        self.assertIn("give host, host:port", said)
+        said = self.refused("serve", self.share({}), "--listen", "10.0.0.1:5000")
+        self.assertIn("give it as in tcp:5000, or tcp:5000:interface=10.0.0.5.", said)
+
+    def test_no_link(self) -> None:
+        """Nothing at all is no link that could be wrong."""
+        self.assertIn("No join link was given", self.refused("join", ""))
 
     def test_no_time(self) -> None:
         """How long something takes is a number that time can reach."""
