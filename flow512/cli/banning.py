@@ -92,7 +92,8 @@ def bans(state: str, voice: Voice, table: Table, now: Now) -> int:
     @return: the exit status.
     @raise flow512.errors.Flow512Error: they cannot be read.
     """
-    for each in _bans(state, now).active():
+    active = _bans(state, now).active()
+    for each in active:
         table.row(
             format_node_id(each.node),
             table.time(each.since * 10**9),
@@ -101,6 +102,8 @@ def bans(state: str, voice: Voice, table: Table, now: Now) -> int:
         )
         _tell(voice, "ban", each)
     table.end()
+    if not active:
+        table.remark("Nobody is banned.")
     return DONE
 
 

@@ -70,7 +70,7 @@ def check_state_is_not_shared(state: str, shares: Sequence[str]) -> None:
         if os.path.commonpath([inner, outer]) == outer:
             raise Misuse(
                 f"The state folder '{escape(state)}' lies in the share '{escape(share)}';"
-                " choose another with --state, outside of it."
+                " share another folder, or choose a state folder outside of it with --state."
             )
 
 

@@ -176,6 +176,7 @@ class TypedTests(SynchronousTestCase):
         self.assertRegex(shown, rf"\A{EVE}  \S+ \S+  \S+ \S+  noise\n\Z")
         self.assertEqual(self.flow512("unban", EVE).out, f"{EVE} is banned no more.\n")
         self.assertEqual(self.flow512("bans"), Said(0, "", ""))
+        self.assertEqual(self.flow512("bans", out=TerminalText()).out, "Nobody is banned.\n")
 
     def test_wrong_usage(self) -> None:
         """A mistyped id, time or reason bans nobody, and is explained in one sentence."""

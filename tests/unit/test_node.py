@@ -277,9 +277,8 @@ class LifeTests(NodeTestCase):
         share = self.share("s")
         for state in (share, f"{share}/deep/state"):
             settings = NodeSettings(shares=(self.share("t"), share), state=state)
-            self.assertIn(
-                "--state", self.refused(Misuse, self.make(self.host(1 + len(self.nodes)), settings))
-            )
+            said = self.refused(Misuse, self.make(self.host(1 + len(self.nodes)), settings))
+            self.assertIn("share another folder, or choose a state folder outside of it", said)
             # Neither is a key made there, which another node would share.
             self.assertEqual(os.listdir(share), [])
 
