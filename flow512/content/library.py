@@ -76,6 +76,10 @@ _MAX_HOLDERS: Final = 100
 _ROOTS_AT_ONCE: Final = 10_000
 """Roots that are read from the catalog at once; others wait for their turn at it meanwhile."""
 
+_LEFT_BEHIND: Final = 1000
+"""Files that are gone, or are others now, before what they had is forgotten, or a quarter of all
+files if that is more. It may be that nobody ever looks through everything again."""
+
 _LISTING_FRAME: Final = 7
 """Bytes in a LISTING's body around its entries, at most."""
 
@@ -113,6 +117,7 @@ class Library:
                 share.look_again()
         self._visible = Visibility(self._shares, notes or NoNotes(), self._roots_changed)
         self._scanning = threading.Lock()
+        self._left_behind = 0  # since what no file has was forgotten
         self._turns = Turns()
         self._backlog = Backlog(catalog, self._shares, self._roots_changed)
 
@@ -152,7 +157,7 @@ class Library:
                 for share in self._shares:
                     self._visible.judge(share, None)
                     scan.look_through(share)
-                self._catalog.prune()
+                self._prune()
             self._backlog.try_all_again()
             return self._reported(scan.report())
         try:
@@ -164,7 +169,16 @@ class Library:
         finally:
             self._backlog.prefer(scan)
         found = sum(self._catalog.count(share.key) for share in self._visible.present())
-        return self._reported(replace(scan.report(), found=found))
+        report = scan.report()
+        with self._scanning:
+            self._left_behind += report.changed + report.gone
+            if self._left_behind > max(_LEFT_BEHIND, found // 4):
+                self._prune()
+        return self._reported(replace(report, found=found))
+
+    def _prune(self) -> None:
+        self._catalog.prune()
+        self._left_behind = 0
 
     def _note_walk(self) -> None:
         for share in self._shares:

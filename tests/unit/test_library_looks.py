@@ -47,6 +47,24 @@ class LookTests(LibraryCase):
         self.assertEqual(self.paths(), ["a", "b/2", "b/3", "b/new/4", "b0", "c"])
         self.assertEqual(sorted(self.hash_all()), ["a", "b/3", "b/new/4"])
 
+    def test_what_is_left_behind(self) -> None:
+        """What no file has any more is forgotten now and then, though everything is never looked
+        through again; what files have is not."""
+        self.put("stays", b"stays")
+        self.library.scan()
+        self.hash_all()
+        roots = []
+        for turn in range(12):
+            for number in range(100):
+                self.put(f"a/{number}", b"%d, %d" % (turn, number))
+                roots.append(root_of(b"%d, %d" % (turn, number)))
+            self.look("a")
+            self.hash_all()
+        known = [self.catalog.content(root) is not None for root in roots]
+        self.assertLess(sum(known), 400)
+        self.assertEqual(known[-100:], [True] * 100)
+        self.assertIsNotNone(self.catalog.content(root_of(b"stays")))
+
     def test_new_comes_first(self) -> None:
         """What is new is hashed before what was left, also behind what was tried already."""
         for name in ("m", "n"):
