@@ -100,7 +100,7 @@ class MirrorTests(SynchronousTestCase):
         self.make("b/deep/er/x")
         surplus = self.compare(Beyond.DELETE)
         self.assertEqual(surplus, Surplus(2, 2, ["b/deep/er/x", "b/deep/er/"]))
-        self.assertEqual(self.here(), ["a/", "b.txt", "b/", "b/deep/"])
+        self.assertEqual(self.here(), ["a/", "b.txt", "b/", "b/deep/", "empty/"])
 
     def test_counted_though_not_deletable(self) -> None:
         """What could not be deleted is counted like all else, unless the user does not want it."""
