@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -153,10 +153,9 @@ class _Cast:
                 yield folder
             finally:
                 self._is_ending = True
-                try:
+                with suppress(BrokenPipeError):  # nobody may be there to read it
                     self.stage.announce("Stopping all three.")
-                finally:  # though nobody may be there to read it
-                    await to_its_end(Deferred.fromCoroutine(self._stop()))
+                await to_its_end(Deferred.fromCoroutine(self._stop()))
 
     async def _stop(self) -> None:
         for child in reversed(self._children):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final, TextIO
 
 from rich.console import Console
@@ -23,21 +24,35 @@ _NOISE: Final = re.compile(r"(?!flow512).*#(info|debug)|-")
 """What Twisted itself tells, rather than flow512, as long as nothing is wrong."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Theirs ends the process in the middle of whatever it does.
+        raise BrokenPipeError
+
+
 class Stage:
     """
     The voice of the demo.
     """
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
-        self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._console = _Console(file=out, highlight=False, soft_wrap=True)
         self._errors = PlainVoice(out, err)
 
     def say(self, sentence: str) -> None:
-        """Tell what happens."""
+        """
+        Tell what happens.
+
+        @raise BrokenPipeError: nobody reads it any more.
+        """
         self._console.print(Text(sentence))
 
     def announce(self, sentence: str) -> None:
-        """Tell what happens next, on a line that stands out."""
+        """
+        Tell what happens next, on a line that stands out.
+
+        @raise BrokenPipeError: as of L{say}.
+        """
         self._console.print(Text(f"\n{sentence}", "bold"))
 
     def line(self, name: str, line: str) -> None:
@@ -46,7 +61,8 @@ class Stage:
         if logged is not None and _NOISE.fullmatch(logged["system"]):
             return
         text = line if logged is None else logged["text"]
-        self._console.print(Text.assemble((f"{name:>8} | ", _COLOURS.get(name, "")), text))
+        with suppress(BrokenPipeError):  # the demo itself hears of it, when it says something
+            self._console.print(Text.assemble((f"{name:>8} | ", _COLOURS.get(name, "")), text))
 
     def progress(self, clock: IReactorTime) -> Progress:
         """Make what shows how far a download is."""

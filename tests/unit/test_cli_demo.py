@@ -42,6 +42,17 @@ class Words(NodeListener):
         )
 
 
+class Pipe(io.StringIO):
+    """What the demo writes to."""
+
+    is_read = True
+
+    def write(self, text: str) -> int:
+        if not self.is_read:
+            raise BrokenPipeError
+        return super().write(text)
+
+
 class Transport:
     """A process that stops its service when it is told to end."""
 
@@ -121,7 +132,7 @@ class DemoTests(CommandCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.out = io.StringIO()
+        self.out = Pipe()
         self.folders: list[Path] = []
 
     def play(self, before: Callable[[str, Child, str], bool] = lambda *_: False) -> Theatre:
@@ -158,6 +169,16 @@ class DemoTests(CommandCase):
         sums = [line.split()[1] for line in lines if line.startswith("md5 ")]
         self.assertEqual((sums[0], sums[2]), (sums[1], sums[3]))
         self.assertTrue(lines[-1].startswith("Verified: 64.0 MiB"))
+
+    def test_nobody_reads(self) -> None:
+        """When nobody reads any more it ends, and that is the reason, whatever is being said."""
+
+        def close(name: str, child: Child, path: str) -> bool:
+            self.out.is_read = name != "first"
+            return False
+
+        with self.assertRaises(BrokenPipeError):
+            self.play(close)
 
     def test_one_dies(self) -> None:
         """A process that ends is named with its last words, and nothing is called verified."""
