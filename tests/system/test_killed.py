@@ -137,7 +137,8 @@ def test_killed_at_any_instant(folder: Path) -> None:
             before = reads(folder)
             kept = vouched_for(folder, root)
             if (folder / "here" / "file").exists():
-                continue  # it was through already
+                whole *= 0.8  # it was through already; something else kept the first one waiting
+                continue
             finish(get(folder, port))
             after = reads(folder)
             assert (folder / "here" / "file").read_bytes() == content, number
@@ -146,6 +147,7 @@ def test_killed_at_any_instant(folder: Path) -> None:
             assert twice <= TWICE, (number, twice)
             most = max(most, twice)
             in_the_middle += bool(kept)
+            whole *= 1.0 if kept else 1.2
         assert os.listdir(folder / "here") == ["file"]
     print(f"{in_the_middle} killed in the middle; at most {most:,} bytes were fetched twice")
     assert in_the_middle == (KILLS or 3)
