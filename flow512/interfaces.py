@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -145,6 +145,43 @@ class AtMost:
         # Before its result is told of: whoever is told may want more, and comes last.
         self._go_on()
         result.callback(value)
+
+
+class Ending:
+    """
+    The end of a service: several may ask for it, and none of them cuts it short for the others.
+    """
+
+    def __init__(self, end: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        """
+        @param end: ends everything, and does nothing when nothing runs.
+        """
+        self._end = end
+        self._waiting: list[Deferred[None]] = []
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something may be open still."""
+        return bool(self._waiting)
+
+    def ask(self) -> Deferred[None]:
+        """
+        End everything, if that has not begun.
+
+        @return: fires when all is over, as all others do that were asked for meanwhile. Cancelling
+            it does not keep anything from ending.
+        """
+        # Without a canceller: it fires for whoever waits, and the rest goes on.
+        ended: Deferred[None] = Deferred()
+        self._waiting.append(ended)
+        if len(self._waiting) == 1:
+            Deferred.fromCoroutine(self._end()).addBoth(self._ended)
+        return ended
+
+    def _ended(self, result: Any) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(result)
 
 
 class _Thread(Thread):

@@ -30,7 +30,7 @@ from flow512.discovery.addresses import (
 )
 from flow512.discovery.election import Mode
 from flow512.errors import Misuse
-from flow512.interfaces import RunBlocking, Workers
+from flow512.interfaces import Ending, RunBlocking, Workers
 from flow512.link.address import (
     DEFAULT_PORT,
     LOOPBACK,
@@ -145,7 +145,7 @@ class NodeService(Service):
         self._local_addresses = local_addresses
         self._presence: Presence | None = None
         self._is_prepared = False
-        self._is_stopping = False
+        self._ending = Ending(self._stop)
         self.neighbourhood = Neighbourhood(
             reactor, settings, self._listener, self._random, run_blocking
         )
@@ -159,7 +159,7 @@ class NodeService(Service):
         @raise Flow512Error: the node cannot run, or is still stopping; nothing is left open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        if self._is_stopping:
+        if self._ending.is_under_way:
             raise Misuse("The node is still stopping; wait for what stopService() returned.")
         if self._is_prepared:
             return
@@ -284,16 +284,16 @@ class NodeService(Service):
         """
         Say goodbye, and end everything.
 
-        @return: fires when nothing is open any more.
+        @return: fires when nothing is open any more. Cancelling it does not keep the node from
+            ending.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        return Deferred.fromCoroutine(self._stop())
+        return self._ending.ask()
 
     async def _stop(self) -> None:
         presence = self._presence
         if presence is None:
             return
-        self._is_stopping = True
         told = self.sharing.stop_telling()
         await self.neighbourhood.leave()
         await self.fetching.stop()
@@ -310,7 +310,7 @@ class NodeService(Service):
         self.neighbourhood.close()
         presence.close()
         self._presence = None
-        self._is_prepared = self._is_stopping = False
+        self._is_prepared = False
 
     # What most programs ask
 

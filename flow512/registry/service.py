@@ -23,7 +23,8 @@ from flow512.discovery.claims import Claim, RegistryOffer
 from flow512.discovery.deeds import Why
 from flow512.discovery.election import Mode
 from flow512.discovery.engine import Sighting
-from flow512.interfaces import RunBlocking, Workers
+from flow512.errors import Misuse
+from flow512.interfaces import Ending, RunBlocking, Workers
 from flow512.limits import Limits
 from flow512.link.address import (
     DEFAULT_PORT,
@@ -116,6 +117,7 @@ class RegistryService(Service):
         self._presence: Presence | None = None
         self._office: Office | None = None
         self._follower: RegistryFollower | None = None
+        self._ending = Ending(self._stop)
 
     @property
     def peers(self) -> list[Peer]:
@@ -131,9 +133,11 @@ class RegistryService(Service):
         """
         Open the state and the port.
 
-        @raise Flow512Error: the registry cannot run; nothing is left open.
+        @raise Flow512Error: the registry cannot run, or is still stopping; nothing is left open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted has no types there
+        if self._ending.is_under_way:
+            raise Misuse("The registry is still stopping; wait for what stopService() returned.")
         if self._presence is not None:
             return
         settings = self.settings
@@ -242,10 +246,11 @@ class RegistryService(Service):
         """
         Say goodbye, and close everything.
 
-        @return: fires when nothing is open any more.
+        @return: fires when nothing is open any more. Cancelling it does not keep the registry from
+            ending.
         """
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted has no types there
-        return Deferred.fromCoroutine(self._stop())
+        return self._ending.ask()
 
     async def _stop(self) -> None:
         presence, self._presence = self._presence, None

@@ -232,6 +232,24 @@ class LifeTests(NodeTestCase):
         )
         self.assertEqual((node.peers, node.neighbourhood.sightings()), ([], ()))
 
+    def test_end_is_not_cut_short(self) -> None:
+        """
+        Whoever no longer waits for the end, or asks for it twice, has the node end all the same,
+        whole and once; and it can be started again.
+        """
+        host = self.host(1)
+        settings = NodeSettings((self.share("s", a=b"a"),), state=str(self.base / "state"))
+        node = self.start(host, settings)
+        self.network.run_until(lambda: node.neighbourhood.is_listed)
+        impatient, patient = node.stopService(), node.stopService()
+        impatient.cancel()
+        self.failureResultOf(impatient, CancelledError)
+        self.network.result(patient)
+        self.network.run(1)
+        self.assertEqual(host.left_over(), [])
+        node.startService()
+        self.network.run_until(lambda: node.neighbourhood.is_listed)
+
     def test_port_is_taken(self) -> None:
         """If the usual port is taken a free one is used, and that is said."""
         host = self.host(1)

@@ -9,7 +9,7 @@ from random import Random
 from unittest import mock
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -225,6 +225,21 @@ class RegistryServiceTests(SynchronousTestCase):
                 RegistrySettings(name=name)
             with self.assertRaises(Misuse):
                 RegistrySettings(network=name)
+
+    def test_end_is_not_cut_short(self) -> None:
+        """Whoever no longer waits for the end, or asks twice, has the registry end all the same."""
+        service = self.make(RegistrySettings())
+        service.startService()
+        self.network.run(1.0)
+        impatient, patient = service.stopService(), service.stopService()
+        impatient.cancel()
+        self.failureResultOf(impatient, CancelledError)
+        with self.assertRaises(Misuse):
+            service.startService()
+        self.network.result(patient)
+        self.assertEqual(service.port, 0)
+        self.network.run(1.0)
+        self.assertEqual(self.there.left_over(), [])
 
     def test_stopped_before_it_started(self) -> None:
         """Stopping what was never started does no harm."""
