@@ -48,7 +48,7 @@ def run_in_process(
     # What is imported by now stays to the end; the collector would go through it time and again.
     gc.freeze()
     gc.enable()
-    return run(command, voice)
+    return run(command, voice, reactor)
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run_in_process) -> int:

@@ -89,7 +89,7 @@ Command: TypeAlias = Callable[[Machine], Coroutine[Deferred[Any], Any, None]]
 """What a command does; it is cancelled when the user ends it."""
 
 
-def run(command: Command, voice: Voice, reactor: Any = None) -> int:
+def run(command: Command, voice: Voice, reactor: Any) -> int:
     """
     Run a command to its end.
 
@@ -97,11 +97,9 @@ def run(command: Command, voice: Voice, reactor: Any = None) -> int:
 
     @param command: raises L{Flow512Error} if it fails.
     @param voice: says why it failed.
-    @param reactor: what runs it, and is not running yet; the global one unless given.
+    @param reactor: what runs it, and is not running yet.
     @return: the exit status.
     """
-    if reactor is None:
-        from twisted.internet import reactor
     results: list[object] = []
     started: Deferred[None] = Deferred()
 
