@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from flow512.content.library import Library
     from flow512.content.mirroring import Beyond
     from flow512.content.outlet import Outlet
+    from flow512.content.placing import Existing
     from flow512.content.shares import Share
     from flow512.content.tree import format_content_id, parse_content_id
-    from flow512.content.unfolding import Existing
     from flow512.discovery.addresses import LocalAddress, addresses_of_host, choose_interfaces
     from flow512.discovery.beacon import Beacon
     from flow512.discovery.datagram import Offer
@@ -160,7 +160,7 @@ _NAMES = {
     "content.outlet": ("Outlet",),
     "content.shares": ("Share",),
     "content.tree": ("format_content_id", "parse_content_id"),
-    "content.unfolding": ("Existing",),
+    "content.placing": ("Existing",),
     "discovery.addresses": ("LocalAddress", "addresses_of_host", "choose_interfaces"),
     "discovery.beacon": ("Beacon",),
     "discovery.datagram": ("Offer",),

@@ -22,8 +22,8 @@ from flow512.cli.voice import Voice
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Surplus
 from flow512.content.paths import check_new_name, check_path, escape
+from flow512.content.placing import Existing
 from flow512.content.tree import SCHEME, parse_content_id
-from flow512.content.unfolding import Existing
 from flow512.errors import Flow512Error, Misuse
 from flow512.settings import NodeSettings
 from flow512.transfer.download import Download

@@ -3,14 +3,10 @@ A folder that is being received: what a manifest says, done to a folder of this 
 
 First each page of the manifest is L{taken<Unfolding.take>}: its folders are made, and its files
 sorted into those that are here already, those that must not be touched, those that cannot be had,
-and those that are to be fetched. What is fetched is L{put<Unfolding.put>} in its place whole, small
-files by this, large ones by a download. L{Unfolding.finish} gives the folders their permissions and
-times at last, as no more files come into them.
-
-A folder may have thousands of files, so what is done for each is kept to the fewest system calls.
-A new file has no name at all until it is whole (C{O_TMPFILE}), where the file system can do that;
-elsewhere, and where it may replace another, it is made under a hidden name. What is known of a
-folder, because it has been listed or is new, is not asked for again.
+and those that are to be fetched. What is fetched is put in its place whole, small files by
+L{flow512.content.placing}, large ones by a download. L{Unfolding.finish} gives the folders their
+permissions and times at last, as no more files come into them. What is known of a folder, because
+it has been listed or is new, is not asked for again.
 
 Nothing is ever written through a link: every step down is one into a real folder, by descriptor. A
 file that is here and is another is kept, unless the user lets it be replaced; nothing is deleted
@@ -32,7 +28,7 @@ from typing import Final
 
 import msgspec
 
-from flow512.content.disk import DISK, NAMELESS, Disk, blaming
+from flow512.content.disk import DISK, Disk, blaming
 from flow512.content.manifest import MODES, NOT_ALL, Item
 from flow512.content.paths import (
     MAX_DEPTH,
@@ -44,13 +40,13 @@ from flow512.content.paths import (
     open_folder_beneath,
     twin_key,
 )
-from flow512.content.publish import OwnNames, current_umask, place
+from flow512.content.placing import Existing, Placing
+from flow512.content.publish import current_umask
 from flow512.content.times import KeptTimes
 from flow512.content.tree import SCHEME, format_content_id
-from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName, from_os_error
+from flow512.errors import Misuse, NotFound, TargetExists, UnsafeName
 from flow512.wire.fields import MAX_PATH
 
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _HERE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LONG: Final = MAX_PATH // 4  # fewer characters than this are never too many bytes
 
@@ -63,13 +59,6 @@ _NOT_ALL_READ: Final = "The peer cannot read all of it now; some of its folders 
 _A_FOLDER: Final = "A folder of that name is here."
 _NO_FOLDER: Final = "Something of that name is here that is no folder."
 _NOT_ENTERED: Final = "The folder that it is in was left out."
-
-
-class Existing(Enum):
-    """What becomes of a file that is here, and is another than the one that comes."""
-
-    KEEP = "keep"
-    REPLACE = "replace"
 
 
 class Permissions(Enum):
@@ -153,6 +142,7 @@ class Unfolding:
     One folder. Every method blocks; one thread at a time.
 
     @ivar outcome: what has become of it so far.
+    @ivar placing: puts in their places the files that L{take} has asked for.
     """
 
     def __init__(
@@ -183,9 +173,8 @@ class Unfolding:
         self._disk = disk
         self._within: list[_Folder] = []
         self._finishing: list[Item] = []
-        self._last = ("", -1)  # the folder that was put into last
         self._times = KeptTimes(disk)
-        self._can_be_nameless = existing is Existing.KEEP
+        self.placing = Placing(top, existing, disk)
         self.outcome = Unfolded()
 
     def close(self) -> None:
@@ -193,7 +182,7 @@ class Unfolding:
         Give back what is open. A second time does nothing.
         """
         self._leave_all()
-        self._close_last()
+        self.placing.close()
         self._times.close()
 
     def _leave_all(self) -> None:
@@ -441,137 +430,7 @@ class Unfolding:
             finally:
                 self._disk.close(fd)
 
-    # What has been fetched
-
-    def folder_of(self, item: Item) -> int:
-        """
-        Open the folder that a file is to be in.
-
-        @return: its descriptor, for the caller to close.
-        @raise ResourceFailure: it cannot be opened.
-        @raise NotFound: it is gone.
-        """
-        return open_folder_beneath(self._top, tuple(item.path.split("/")[:-1]))
-
-    def put(self, item: Item, data: bytes | bytearray | memoryview) -> None:
-        """
-        Put a file in its place that was fetched whole, and verified.
-
-        @raise TargetExists: another file came there meanwhile.
-        @raise ResourceFailure: it could not be written; nothing of it is left.
-        """
-        above, _, name = item.path.rpartition("/")
-        folder = self._put_folder(above)
-        try:
-            if not (self._can_be_nameless and self._put_nameless(folder, name, item, data)):
-                self._put_hidden(folder, name, item, data)
-        except OSError as error:
-            raise from_os_error(error, f"writing '{escape(item.path, SHOWN)}'") from error
-
-    def _put_nameless(
-        self, folder: int, name: str, item: Item, data: bytes | bytearray | memoryview
-    ) -> bool:
-        """Say whether it could be done; if not, nothing was."""
-        disk = self._disk
-        try:
-            # The system takes from the mode what the user does not want.
-            fd = disk.open(".", NAMELESS, item.mode & MODES, dir_fd=folder)
-        except OSError:
-            # The file system cannot do it; or it is something worse, which will be met again.
-            self._can_be_nameless = False
-            return False
-        try:
-            disk.write_all(fd, (data,), 0)
-            disk.utime(fd, ns=(item.mtime, item.mtime))
-            try:
-                # The link is one to the file itself, and no other can come there.
-                disk.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=folder)
-            except FileExistsError:
-                raise _came_meanwhile(name) from None
-            except OSError:
-                # There is no /proc here, or no hard links.
-                self._can_be_nameless = False
-                return False
-        finally:
-            disk.close(fd)
-        return True
-
-    def _put_hidden(
-        self, folder: int, name: str, item: Item, data: bytes | bytearray | memoryview
-    ) -> None:
-        assert item.root is not None
-        disk = self._disk
-        own = OwnNames.of(item.root, name)
-        try:
-            fd = disk.open(own.part, _NEW_FILE, item.mode & MODES, dir_fd=folder)
-        except FileExistsError:
-            # An earlier process died when it had just made it.
-            disk.remove(folder, own.part)
-            fd = disk.open(own.part, _NEW_FILE, item.mode & MODES, dir_fd=folder)
-        try:
-            try:
-                disk.write_all(fd, (data,), 0)
-                disk.utime(fd, ns=(item.mtime, item.mtime))
-                if self._existing is Existing.REPLACE:
-                    self._replace(folder, own, name)
-                else:
-                    self._give_name(folder, fd, own, name)
-            finally:
-                disk.close(fd)
-        except BaseException:
-            with suppress(OSError):
-                disk.remove(folder, own.part)
-            raise
-
-    def _replace(self, folder: int, own: OwnNames, name: str) -> None:
-        try:
-            self._disk.rename(own.part, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except IsADirectoryError:
-            raise _came_meanwhile(name) from None
-
-    def _give_name(self, folder: int, fd: int, own: OwnNames, name: str) -> None:
-        # As flow512.content.publish does it, but without its look at the whole folder, which was
-        # read when the manifest was.
-        try:
-            self._disk.link(
-                own.part, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False
-            )
-        except FileExistsError:
-            raise _came_meanwhile(name) from None
-        except OSError:
-            place(folder, fd, own, name, replace=False, disk=self._disk)
-        self._disk.remove(folder, own.part)
-
-    def finish_file(self, item: Item) -> None:
-        """
-        Give a file that a download has put in its place the permissions that it is to have.
-
-        @raise ResourceFailure: they cannot be set.
-        """
-        folder = self._put_folder(item.path.rpartition("/")[0])
-        with blaming(f"setting the permissions of '{escape(item.path, SHOWN)}'"):
-            fd = self._disk.open(
-                item.path.rpartition("/")[2], os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder
-            )
-            try:
-                self._disk.fchmod(fd, item.mode & MODES & ~current_umask())
-                self._disk.utime(fd, ns=(item.mtime, item.mtime))
-            finally:
-                self._disk.close(fd)
-
-    def _put_folder(self, path: str) -> int:
-        # Files come much in the order of their folders.
-        last, fd = self._last
-        if fd < 0 or path != last:
-            self._close_last()
-            fd = open_folder_beneath(self._top, tuple(path.split("/")) if path else ())
-            self._last = (path, fd)
-        return fd
-
-    def _close_last(self) -> None:
-        if self._last[1] >= 0:
-            os.close(self._last[1])
-        self._last = ("", -1)
+    # The end
 
     def finish(self) -> None:
         """
@@ -600,7 +459,3 @@ def _way_to_folder(path: str) -> str:
         return ""
     typed = f"-o NAME -- {quote(path)}" if path.startswith("-") else f"{quote(path)} -o NAME"
     return f"`flow512 get {typed}` gets it"
-
-
-def _came_meanwhile(name: str) -> TargetExists:
-    return TargetExists(f"'{escape(name, SHOWN)}' came to be there meanwhile.")

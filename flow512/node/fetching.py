@@ -17,8 +17,8 @@ from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
 from flow512.content.paths import escape
+from flow512.content.placing import Existing
 from flow512.content.tree import SCHEME, parse_content_id
-from flow512.content.unfolding import Existing
 from flow512.errors import Flow512Error, Misuse
 from flow512.interfaces import RunBlocking
 from flow512.link.faults import BANNED_FOR, STRIKES, Faults

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond
 from flow512.content.outlet import Outlet
-from flow512.content.unfolding import Existing
+from flow512.content.placing import Existing
 from flow512.errors import Busy, Flow512Error, NotFound
 from flow512.interfaces import WRITING, AtMost, RunBlocking
 from flow512.link.address import HostPort

@@ -46,8 +46,9 @@ from flow512.content.choosing import Choosing
 from flow512.content.manifest import Item, ManifestReader
 from flow512.content.mirroring import Beyond, Mirror, Surplus
 from flow512.content.paths import SHOWN, escape, open_folder
+from flow512.content.placing import Existing
 from flow512.content.tree import TreeVerifier, block_digest, root_digest
-from flow512.content.unfolding import Existing, Obstacles, Permissions, Unfolded, Unfolding
+from flow512.content.unfolding import Obstacles, Permissions, Unfolded, Unfolding
 from flow512.errors import (
     BadDigest,
     Flow512Error,
@@ -452,7 +453,7 @@ class FolderFetch:
                 continue
             put.settled += _weight(item)
             try:
-                self._unfolding.put(item, content)
+                self._unfolding.placing.put(item, content)
             except (TargetExists, UnsafeName) as error:
                 self._unfolding.outcome.leave_out(item.path, str(error))
                 continue
@@ -474,7 +475,7 @@ class FolderFetch:
     async def _fetch_alone(self, item: Item) -> None:
         try:
             self._progress.fetched += await self._fetch_large(item)
-            await self._do(self._unfolding.finish_file, item)
+            await self._do(self._unfolding.placing.finish_file, item)
         except (Refusal, TargetExists, UnsafeName) as error:
             self._progress.outcome.leave_out(item.path, str(error))
         else:

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from flow512.content.disk import Disk
 from flow512.content.manifest import Item
 from flow512.content.mirroring import Beyond, Mirror
-from flow512.content.unfolding import Existing, Unfolding
+from flow512.content.placing import Existing, Placing
 from flow512.errors import (
     BadDigest,
     Busy,
@@ -687,7 +687,7 @@ class FolderTests(TransferTestCase):
         def full(*args: object) -> None:
             raise DiskFull("The disk is full.")
 
-        self.patch(Unfolding, "put", full)
+        self.patch(Placing, "put", full)
         with self.assertRaises(DiskFull):
             self.fetch([source], entry)
         self.assertEqual(self.content(), {})

@@ -11,8 +11,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from flow512.content.manifest import Item
+from flow512.content.placing import Existing
 from flow512.content.tree import root_digest
-from flow512.content.unfolding import Existing, Unfolding
+from flow512.content.unfolding import Unfolding
 from tests.unit.partial_files import Killed, Step, WatchedDisk, dying_at
 
 SECOND = 10**9
@@ -83,7 +84,7 @@ class KeptTimesTests(SynchronousTestCase):
         unfolding = Unfolding(self.top, existing, disk)
         try:
             for item in unfolding.take(items):
-                unfolding.put(item, b"data")
+                unfolding.placing.put(item, b"data")
             unfolding.finish()
         finally:
             unfolding.close()

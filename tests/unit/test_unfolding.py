@@ -15,8 +15,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from flow512.content.disk import DISK, Disk
 from flow512.content.manifest import NOT_ALL, Item
 from flow512.content.paths import MAX_DEPTH
+from flow512.content.placing import Existing
 from flow512.content.tree import format_content_id, root_digest
-from flow512.content.unfolding import MAX_REASONS, Existing, Permissions, Unfolding
+from flow512.content.unfolding import MAX_REASONS, Permissions, Unfolding
 from flow512.errors import (
     DiskFailure,
     DiskFull,
@@ -113,7 +114,7 @@ class UnfoldingTests(SynchronousTestCase):
         wanted = unfolding.take(items[:3]) + unfolding.take(items[3:])
         self.assertEqual([item.path for item in wanted], ["a.txt", "a/b", "z"])
         for item in wanted:
-            unfolding.put(item, b"data"[: item.size])
+            unfolding.placing.put(item, b"data"[: item.size])
         unfolding.finish()
         self.assertEqual(
             self.content(),
@@ -134,7 +135,7 @@ class UnfoldingTests(SynchronousTestCase):
         items = [Item("a/", 0o755, 1), file("a/one"), file("a/two"), file("three")]
         unfolding = self.unfolding()
         for item in unfolding.take(items):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         unfolding.finish()
         self.write("a/two", b"mine now")
         again = self.unfolding()
@@ -152,7 +153,7 @@ class UnfoldingTests(SynchronousTestCase):
         items = [file("one", mode=0o666), file("two", mode=0o640), file("x", mode=0o640)]
         unfolding = self.unfolding()
         for item in unfolding.take(items):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         for name in ("one", "x"):
             os.chmod(os.path.join(self.folder, name), 0o4711)
         os.utime(os.path.join(self.folder, "x"), ns=(8, 8))
@@ -170,7 +171,7 @@ class UnfoldingTests(SynchronousTestCase):
         items = [file("one"), file("two")]
         unfolding = self.unfolding()
         for item in unfolding.take(items):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         os.chmod(os.path.join(self.folder, "one"), 0o600)
         disk = WatchedDisk(failing("fchmod", errno.EPERM))
         unfolding = self.unfolding(disk=disk, permissions=Permissions.ALL)
@@ -189,7 +190,7 @@ class UnfoldingTests(SynchronousTestCase):
         items = [file("one"), file("two")]
         unfolding = self.unfolding(Existing.REPLACE)
         for item in unfolding.take(items):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         self.assertEqual(self.content(), {"one": b"data", "two": b"data"})
         self.assertEqual(os.path.getsize(outside.name), 0)
         self.assertFalse(os.path.islink(os.path.join(self.folder, "two")))
@@ -204,8 +205,8 @@ class UnfoldingTests(SynchronousTestCase):
         unfolding.finish()
         self.assertEqual(os.listdir(outside), [])
         self.assertIn("link", unfolding.outcome.left_out[0][1])
-        self.assertRaises(UnsafeName, unfolding.put, file("a/one"), b"data")
-        self.assertRaises(UnsafeName, unfolding.folder_of, file("a/one"))
+        self.assertRaises(UnsafeName, unfolding.placing.put, file("a/one"), b"data")
+        self.assertRaises(UnsafeName, unfolding.placing.folder_of, file("a/one"))
         self.assertEqual(os.listdir(outside), [])
 
     def test_hostile_names(self) -> None:
@@ -271,7 +272,7 @@ class UnfoldingTests(SynchronousTestCase):
                     unfolding = self.unfolding(existing)
                     for part in (items[:count], items[count:]):
                         for item in unfolding.take(part):
-                            unfolding.put(item, b"data")
+                            unfolding.placing.put(item, b"data")
                     unfolding.finish()
                     self.assertEqual(self.content(), dict.fromkeys(("x", "x.b", "y"), b"data"))
                 [(path, reason)] = unfolding.outcome.left_out
@@ -306,7 +307,7 @@ class UnfoldingTests(SynchronousTestCase):
             unfolding = self.unfolding(existing)
             [item] = unfolding.take([file(existing.value)])
             os.mkdir(os.path.join(self.folder, existing.value))
-            error = self.assertRaises(TargetExists, unfolding.put, item, b"data")
+            error = self.assertRaises(TargetExists, unfolding.placing.put, item, b"data")
             self.assertIn(f"'{existing.value}' came to be there meanwhile", str(error))
         self.assertEqual(self.content(), {f"{existing.value}/": None for existing in Existing})
 
@@ -316,7 +317,7 @@ class UnfoldingTests(SynchronousTestCase):
             unfolding = self.unfolding(disk=disk)
             [item] = unfolding.take([file("one")])
             whole = self.write("one", b"mine")
-            self.assertRaises(TargetExists, unfolding.put, item, b"data")
+            self.assertRaises(TargetExists, unfolding.placing.put, item, b"data")
             self.assertEqual(self.content(), {"one": b"mine"})
             os.unlink(whole)
 
@@ -332,8 +333,8 @@ class UnfoldingTests(SynchronousTestCase):
                 ]
                 unfolding = self.unfolding(existing, disk=disk)
                 for item in unfolding.take(items):
-                    unfolding.put(item, b"data")
-                    unfolding.finish_file(item)
+                    unfolding.placing.put(item, b"data")
+                    unfolding.placing.finish_file(item)
                 unfolding.finish()
                 unfolding.close()
                 self.assertEqual(len(os.listdir("/proc/self/fd")), before)
@@ -347,7 +348,7 @@ class UnfoldingTests(SynchronousTestCase):
 
         unfolding = self.unfolding(disk=Flat())
         for item in unfolding.take([file("one"), file("two")]):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         self.assertEqual(self.content(), {"one": b"data", "two": b"data"})
 
     def check_nameless(self) -> None:
@@ -365,7 +366,7 @@ class UnfoldingTests(SynchronousTestCase):
         wanted = unfolding.take(items)
         self.assertEqual(disk.calls, [])
         for item in wanted:
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         self.check_nameless()
         self.assertEqual(disk.calls, ["open", "pwritev", "utime", "link"] * 9)
         self.assertEqual(disk.opened, set())
@@ -379,7 +380,7 @@ class UnfoldingTests(SynchronousTestCase):
                 unfolding = self.unfolding(existing, disk)
                 path = f"{kind.__name__} {existing.value}"
                 for item in unfolding.take([file(path, mode=0o777), file(f"{path} too", b"")]):
-                    unfolding.put(item, b"data"[: item.size])
+                    unfolding.placing.put(item, b"data"[: item.size])
                 status = os.stat(os.path.join(self.folder, path))
                 self.assertEqual((stat.S_IMODE(status.st_mode), status.st_mtime_ns), (0o750, 7))
                 content = self.content()
@@ -393,7 +394,7 @@ class UnfoldingTests(SynchronousTestCase):
         """Put two files into a folder."""
         unfolding = self.unfolding(existing, disk)
         for item in unfolding.take([Item("a/", 0o700, 1), file("a/one"), file("a/two")]):
-            unfolding.put(item, b"data")
+            unfolding.placing.put(item, b"data")
         unfolding.close()
 
     def test_killed_anywhere(self) -> None:
@@ -460,7 +461,7 @@ class UnfoldingTests(SynchronousTestCase):
 
         unfolding = self.unfolding(disk=Nibbling())
         [item] = unfolding.take([file("one")])
-        unfolding.put(item, b"data")
+        unfolding.placing.put(item, b"data")
         self.assertEqual(self.content(), {"one": b"data"})
 
     def test_too_deep(self) -> None:
@@ -544,7 +545,7 @@ class UnfoldingTests(SynchronousTestCase):
 
         unfolding = self.unfolding(disk=Full())
         [item] = unfolding.take([file("one")])
-        error = self.assertRaises(DiskFull, unfolding.put, item, b"data")
+        error = self.assertRaises(DiskFull, unfolding.placing.put, item, b"data")
         self.assertIn("'one'", str(error))
         self.assertEqual(self.content(), {})
 
@@ -564,15 +565,15 @@ class UnfoldingTests(SynchronousTestCase):
         unfolding = self.unfolding()
         items = [Item("a/", 0o755, 0), file("a/big", mode=0o640, mtime=99)]
         [item] = unfolding.take(items)
-        fd = unfolding.folder_of(item)
+        fd = unfolding.placing.folder_of(item)
         try:
             os.close(os.open("big", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=fd))
         finally:
             os.close(fd)
-        unfolding.finish_file(item)
+        unfolding.placing.finish_file(item)
         status = os.stat(os.path.join(self.folder, "a/big"))
         self.assertEqual((stat.S_IMODE(status.st_mode), status.st_mtime_ns), (0o640, 99))
-        self.assertRaises(NotFound, unfolding.folder_of, file("none/x"))
+        self.assertRaises(NotFound, unfolding.placing.folder_of, file("none/x"))
 
     def test_reasons_are_bounded(self) -> None:
         """A folder full of bad names does not fill the memory with reasons."""
